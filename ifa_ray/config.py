@@ -1,0 +1,120 @@
+"""Frozen settings of models and training, checked where they are made.
+
+Knows nothing of what they configure. A run is a function that returns a complete config:
+see `simulator.presets`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ifa_ray.errors import ConfigError, unknown_name
+from ifa_ray.schema import OBJECTIVES
+
+__all__ = ["RANKING_RULES", "Config", "ModelConfig", "TrainingConfig", "require"]
+
+RANKING_RULES = ("pitctr", "long_view")
+"""How per-objective log-probabilities become one score; one rule for all arms of a comparison.
+
+`pitctr`: log p(imp|can) + log p(cli|imp), the paper's. `long_view`: half of log p(imp|can) plus
+log p(long view|imp), which leans less on what the earlier policy showed.
+"""
+
+
+def require(condition: bool, field: str, value: object, rule: str) -> None:
+    """Raises a `ConfigError` naming field, value and rule unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{field} == {value!r}, must be {rule}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of frozen configs: to and from plain dicts, unknown keys refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the config from plain values.
+
+        Raises:
+            ConfigError: on a key that is not a field, with the near miss.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in fields:
+                raise unknown_name(f"{cls.__name__} field", key, fields)
+        lists_as_tuples = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**lists_as_tuples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """One ranking model. Only the long-sequence module differs between models of equal settings.
+
+    Attributes:
+        name: a key of `ifa_ray.models.MODELS`.
+        width: D, of an item embedding and of the attention.
+        num_heads: heads of softmax attention and of TWIN's search.
+        top_k: k, how many behaviours a two-stage or short-sequence model looks at (paper: 100).
+        max_history: T, behaviours beyond the latest T are not read.
+        phi: kernel feature map of linear attention: softplus (paper's default) or relu.
+        tower_widths: hidden widths of each objective's tower.
+        ranking_rule: see `RANKING_RULES`.
+        strict_paper_concat: True keeps the printed [F_cs, F_cc, F_u, F_cro]; False adds F_can and
+            F_can * F_cs, which every model then gets.
+        id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
+    """
+
+    name: str
+    width: int = 32
+    num_heads: int = 4
+    top_k: int = 100
+    max_history: int = 10_000
+    phi: str = "softplus"
+    tower_widths: tuple[int, ...] = (64, 32)
+    ranking_rule: str = "pitctr"
+    strict_paper_concat: bool = False
+    id_buckets: int = 20_000
+    author_buckets: int = 5_000
+    user_buckets: int = 2_000
+
+    def __post_init__(self) -> None:
+        for field in ("width", "num_heads", "top_k", "max_history", "id_buckets",
+                      "author_buckets", "user_buckets"):  # fmt: skip
+            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
+        require(self.width % self.num_heads == 0, "width", self.width,
+                f"a multiple of num_heads == {self.num_heads}")  # fmt: skip
+        if self.phi not in ("softplus", "relu"):
+            raise unknown_name("phi", self.phi, ("softplus", "relu"))
+        if self.ranking_rule not in RANKING_RULES:
+            raise unknown_name("ranking_rule", self.ranking_rule, RANKING_RULES)
+        require(all(w >= 1 for w in self.tower_widths), "tower_widths", self.tower_widths,
+                "positive widths")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """How a model learns from the stream; the same for every arm of a comparison.
+
+    Attributes:
+        batch_size: requests per step, each with its whole candidate set.
+        learning_rate: of Adam, dense and sparse.
+        objective_weights: of the losses, in the order of `OBJECTIVES`.
+    """
+
+    batch_size: int = 4
+    learning_rate: float = 3e-3
+    objective_weights: tuple[float, ...] = (1.0,) * len(OBJECTIVES)
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "> 0")
+        require(len(self.objective_weights) == len(OBJECTIVES), "objective_weights",
+                self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip

@@ -1,0 +1,70 @@
+"""The catalogue as a ranker knows it: observed item features as columns, found by video id.
+
+Knows numpy only. Row 0 is the unknown item, so that a history may hold ids that have left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from ifa_ray.errors import LogError, RequestError
+
+__all__ = ["ItemTable"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ItemTable:
+    """Observed features of N items.
+
+    Attributes:
+        video_id_N: int32, strictly increasing.
+        author_id_N: int32 >= 0.
+        category_N: int32 >= 0, one coarse (and possibly noisy) label.
+        duration_ms_N: int32 > 0, or 0 where it has none (a movie in a ratings log).
+        upload_ms_N: int64, when the item appeared.
+        content_ND: float32, a fixed content vector; D == 0 where the log has none.
+    """
+
+    video_id_N: npt.NDArray[np.int32]
+    author_id_N: npt.NDArray[np.int32]
+    category_N: npt.NDArray[np.int32]
+    duration_ms_N: npt.NDArray[np.int32]
+    upload_ms_N: npt.NDArray[np.int64]
+    content_ND: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        n = len(self.video_id_N)
+        for field in dataclasses.fields(self):
+            column = getattr(self, field.name)
+            if len(column) != n:
+                raise LogError(f"items.{field.name} has {len(column)} rows, must be {n}.")
+        if n == 0:
+            raise LogError("len(items) == 0, must be >= 1.")
+        if (np.diff(self.video_id_N) <= 0).any():
+            raise LogError("items.video_id does not increase, must be sorted and unique.")
+        if not np.isfinite(self.content_ND).all():
+            raise LogError("items.content holds NaN or infinity, must be finite.")
+
+    def __len__(self) -> int:
+        return len(self.video_id_N)
+
+    def rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Rows of the embedding tables: 1 + the item's place here, 0 for an unknown id."""
+        place = np.searchsorted(self.video_id_N, ids)
+        place = np.minimum(place, len(self) - 1)
+        return np.where(self.video_id_N[place] == ids, place + 1, 0)
+
+    def known_rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """As `rows`, for candidates, which must all be known.
+
+        Raises:
+            RequestError: naming the first unknown id.
+        """
+        rows = self.rows(ids)
+        if not rows.all():
+            unknown = ids[rows == 0][0]
+            raise RequestError(f"candidate {unknown} is not in the catalogue of {len(self)} items.")
+        return rows

@@ -1,0 +1,1 @@
+"""Logs, catalogues, histories and the one feature function of training and serving."""

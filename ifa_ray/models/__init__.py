@@ -1,0 +1,1 @@
+"""Ranking models in plain torch; knows no Ray, no files."""

@@ -1,0 +1,1 @@
+"""A ranker behind Ray Serve, and its client."""

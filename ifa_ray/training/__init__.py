@@ -1,0 +1,1 @@
+"""Test-then-train on the stream, checkpoints, and Ray Train around them."""

@@ -1,0 +1,1 @@
+"""Measurements of the paths that users run; torch and numpy alone."""

@@ -1,0 +1,174 @@
+"""Where a run keeps its log, models and commits, and what counts as committed.
+
+Knows paths, JSON and checksums; no Parquet, no Ray. The folder is the only thing that the world,
+the trainers and the rankers share: each writes whole files under their final names by renaming,
+and a day of a shard exists once its commit file does. So any process may be killed at any moment,
+and whoever comes next sees either all of a shard's day or none of it.
+
+    RUN/config.json                                    what the run is; a resumed run must agree
+    RUN/worlds/replicate=0/items.parquet               the catalogue, as observed
+    RUN/log/{impressions,requests,timings}/arm=twin/replicate=0/day=000/shard=00.parquet
+    RUN/state/arm=twin/replicate=0/day=000/shard=00.npz     hidden user state at the day's end
+    RUN/commits/arm=twin/replicate=0/day=000/shard=00.json  checksums of the shard's day
+    RUN/models/twin/replicate=0/version=00000/              checkpoints, one folder a version
+    RUN/result.json, RUN/report.html
+
+The prehistory of a replicate, which all its arms share, is day 0 of the pseudo arm `warmup`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ifa_ray.errors import LogError
+
+__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "write_atomically"]
+
+WARMUP = "warmup"
+TABLES = ("impressions", "requests", "timings")
+# Timings are measurements: they differ from run to run and are not part of what is compared.
+_CHECKED_TABLES = ("impressions", "requests")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: a temporary name beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class ShardDay:
+    """One day of one shard of users in one world; `arm` and `replicate` name the world."""
+
+    arm: str
+    replicate: int
+    day: int
+    shard: int
+
+    @property
+    def path(self) -> Path:
+        """The Hive-style path below a table's folder, without its suffix."""
+        return (
+            Path(f"arm={self.arm}")
+            / f"replicate={self.replicate}"
+            / f"day={self.day:03d}"
+            / f"shard={self.shard:02d}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The layout of one run below `root`, and its commit protocol."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What the run is."""
+        return self.root / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """The folder of the log's tables."""
+        return self.root / "log"
+
+    @property
+    def result(self) -> Path:
+        """Every number of the finished run."""
+        return self.root / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The result as one HTML page."""
+        return self.root / "report.html"
+
+    def items(self, replicate: int) -> Path:
+        """The catalogue of a replicate's worlds."""
+        return self.root / "worlds" / f"replicate={replicate}" / "items.parquet"
+
+    def models(self, arm: str, replicate: int) -> Path:
+        """The folder of an arm's model versions in one replicate."""
+        return self.root / "models" / arm / f"replicate={replicate}"
+
+    def table(self, table: str, key: ShardDay) -> Path:
+        """One file of one of `TABLES`."""
+        return (self.log / table / key.path).with_suffix(".parquet")
+
+    def state(self, key: ShardDay) -> Path:
+        """The hidden user state at the end of a shard's day."""
+        return (self.root / "state" / key.path).with_suffix(".npz")
+
+    def commit_file(self, key: ShardDay) -> Path:
+        """The file whose existence commits a shard's day."""
+        return (self.root / "commits" / key.path).with_suffix(".json")
+
+    def commit(self, key: ShardDay, summary: Mapping[str, Any]) -> None:
+        """Commits a shard's day, after its files were written: checksums and a summary."""
+        files = {name: _sha256(path) for name, path in self._checked_files(key).items()}
+        record = {"sha256": files, "summary": dict(summary)}
+        write_atomically(self.commit_file(key), json.dumps(record, sort_keys=True).encode())
+
+    def is_committed(self, key: ShardDay) -> bool:
+        """Whether a shard's day exists."""
+        return self.commit_file(key).exists()
+
+    def summary(self, key: ShardDay) -> dict[str, Any]:
+        """The summary given to `commit`.
+
+        Raises:
+            LogError: if the commit file is missing or damaged.
+        """
+        return self._record(key)["summary"]
+
+    def verify(self, key: ShardDay) -> None:
+        """Checks a committed day's files against their checksums.
+
+        Raises:
+            LogError: naming the file that is missing, truncated or was changed.
+        """
+        expected = self._record(key)["sha256"]
+        for name, path in self._checked_files(key).items():
+            if not path.exists():
+                raise LogError(f"{path}: missing, but committed. Restore it, or start a new run.")
+            if _sha256(path) != expected.get(name):
+                raise LogError(
+                    f"{path}: its checksum is not the committed one: the file is truncated or was "
+                    "changed. Restore it, or start a new run; nothing was overwritten."
+                )
+
+    def _checked_files(self, key: ShardDay) -> dict[str, Path]:
+        return {
+            **{table: self.table(table, key) for table in _CHECKED_TABLES},
+            "state": self.state(key),
+        }
+
+    def _record(self, key: ShardDay) -> dict[str, Any]:
+        path = self.commit_file(key)
+        try:
+            record = json.loads(path.read_bytes())
+            if not (isinstance(record["sha256"], dict) and isinstance(record["summary"], dict)):
+                raise TypeError
+        except FileNotFoundError:
+            raise LogError(f"{path}: missing, the day is not committed.") from None
+        except (ValueError, KeyError, TypeError):
+            raise LogError(f"{path}: not a commit record; it is truncated or was changed.") from None
+        return record
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

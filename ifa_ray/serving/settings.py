@@ -1,0 +1,93 @@
+"""What one Serve application is: settings from a config file, checked before anything is loaded.
+
+Knows pydantic, because Serve turns a config file's `args` into such a model; no Ray, no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ifa_ray.errors import ConfigError
+
+__all__ = ["AppSettings", "SlotSettings"]
+
+
+class SlotSettings(BaseModel):
+    """One catalogue and the versions of one model over it: a replicate of an arm.
+
+    Attributes:
+        items: path of the catalogue's Parquet file.
+        checkpoints: folder of `version=00003` folders; None with a ranker of one's own.
+        version: serve this version and no other; None follows what is pushed or asked for.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    items: str
+    checkpoints: str | None = None
+    version: int | None = Field(default=None, ge=0)
+
+
+class AppSettings(BaseModel):
+    """One application of `ifa_ray.serving.app`.
+
+    Attributes:
+        name: the application's name, an arm in a comparison.
+        slots: slot i serves the model of replicate i.
+        ranker: `package.module:Class` of a ranker of one's own, made as Class(items=..., seed=...);
+            None ranks with the checkpoints. From the command line or a config only, never from
+            a request: whoever sets it runs code.
+        seed: given to that class.
+        num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
+        num_replicas, num_cpus: processes, and the cores that each of them reserves.
+        max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
+        max_queued_requests: waiting at one caller for a replica; beyond it calls are refused
+            (HTTP 503). -1 lets them wait.
+        max_body_bytes: of an HTTP body. The default holds a request at the contract's limits
+            (50,000 candidates, 1,000,000 impressions) in the binary form.
+        max_requests: rank requests in one HTTP body.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    slots: list[SlotSettings] = Field(min_length=1)
+    ranker: str | None = None
+    seed: int = Field(default=0, ge=0)
+    num_threads: int = Field(default=1, ge=1)
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1.0, ge=0)
+    max_ongoing_requests: int = Field(default=16, ge=1)
+    max_queued_requests: int = Field(default=-1, ge=-1)
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1)
+    max_requests: int = Field(default=64, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source_of_rankers(self) -> Self:
+        for place, slot in enumerate(self.slots):
+            field = f"slots[{place}].checkpoints"
+            if self.ranker is None and slot.checkpoints is None:
+                raise ConfigError(f"{field} == None, must be a folder unless `ranker` is set.")
+            if self.ranker is not None and (slot.checkpoints or slot.version is not None):
+                raise ConfigError(
+                    f"{field} == {slot.checkpoints!r} and version == {slot.version}, must be unset "
+                    f"with ranker == {self.ranker!r}, which has no versions."
+                )
+        return self
+
+    def check_paths(self) -> None:
+        """Checks that every file and folder is there.
+
+        Raises:
+            ConfigError: naming the setting, its value and the folder it is relative to.
+        """
+        for place, slot in enumerate(self.slots):
+            for field, path in (("items", slot.items), ("checkpoints", slot.checkpoints)):
+                if path is not None and not Path(path).exists():
+                    raise ConfigError(
+                        f"slots[{place}].{field} == {path!r}, must exist (looked in {Path.cwd()}). "
+                        "`make run` writes both; then start Ray in the folder that holds `runs`."
+                    )

@@ -1,0 +1,120 @@
+"""The versions of one model that a replica holds, and which of them answers a request.
+
+Knows versions and rankers as values: no Ray, no event loop, no files. `load` may block and is
+called from any thread; `find` never blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ifa_ray.errors import CheckpointError, RankerError
+from ifa_ray.schema import RankRequest, RankResponse, validate_response
+
+__all__ = ["Loaded", "Ranker", "Slot", "score"]
+
+
+class Ranker(Protocol):
+    """Anything that ranks: `ifa_ray.ranker.ModelRanker`, or a class of one's own."""
+
+    def rank(self, requests: list[RankRequest]) -> list[RankResponse]:
+        """Answers requests in their order."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """One version in memory."""
+
+    version: int
+    ranker: Ranker
+
+
+class Slot:
+    """At most two versions of one model: the newest, and the one that late requests still need.
+
+    In a simulation a request of day d must be scored by version d even when d + 1 has been pushed
+    (`exact`), or the log would depend on which came first. Both versions are held by one reference
+    that is replaced whole, so a reader sees the versions before a swap or after it, never between.
+    The newest version never goes back.
+    """
+
+    def __init__(
+        self, first: Loaded, load_version: Callable[[int], Ranker] | None = None, name: str = "slot"
+    ) -> None:
+        """Opens the slot with one version.
+
+        Args:
+            first: the version to start with.
+            load_version: reads a version from the checkpoint store; raises CheckpointError where it
+                does not exist. None pins the slot to `first`.
+            name: for messages.
+        """
+        self._held: tuple[Loaded, ...] = (first,)  # newest first
+        self._load_version = load_version
+        self._lock = threading.Lock()
+        self._name = name
+
+    @property
+    def newest(self) -> Loaded:
+        """What answers a request that asks for no version."""
+        return self._held[0]
+
+    @property
+    def versions(self) -> list[int]:
+        """Versions in memory, newest first."""
+        return [loaded.version for loaded in self._held]
+
+    def find(self, min_version: int = 0, *, exact: bool = False) -> Loaded | None:
+        """The version that must answer, or None where it is not in memory."""
+        held = self._held
+        if not exact:
+            return held[0] if held[0].version >= min_version else None
+        return next((loaded for loaded in held if loaded.version == min_version), None)
+
+    def load(self, version: int, *, exact: bool = False) -> Loaded:
+        """Brings a version into memory; returns what then answers `find(version, exact=exact)`.
+
+        An older version than the newest is read only if it is asked for exactly, as after the
+        restart of a replica in the middle of a day.
+
+        Raises:
+            CheckpointError: if the version does not exist, or the slot is pinned to another.
+        """
+        with self._lock:
+            found = self.find(version, exact=exact)
+            if found is not None:
+                return found
+            if self._load_version is None:
+                raise CheckpointError(
+                    f"version == {version}, must be {self.newest.version}: {self._name} is pinned."
+                )
+            loaded = Loaded(version, self._load_version(version))
+            # The second place goes to the version that was newest, or to the one just asked for.
+            newest, other = sorted((self._held[0], loaded), key=lambda x: x.version, reverse=True)
+            self._held = (newest, other)
+            return loaded
+
+
+def score(loaded: Loaded, requests: Sequence[RankRequest]) -> list[RankResponse]:
+    """Ranks checked requests with one version and checks the answers.
+
+    A ranker of one's own need not know what a version is: the answer's is set here.
+
+    Raises:
+        RankerError: if the answers break the contract.
+    """
+    responses = loaded.ranker.rank(list(requests))
+    if len(responses) != len(requests):
+        raise RankerError(f"len(responses) == {len(responses)}, must be {len(requests)}.")
+    for request, response in zip(requests, responses, strict=True):
+        validate_response(request, response)
+    return [
+        dataclasses.replace(response, model_version=loaded.version)
+        if response.model_version != loaded.version
+        else response
+        for response in responses
+    ]

@@ -1,0 +1,168 @@
+"""An arm's R models learning from a run's log as it is committed: plain torch, one process.
+
+Knows the run folder and the learner, not Ray: `ifa_ray.training.trainer` puts it on a cluster. The
+state is the newest checkpoint of each replicate, and a checkpoint is written whole, so a process
+that is killed anywhere starts again from what is on disk and publishes the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from ifa_ray.config import Config, ModelConfig, TrainingConfig
+from ifa_ray.data.items import ItemTable
+from ifa_ray.data.log import read_impressions, read_items, read_requests
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.errors import LogError
+from ifa_ray.schema import TrainingSample
+from ifa_ray.training.checkpoint import (
+    drop_optimizer,
+    latest_version,
+    load_learner,
+    save_checkpoint,
+    version_folder,
+)
+from ifa_ray.training.loop import Learner, StreamMetrics
+from ifa_ray.training.samples import LogFollower
+
+__all__ = ["StreamSettings", "exactly", "train_stream"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamSettings(Config):
+    """What one arm's trainer must know; plain values, so that it crosses processes.
+
+    Attributes:
+        root: the run folder, on storage that every node sees.
+        arm: whose log is followed; also the checkpoints' folder.
+        model_seeds: one per replicate, R of them.
+        days: the last version is trained on all of them.
+        shards: files per day and world.
+        train_requests_per_day: samples learned from each day, exactly.
+        model, training: settings of the learner.
+        num_threads: torch threads; results are the same for any number only where 1 is used.
+        poll_s: how often the folder is looked at while waiting for a day.
+    """
+
+    root: str
+    arm: str
+    model_seeds: tuple[int, ...]
+    days: int
+    shards: int
+    train_requests_per_day: int
+    model: ModelConfig
+    training: TrainingConfig
+    num_threads: int = 1
+    poll_s: float = 0.1
+
+
+def exactly(samples: Sequence[TrainingSample], count: int) -> list[TrainingSample]:
+    """The first `count` samples, going round again where there are fewer.
+
+    Arms must take equal numbers of steps, and an arm whose users leave early logs fewer requests.
+
+    Raises:
+        LogError: if there are none at all.
+    """
+    if not samples:
+        raise LogError("len(requests) == 0 on a training day, must be >= 1.")
+    return [samples[i % len(samples)] for i in range(count)]
+
+
+def train_stream(
+    settings: StreamSettings,
+    on_version: Callable[[int, int, StreamMetrics], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Tests then trains on each day as it is committed, and publishes a version after each.
+
+    Args:
+        settings: see `StreamSettings`.
+        on_version: called with (replicate, version, progressive metrics) after each publication.
+        sleep: how to wait for a day that is not committed yet.
+    """
+    torch.set_num_threads(settings.num_threads)
+    slots = [_Slot(settings, replicate) for replicate in range(len(settings.model_seeds))]
+    for version in range(settings.days + 1):
+        for slot in slots:
+            if slot.next_version == version:
+                slot.wait_for_log(version, sleep)
+                on_version(slot.replicate, version, slot.learn(version))
+
+
+class _Slot:
+    """One replicate's model: its learner, its histories and its next version."""
+
+    def __init__(self, settings: StreamSettings, replicate: int) -> None:
+        self.replicate = replicate
+        self._settings = settings
+        self._folder = RunFolder(Path(settings.root))
+        self._models = self._folder.models(settings.arm, replicate)
+        newest = latest_version(self._models)
+        self.next_version = 0 if newest is None else newest + 1
+        self._learner: Learner | None = None
+        self._follower = LogFollower(max_history=settings.model.max_history)
+
+    def wait_for_log(self, version: int, sleep: Callable[[float], None]) -> None:
+        """Returns once everything that a version learns from is committed."""
+        waiting = list(self._days(version))
+        while waiting:
+            waiting = [key for key in waiting if not self._folder.is_committed(key)]
+            if waiting:
+                sleep(self._settings.poll_s)
+
+    def learn(self, version: int) -> StreamMetrics:
+        """Trains the version on its day of the log and publishes it."""
+        learner = self._learner or self._restore(version)
+        samples = [sample for key in self._days(version) for sample in self._read(key)]
+        # By time across shards; the request id settles equal times.
+        samples.sort(key=lambda sample: (sample.request.time_ms, sample.request.request_id))
+        distinct = len(samples)
+        if version > 0:
+            samples = exactly(samples, self._settings.train_requests_per_day)
+        metrics = learner.train(samples)
+        save_checkpoint(
+            version_folder(self._models, version),
+            learner,
+            version=version,
+            log_watermark={"arm": self._settings.arm, "days": version, "requests": distinct},
+            metrics=metrics.to_dict(),
+        )
+        if version > 0:
+            drop_optimizer(version_folder(self._models, version - 1))
+        self.next_version = version + 1
+        return metrics
+
+    def _restore(self, version: int) -> Learner:
+        """The learner as it stood after the previous version, its histories read again."""
+        items = self._items()
+        if version == 0:
+            seed = self._settings.model_seeds[self.replicate]
+            learner = Learner(self._settings.model, self._settings.training, items, seed)
+        else:
+            learner = load_learner(version_folder(self._models, version - 1), items)
+            for earlier in range(version):
+                for key in self._days(earlier):
+                    self._follower.append(read_impressions(self._folder.table("impressions", key)))
+        self._learner = learner
+        return learner
+
+    def _read(self, key: ShardDay) -> list[TrainingSample]:
+        impressions = read_impressions(self._folder.table("impressions", key))
+        requests = read_requests(self._folder.table("requests", key))
+        self._follower.append(impressions)
+        return self._follower.samples(requests, impressions)
+
+    def _days(self, version: int) -> Iterator[ShardDay]:
+        """The shards of the day that a version adds: the warm-up, then day version - 1."""
+        arm, day = (WARMUP, 0) if version == 0 else (self._settings.arm, version - 1)
+        for shard in range(self._settings.shards):
+            yield ShardDay(arm, self.replicate, day, shard)
+
+    def _items(self) -> ItemTable:
+        return read_items(self._folder.items(self.replicate))

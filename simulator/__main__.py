@@ -1,0 +1,184 @@
+"""The command line: `python -m simulator run | report | calibration`.
+
+Parses and prints; the work is elsewhere. Ray is imported only by the command that needs it, after
+the environment that keeps it private is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ifa_ray.errors import ConfigError, IfaRayError
+from simulator.presets import ARMS, PRESETS, RunConfig, override, preset
+from simulator.quiet import private_ray_environment, quiet_ray_logs
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+RUN_HELP = """\
+Runs the closed loop and the A/B comparison.
+
+Synthetic users with lifelong histories ask for slates; a retrieval actor emits candidates; each
+arm's ranker, behind Ray Serve, picks the top set; what users do is logged as Parquet; Ray Train
+learns from each day's log and publishes versions that the rankers pick up. At the end the arms are
+compared by replicates, and result.json and report.html are written.
+
+examples:
+  python -m simulator run --preset quick
+  python -m simulator run --preset smoke --arms twin,ifa,random --out runs/mine
+  python -m simulator run --arms twin,mine=my_package.my_module:MyRanker
+  python -m simulator run --resume --out runs/mine      # continue after Ctrl-C or a crash
+  ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
+"""
+
+# Flags that replace one setting of the preset.
+SETTINGS = {
+    "seed": ("seed", "everything random derives from it"),
+    "replicates": ("replicates", "independent worlds; fewer than 3 give no verdict"),
+    "users": ("users", "per replicate"),
+    "days": ("days", "simulated under the arms"),
+    "burn-in-days": ("burn_in_days", "the first of them, shown but not counted"),
+    "candidates": ("world.num_candidates", "C, ranked per request"),
+    "slate-size": ("world.slate_size", "how many of them are shown, at most"),
+    "top-k": ("model.top_k", "k, behaviours that two-stage models look at"),
+    "train-requests-per-day": ("train_requests_per_day", "samples each model learns per day"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args))
+    except IfaRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator",
+        description="The world that tests rankers: an offline A/B test in a closed loop.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_run(commands)
+    report = commands.add_parser("report", help="write a finished run's report.html again")
+    report.add_argument("run", type=Path, metavar="RUN_DIR")
+    report.set_defaults(command=_report)
+    calibration = commands.add_parser(
+        "calibration", help="print the world's rates beside the real ones it was solved against"
+    )
+    calibration.add_argument("--scale", default="quick", choices=sorted(PRESETS))
+    calibration.add_argument("--world", default="balanced")
+    calibration.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    calibration.set_defaults(command=_calibration)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run the closed loop and the A/B comparison",
+        description=RUN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: quick)")
+    run.add_argument("--world", help="named world: balanced, exact_heavy or profile_heavy")
+    run.add_argument(
+        "--arms",
+        help=f"comma-separated, the first is the control: {', '.join(ARMS)}, or "
+        "NAME=package.module:Class for a ranker of your own (its code is run)",
+    )
+    for flag, (_, text) in SETTINGS.items():
+        run.add_argument(f"--{flag}", type=int, metavar="N", help=text)
+    run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument("--address", help="of a Ray cluster (default: a private one on this machine)")
+    run.add_argument("--user-actors", type=int, default=2, metavar="N", help="default: 2")
+    run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
+    run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
+    run.set_defaults(command=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from simulator.opening import link_latest, load_config, open_run
+
+    if args.resume and args.out is None:
+        raise ConfigError("out == None, must name the run to continue with --resume.")
+    config = load_config(args.out) if args.resume and _has_run(args.out) else None
+    config = _config(args, config)
+    root = args.out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    with open_run(root, config, args.resume) as folder:
+        embedded = args.address is None and "RAY_ADDRESS" not in os.environ
+        if embedded:
+            private_ray_environment(root.resolve() / ".ray-home")
+        quiet_ray_logs()
+        from simulator.loop import Cluster, run
+
+        cluster = Cluster(
+            address=args.address,
+            user_actors=args.user_actors,
+            retrieval_actors=args.retrieval_actors,
+            replicas=args.replicas,
+        )
+        try:
+            run(folder, config, cluster)
+        except KeyboardInterrupt:
+            print(
+                f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+        link_latest(root)
+        _print_verdict(json.loads(folder.result.read_bytes()))
+        print(folder.report)
+    return 0
+
+
+def _has_run(root: Path) -> bool:
+    return (root / "config.json").exists()
+
+
+def _config(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
+    """The preset with its flags, or the saved config, which flags may only repeat."""
+    base = saved
+    if base is None or args.preset is not None or args.world is not None:
+        base = preset(args.preset or "quick", args.world or "balanced")
+    changes = {
+        name: getattr(args, flag.replace("-", "_"))
+        for flag, (name, _) in SETTINGS.items()
+        if getattr(args, flag.replace("-", "_")) is not None
+    }
+    if args.arms is not None:
+        changes["arms"] = tuple(text.strip() for text in args.arms.split(","))
+    return override(base, changes)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from ifa_ray.abtest.report.render import write_report
+
+    print(write_report(args.run))
+    return 0
+
+
+def _calibration(args: argparse.Namespace) -> int:
+    from simulator.calibration import calibration_rows, format_rows
+
+    rows = calibration_rows(args.scale, args.world)
+    print(json.dumps(rows, indent=1) if args.json else format_rows(rows))
+    return 0
+
+
+def _print_verdict(result: dict) -> None:
+    for line in result["ab"]["verdict_lines"]:
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""The story of a run, top to bottom: worlds, warm-up, trainers, rankers, days, verdict.
+
+Knows Ray. Actors and trainers meet only in the run's folder (`ifa_ray.data.run_folder`) and at the
+rankers' handles; what they do is plain code elsewhere. Every arm goes through its days at its own
+pace: a day starts once the version that must rank it is published, so results do not depend on who
+is faster, and training overlaps with the next day's simulation (`RunConfig.lag_days`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import ray
+from ifa_ray.training.checkpoint import version_folder
+from ray import serve
+from ray.actor import ActorHandle
+
+from ifa_ray.config import require
+from ifa_ray.data.log import write_items
+from ifa_ray.data.run_folder import RunFolder, ShardDay
+from ifa_ray.errors import ConfigError
+from ifa_ray.serving.app import deployment_for
+from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.training.stream import StreamSettings
+from ifa_ray.training.trainer import ArmTrainer
+from simulator.memory import PeakMemory
+from simulator.population import UserShards
+from simulator.presets import Arm, RunConfig
+from simulator.progress import RunProgress
+from simulator.resources import ResourcePlan, plan_resources
+from simulator.result import RunFacts, write_result
+from simulator.retrieval_actor import RetrievalActor
+from simulator.world import World
+
+__all__ = ["Cluster", "run"]
+
+POLL_S = 0.1
+OBJECT_STORE_BYTES = 400 * 2**20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a run runs; nothing here changes a byte of its log.
+
+    Attributes:
+        address: of a Ray cluster; None starts an embedded, private one.
+        user_actors: that share the virtual shards.
+        retrieval_actors: that share the queries.
+        replicas: of each arm's ranker.
+    """
+
+    address: str | None = None
+    user_actors: int = 2
+    retrieval_actors: int = 1
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("user_actors", "retrieval_actors", "replicas"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
+
+
+def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:
+    """Lives all days of all arms, and writes result.json and report.html.
+
+    Args:
+        folder: open (see `simulator.opening.open_run`); what is committed in it is not done again.
+        config: what to run.
+        cluster: where.
+
+    Raises:
+        IfaRayError: whatever a part of the run raised, unchanged.
+    """
+    started = time.time()
+    progress = RunProgress(
+        arms=tuple(arm.name for arm in config.parsed_arms),
+        units_per_arm=config.replicates * config.days * config.shards,
+    )
+    with ExitStack() as stack:
+        stack.enter_context(progress)
+        memory = stack.enter_context(PeakMemory())
+        progress.say(
+            f"{config.preset}: arms {', '.join(config.arms)}, {config.replicates} replicates x "
+            f"{config.users} users x {config.days} days, seed {config.seed}, in {folder.root}"
+        )
+        stack.enter_context(_ray_session(cluster))
+        progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+        _Run(folder, config, cluster, progress, stack).live()
+    progress.say("analysing the log")
+    facts = RunFacts(
+        started_s=started, wall_s=time.time() - started, peak_memory_bytes=memory.peak_bytes
+    )
+    write_result(folder, config, facts)
+
+
+class _Run:
+    """The actors, trainers and applications of one run."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        cluster: Cluster,
+        progress: RunProgress,
+        stack: ExitStack,
+    ) -> None:
+        self._folder, self._config, self._cluster = folder, config, cluster
+        self._progress, self._stack = progress, stack
+        self._learning = [arm for arm in config.parsed_arms if arm.ranker is None]
+        self._plan: ResourcePlan = plan_resources(
+            cpus=ray.cluster_resources().get("CPU", 0.0),
+            trainers=len(self._learning),
+            replicas=len(config.parsed_arms) * cluster.replicas,
+            actors=cluster.user_actors + cluster.retrieval_actors,
+        )
+        self._trainers: dict[str, ArmTrainer] = {}
+        # Application names are the cluster's: another run, or a deployed ranker, may be there.
+        self._prefix = f"run-{os.urandom(4).hex()}-"
+
+    def live(self) -> None:
+        """Everything that needs Ray."""
+        for replicate in range(self._config.replicates):
+            path = self._folder.items(replicate)
+            if not path.exists():
+                seed = self._config.world_seed(replicate)
+                write_items(path, World(self._config.world, seed).catalog.item_table())
+        self._start_trainers()
+        actors = self._start_actors()
+        asyncio.run(self._live_arms(actors))
+
+    def _start_trainers(self) -> None:
+        """One long fit per arm; each waits in the folder for the warm-up's commits."""
+        config = self._config
+        for arm in self._learning:
+            if self._published(arm, config.days):
+                continue
+            trainer = ArmTrainer(
+                StreamSettings(
+                    root=str(self._folder.root.resolve()),
+                    arm=arm.name,
+                    model_seeds=tuple(map(config.model_seed, range(config.replicates))),
+                    days=config.days,
+                    shards=config.shards,
+                    train_requests_per_day=config.train_requests_per_day,
+                    model=dataclasses.replace(config.model, name=arm.name),
+                    training=config.training,
+                ),
+                num_cpus=self._plan.trainer_cpus,
+            )
+            trainer.start()
+            self._trainers[arm.name] = trainer
+
+    def _start_actors(self) -> list[ActorHandle]:
+        settings = self._config.to_dict()
+        retrieval = [
+            ray.remote(num_cpus=self._plan.actor_cpus, max_restarts=3, max_task_retries=3)(
+                RetrievalActor
+            ).remote(settings)
+            for _ in range(self._cluster.retrieval_actors)
+        ]
+        return [
+            ray.remote(
+                num_cpus=self._plan.actor_cpus,
+                max_restarts=3,
+                max_task_retries=3,
+                max_concurrency=1000,
+            )(UserShards).remote(
+                settings, str(self._folder.root.resolve()), self._prefix, retrieval
+            )
+            for _ in range(self._cluster.user_actors)
+        ]
+
+    async def _live_arms(self, actors: list[ActorHandle]) -> None:
+        config = self._config
+        self._progress.say("warm-up: lifelong histories under the earlier policy")
+        summaries = await asyncio.gather(
+            *(
+                actors[shard % len(actors)].warm_up.remote(replicate, shard)
+                for replicate in range(config.replicates)
+                for shard in range(config.shards)
+            )
+        )
+        impressions = sum(summary["impressions"] for summary in summaries)
+        self._progress.say(f"warm-up: {impressions} impressions; starting trainers and rankers")
+        async with asyncio.TaskGroup() as group:
+            for arm in config.parsed_arms:
+                group.create_task(self._live_arm(arm, actors))
+
+    async def _live_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
+        """An arm's days in order; its replicates and shards side by side within a day."""
+        await self._wait_for(arm, 0)
+        await asyncio.to_thread(self._serve, arm)
+        for day in range(self._config.days):
+            version = self._config.version_of_day(day) if arm.ranker is None else 0
+            await self._wait_for(arm, version)
+            async with asyncio.TaskGroup() as group:
+                for replicate in range(self._config.replicates):
+                    for shard in range(self._config.shards):
+                        key = ShardDay(arm.name, replicate, day, shard)
+                        group.create_task(self._live_day(actors[shard % len(actors)], key, version))
+        # The last days' training is part of every arm's progressive metrics and step count.
+        await self._wait_for(arm, self._config.days)
+
+    async def _live_day(self, actor: ActorHandle, key: ShardDay, version: int) -> None:
+        fresh = not self._folder.is_committed(key)
+        summary = await actor.live_day.remote(key, version)
+        self._progress.lived(key.arm, key.day, summary["requests"] if fresh else 0)
+
+    def _serve(self, arm: Arm) -> None:
+        """The arm's application: slot r of every replica holds replicate r's model."""
+        name = self._prefix + arm.name
+        slots = [
+            SlotSettings(
+                items=str(self._folder.items(replicate).resolve()),
+                checkpoints=(
+                    str(self._folder.models(arm.name, replicate).resolve())
+                    if arm.ranker is None
+                    else None
+                ),
+            )
+            for replicate in range(self._config.replicates)
+        ]
+        settings = AppSettings(
+            name=arm.name,
+            slots=slots,
+            ranker=arm.ranker,
+            seed=self._config.seed,
+            num_replicas=self._cluster.replicas,
+            num_cpus=self._plan.replica_cpus,
+            max_ongoing_requests=64,
+        )
+        serve.run(deployment_for(settings), name=name, route_prefix=None)
+        self._stack.callback(serve.delete, name)
+
+    async def _wait_for(self, arm: Arm, version: int) -> None:
+        """Returns once a version of all the arm's replicates is published."""
+        while arm.ranker is None and not self._published(arm, version):
+            trainer = self._trainers[arm.name]
+            trainer.check()
+            if trainer.done and not self._published(arm, version):
+                raise ConfigError(
+                    f"training of arm {arm.name} ended without version {version}: "
+                    "its models folder was changed while it ran."
+                )
+            await asyncio.sleep(POLL_S)
+
+    def _published(self, arm: Arm, version: int) -> bool:
+        return all(
+            (version_folder(self._folder.models(arm.name, replicate), version)).exists()
+            for replicate in range(self._config.replicates)
+        )
+
+
+@contextmanager
+def _ray_session(cluster: Cluster) -> Iterator[None]:
+    """A private embedded Ray, or the cluster at the address; Serve is up within."""
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address is not None:
+        ray.init(address=address, log_to_driver=False)
+        try:
+            serve.start()
+            yield
+        finally:
+            ray.shutdown()
+        return
+    # Short, because sockets lie below it and their paths are limited to 107 bytes.
+    session = tempfile.mkdtemp(prefix="ifa-")
+    ray.init(
+        address="local",
+        # Ray Train asks the dashboard's state API when it cleans up after a dead controller.
+        include_dashboard=True,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+        _temp_dir=session,
+    )
+    try:
+        serve.start(proxy_location="Disabled")
+        yield
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)

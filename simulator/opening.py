@@ -1,0 +1,132 @@
+"""Opening a run's folder: new and empty, or an earlier run's to be continued.
+
+Knows files and configs, not Ray. Everything that could be wrong with the folder is found here,
+before anything starts, and nothing that is finished is ever changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.errors import ConfigError
+from simulator.presets import RunConfig
+
+__all__ = ["link_latest", "load_config", "open_run"]
+
+
+@contextlib.contextmanager
+def open_run(root: Path, config: RunConfig, resume: bool) -> Iterator[RunFolder]:
+    """Opens the folder for one driver at a time.
+
+    A new run needs an absent or empty folder. A resumed one needs the same config, and every
+    committed file as it was written.
+
+    Raises:
+        ConfigError: if the folder is not empty, not writable, in use, or of another config.
+        LogError: if a committed file is missing, truncated or changed.
+    """
+    _require_writable(root)
+    with _locked(root):
+        folder = RunFolder(root)
+        if folder.config.exists() and resume:
+            _require_same(load_config(root), config, root)
+            _verify(folder, config)
+        else:
+            _require_empty(root, resume)
+            text = json.dumps(config.to_dict(), indent=1, sort_keys=True)
+            write_atomically(folder.config, text.encode())
+        yield folder
+
+
+def load_config(root: Path) -> RunConfig:
+    """The config that a run was started with.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    path = RunFolder(root).config
+    try:
+        return RunConfig.from_dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"run == {str(root)!r}, must be a run's folder: it has no config.json."
+        ) from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not the config of a run: {error}") from None
+
+
+def link_latest(root: Path) -> None:
+    """Points the symlink `latest` beside the run's folder to it; a real `latest` is left alone."""
+    link = root.parent / "latest"
+    if link.exists() and not link.is_symlink():
+        return
+    temporary = root.parent / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(root.name, target_is_directory=True)
+    temporary.replace(link)
+
+
+def _require_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"out == {str(root)!r}, must be a folder that can be written: {error.strerror}."
+        ) from None
+
+
+def _require_empty(root: Path, resume: bool) -> None:
+    found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    if found and resume:
+        raise ConfigError(f"out == {str(root)!r} has no config.json, so no run to resume.")
+    if found:
+        raise ConfigError(
+            f"out == {str(root)!r} holds {len(found)} entries ({', '.join(found[:3])}, ...), "
+            "must be empty. Continue that run with --resume, or choose another --out."
+        )
+
+
+def _require_same(saved: RunConfig, config: RunConfig, root: Path) -> None:
+    if saved == config:
+        return
+    before, now = saved.to_dict(), config.to_dict()
+    field = next(key for key in before if before[key] != now.get(key))
+    if isinstance(before[field], dict):
+        inner = next(key for key in before[field] if before[field][key] != now[field].get(key))
+        before, now, field = before[field], now[field], inner
+    raise ConfigError(
+        f"{field} == {now[field]!r}, must be {before[field]!r}, with which {root} was started."
+    )
+
+
+def _verify(folder: RunFolder, config: RunConfig) -> None:
+    for replicate in range(config.replicates):
+        for shard in range(config.shards):
+            days = [ShardDay(WARMUP, replicate, 0, shard)] + [
+                ShardDay(arm.name, replicate, day, shard)
+                for arm in config.parsed_arms
+                for day in range(config.days)
+            ]
+            for key in days:
+                if folder.is_committed(key):
+                    folder.verify(key)
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    # The lock dies with the process, so a killed driver leaves nothing to clean.
+    with (root / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"out == {str(root)!r} is in use by another driver.") from None
+        yield

@@ -1,0 +1,174 @@
+"""User shards as actors: each lives some virtual shards of every world, and writes their log.
+
+Knows Ray handles and the run folder; the story of a day is in `simulator.day`. A shard's memory is
+a cache of what its committed days say, so an actor that died, or one in a resumed run, reads the
+log again and continues to the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from ifa_ray.data.log import (
+    read_impressions,
+    write_impressions,
+    write_requests,
+    write_timings,
+)
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
+from simulator.day import DayLog, ShardState, run_day, run_warmup
+from simulator.presets import RunConfig
+from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.world import World
+
+__all__ = ["UserShards"]
+
+# Large enough to spread a call's fixed cost, small enough to spread a round over replicas.
+REQUESTS_PER_CALL = 4
+MAX_TRIES = 4
+_TRANSIENT = (ActorDiedError, ActorUnavailableError, DeploymentUnavailableError)
+
+
+class UserShards:
+    """Lives users through their days; async, so that many worlds wait on rankers at once."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        root: str,
+        application_prefix: str,
+        retrieval: Sequence[ActorHandle],
+    ) -> None:
+        self._config = RunConfig.from_dict(config)
+        self._folder = RunFolder(Path(root))
+        self._retrieval = retrieval
+        self._world = functools.cache(self._build_world)
+        self._prefix = application_prefix
+        self._application = functools.cache(self._find_application)
+        # (arm, replicate, shard) -> the next day to live, and the shard as it stands before it.
+        self._shards: dict[tuple[str, int, int], tuple[int, ShardState]] = {}
+
+    async def warm_up(self, replicate: int, shard: int) -> dict[str, int]:
+        """Lives the prehistory that all arms of a replicate share; returns its summary."""
+        key = ShardDay(WARMUP, replicate, 0, shard)
+        if not self._folder.is_committed(key):
+            world = self._world(replicate)
+            state = ShardState.new(world, self._config.shard_users(shard))
+            log = await run_warmup(world, state, model_version=-1)
+            self._write(key, log, state, timings=None)
+        return self._folder.summary(key)
+
+    async def live_day(self, key: ShardDay, version: int) -> dict[str, int]:
+        """Lives one day of one shard under an arm's ranker; returns the day's summary.
+
+        A committed day is not lived again.
+        """
+        if not self._folder.is_committed(key):
+            state = self._state_before(key)
+            timings: list[tuple[int, float, float]] = []
+            log = await run_day(
+                self._world(key.replicate),
+                state,
+                key.day,
+                retrieve=functools.partial(self._retrieve, key.replicate, key.shard),
+                rank=functools.partial(self._rank, key, version, timings),
+                model_version=version,
+            )
+            self._write(key, log, state, timings)
+            self._shards[key.arm, key.replicate, key.shard] = (key.day + 1, state)
+        return self._folder.summary(key)
+
+    async def _retrieve(self, replicate: int, shard: int, query: RetrievalQuery) -> Candidates:
+        actor = self._retrieval[shard % len(self._retrieval)]
+        return await actor.retrieve.remote(replicate, query)
+
+    async def _rank(
+        self,
+        key: ShardDay,
+        version: int,
+        timings: list[tuple[int, float, float]],
+        requests: list[RankRequest],
+    ) -> list[RankResponse]:
+        chunks = [
+            requests[start : start + REQUESTS_PER_CALL]
+            for start in range(0, len(requests), REQUESTS_PER_CALL)
+        ]
+        started = time.perf_counter()
+        answers = await asyncio.gather(*(self._rank_chunk(key, version, chunk) for chunk in chunks))
+        wait_ms = 1e3 * (time.perf_counter() - started) / len(requests)
+        responses = [response for answer in answers for response in answer]
+        timings.extend((each.request_id, each.rank_ms, wait_ms) for each in responses)
+        return responses
+
+    async def _rank_chunk(
+        self, key: ShardDay, version: int, requests: list[RankRequest]
+    ) -> list[RankResponse]:
+        """One call of the arm's application. Ranking changes nothing, so it is safe to repeat."""
+        handle = self._application(key.arm)
+        for attempt in range(MAX_TRIES):
+            try:
+                return await handle.rank.remote(
+                    slot=key.replicate, requests=requests, min_version=version, exact=True
+                )
+            except _TRANSIENT:
+                if attempt == MAX_TRIES - 1:
+                    raise
+                await asyncio.sleep(0.5 * 2**attempt)  # a replica is back within seconds
+        raise AssertionError("unreachable")
+
+    def _state_before(self, key: ShardDay) -> ShardState:
+        """The shard at the start of a day: from memory, or read again from the log."""
+        next_day, state = self._shards.pop((key.arm, key.replicate, key.shard), (-1, None))
+        if state is not None and next_day == key.day:
+            return state
+        past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
+            ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
+        ]
+        with np.load(self._folder.state(past[-1]), allow_pickle=False) as arrays:
+            state = ShardState.from_arrays(self._world(key.replicate), dict(arrays))
+        for day in past:
+            columns = read_impressions(self._folder.table("impressions", day))
+            state.histories.append_sorted(
+                columns["user_id"],
+                columns["video_id"],
+                pack_actions({name: columns[name] for name in ACTIONS}),
+                columns["time_ms"],
+            )
+        return state
+
+    def _write(
+        self,
+        key: ShardDay,
+        log: DayLog,
+        state: ShardState,
+        timings: list[tuple[int, float, float]] | None,
+    ) -> None:
+        write_impressions(self._folder.table("impressions", key), log.impressions)
+        write_requests(self._folder.table("requests", key), log.requests)
+        if timings is not None:
+            write_timings(self._folder.table("timings", key), sorted(timings))
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **state.to_arrays())
+        write_atomically(self._folder.state(key), buffer.getvalue())
+        self._folder.commit(key, log.summary())
+
+    def _build_world(self, replicate: int) -> World:
+        return World(self._config.world, self._config.world_seed(replicate))
+
+    def _find_application(self, arm: str) -> DeploymentHandle:
+        # Ids and one history are small; by value they skip the object store (about 2 ms a call).
+        return serve.get_app_handle(self._prefix + arm).options(_by_reference=False)

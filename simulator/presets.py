@@ -1,0 +1,228 @@
+"""What a run is: one frozen config, and the presets, which are functions that return complete ones.
+
+Knows settings only. Whatever changes a byte of the log is here; what does not (how many actors,
+which cluster, where the folder lies) is an argument of `simulator.loop.run`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
+from ifa_ray.data.run_folder import WARMUP
+from ifa_ray.errors import ConfigError, unknown_name
+from simulator.config import WorldConfig, world_config
+
+__all__ = ["ARMS", "PRESETS", "Arm", "RunConfig", "preset"]
+
+# Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
+# torch.
+MODEL_ARMS = ("avg_pooling", "ifa", "ifa_plus", "twin")
+
+BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
+
+ARMS = (*MODEL_ARMS, *BUILT_IN_RANKERS)
+"""Arms known by name: the models, and the ranker that any model must beat."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One arm of the comparison.
+
+    Attributes:
+        name: how logs, applications and the report call it.
+        ranker: `package.module:Class` of a ranker that does not learn here; None for a model.
+    """
+
+    name: str
+    ranker: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Arm:
+        """Reads `twin`, or `mine=package.module:Class`.
+
+        Raises:
+            ConfigError: on an unknown arm, with the near miss, or a malformed one.
+        """
+        name, equals, ranker = text.partition("=")
+        if not equals:
+            if name not in ARMS:
+                raise unknown_name("arm", name, ARMS)
+            return cls(name, BUILT_IN_RANKERS.get(name))
+        require(name.isidentifier() and name != WARMUP and name not in ARMS, "arm", text,
+                "NAME=package.module:Class with a name that is not taken")  # fmt: skip
+        require(ranker.count(":") == 1, "arm", text, "NAME=package.module:Class")
+        return cls(name, ranker)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(Config):
+    """One A/B comparison in the closed loop.
+
+    Attributes:
+        preset: the name it came from.
+        seed: world and model seeds of every replicate derive from it.
+        arms: as `Arm.parse` reads them; the first is the control.
+        replicates: R independent worlds, each with its own population and model seeds.
+        users: per replicate.
+        days: simulated under the arms, after the shared warm-up.
+        burn_in_days: the first of them, shown but not counted.
+        shards: virtual shards of the users; fixed, so that files do not depend on the actors.
+        lag_days: day d is ranked by the version trained on days before d - lag_days, so that
+            training and simulation overlap.
+        train_requests_per_day: samples that each model learns from each day; the same for all arms.
+        world: the population, the catalogue and their mechanisms.
+        model: settings shared by all models; its name is replaced by the arm's.
+        training: how they learn.
+    """
+
+    preset: str
+    seed: int = 0
+    arms: tuple[str, ...] = ("twin", "ifa", "ifa_plus")
+    replicates: int = 3
+    users: int = 32
+    days: int = 6
+    burn_in_days: int = 1
+    shards: int = 4
+    lag_days: int = 1
+    train_requests_per_day: int = 64
+    world: WorldConfig
+    model: ModelConfig
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        for field in ("replicates", "users", "days", "shards", "train_requests_per_day"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
+        for field in ("seed", "burn_in_days", "lag_days"):
+            require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
+        require(self.burn_in_days < self.days, "burn_in_days", self.burn_in_days,
+                f"< days == {self.days}")  # fmt: skip
+        require(self.shards <= self.users, "shards", self.shards, f"<= users == {self.users}")
+        names = [Arm.parse(text).name for text in self.arms]
+        require(len(names) >= 2, "arms", self.arms, "at least a control and a treatment")
+        require(len(set(names)) == len(names), "arms", self.arms, "named once each")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the config, nested ones included, from plain values."""
+        nested = {"world": WorldConfig, "model": ModelConfig, "training": TrainingConfig}
+        built = {
+            key: nested[key].from_dict(value)
+            if key in nested and isinstance(value, Mapping)
+            else value
+            for key, value in values.items()
+        }
+        return super().from_dict(built)
+
+    @property
+    def parsed_arms(self) -> tuple[Arm, ...]:
+        """The arms, control first."""
+        return tuple(Arm.parse(text) for text in self.arms)
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hex digits that name these settings."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def world_seed(self, replicate: int) -> int:
+        """The seed of everything random in a replicate's worlds, the same for all its arms."""
+        return self._seed(replicate, 0)
+
+    def model_seed(self, replicate: int) -> int:
+        """The seed of a replicate's models, the same for all its arms."""
+        return self._seed(replicate, 1)
+
+    def version_of_day(self, day: int) -> int:
+        """The model version that ranks on a day: trained on the warm-up and days before it."""
+        return max(0, day - self.lag_days)
+
+    def shard_users(self, shard: int) -> np.ndarray:
+        """The user ids of a virtual shard, int32."""
+        return np.arange(shard, self.users, self.shards, dtype=np.int32)
+
+    def _seed(self, replicate: int, purpose: int) -> int:
+        sequence = np.random.SeedSequence([self.seed, replicate, purpose])
+        return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def _smoke(world: str) -> RunConfig:
+    """Under a minute: shows that everything runs. Its verdict means nothing."""
+    return RunConfig(
+        preset="smoke", users=6, days=2, burn_in_days=0, shards=2, train_requests_per_day=4,
+        world=world_config("smoke", world),
+        model=ModelConfig(name="ifa", width=16, top_k=10, max_history=200, tower_widths=(16,),
+                          id_buckets=2_000, author_buckets=500, user_buckets=100),
+        training=TrainingConfig(batch_size=4),
+    )  # fmt: skip
+
+
+def _quick(world: str) -> RunConfig:
+    """Under ten minutes on two cores: the whole comparison, small."""
+    return RunConfig(
+        preset="quick", users=32, days=6, burn_in_days=1, shards=4, train_requests_per_day=64,
+        world=world_config("quick", world),
+        # Top-k models look at 1% of the longest history, as in the paper (100 of 10,000).
+        model=ModelConfig(name="ifa", width=32, top_k=20, max_history=2_000),
+    )  # fmt: skip
+
+
+def _standard(world: str) -> RunConfig:
+    """The paper's sizes, 10,000 candidates against 10,000 impressions, on a small population."""
+    return RunConfig(
+        preset="standard", users=64, days=8, burn_in_days=1, shards=8, replicates=5,
+        train_requests_per_day=64,
+        world=world_config("standard", world),
+        model=ModelConfig(name="ifa", width=64, top_k=100, max_history=10_000,
+                          tower_widths=(128, 64), id_buckets=200_000, author_buckets=50_000),
+        training=TrainingConfig(batch_size=1),
+    )  # fmt: skip
+
+
+PRESETS: Mapping[str, Callable[[str], RunConfig]] = {
+    "smoke": _smoke,
+    "quick": _quick,
+    "standard": _standard,
+}
+
+
+def preset(name: str, world: str = "balanced") -> RunConfig:
+    """The complete config of a preset in one of the named worlds.
+
+    Raises:
+        ConfigError: on an unknown name, with the near miss.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name](world)
+
+
+def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """Replaces settings by name; `world.` and `model.` prefixes reach the nested configs.
+
+    Raises:
+        ConfigError: on an unknown name, or a value outside its rule.
+    """
+    top: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        outer, dot, inner = name.partition(".")
+        if dot:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            top[name] = value
+    for outer, values in nested.items():
+        if outer not in ("world", "model", "training"):
+            raise ConfigError(f"setting {outer}.*, must be one of world.*, model.*, training.*.")
+        current = getattr(config, outer)
+        top[outer] = type(current).from_dict({**current.to_dict(), **values})
+    for name in top:
+        if name not in {field.name for field in dataclasses.fields(RunConfig)}:
+            raise unknown_name("setting", name, (f.name for f in dataclasses.fields(RunConfig)))
+    return dataclasses.replace(config, **top)

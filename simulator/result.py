@@ -1,0 +1,183 @@
+"""From a finished run's folder to result.json and report.html: a function of what lies there.
+
+Knows the folder, the A/B analysis and the calibration; no Ray. Every number of the report is in
+result.json, and `python -m simulator report` renders it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+import numpy as np
+from ifa_ray.abtest.analyze import RunLogs, analyze
+from ifa_ray.abtest.report.render import write_report
+from ifa_ray.provenance import provenance
+from ifa_ray.training.checkpoint import read_metrics, version_folder
+
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.log import read_items, read_timings
+from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
+from ifa_ray.schema import OBJECTIVES
+from simulator.calibration import calibration_of_run
+from simulator.presets import RunConfig
+
+__all__ = ["RunFacts", "write_result"]
+
+RESULT_VERSION = 1
+
+LIMITS = (
+    "The user model decides who wins: this is a simulation with calibrated rates, not a platform.",
+    "Models are small and see few requests; orderings are about sample efficiency as much as "
+    "about what a model can represent.",
+    "Cost per request is CPU time of one ranking thread, without transport; arms share the "
+    "machine's caches and memory bandwidth.",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What only the driver knows. Of a resumed run: of its last part.
+
+    Attributes:
+        started_s: seconds since the epoch.
+        wall_s: from start to the end of the last day.
+        peak_memory_bytes: of all processes together, proportional set size.
+    """
+
+    started_s: float
+    wall_s: float
+    peak_memory_bytes: int
+
+
+def write_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[str, Any]:
+    """Analyses the run's log, writes result.json and report.html, and returns the result."""
+    result = build_result(folder, config, facts)
+    text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    write_atomically(folder.result, text.encode())
+    write_report(folder.root)
+    return result
+
+
+def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[str, Any]:
+    """Every number of a finished run, as plain JSON values."""
+    arms = [arm.name for arm in config.parsed_arms]
+    items = {r: read_items(folder.items(r)) for r in range(config.replicates)}
+    training = {
+        arm.name: _training(folder, config, arm.name)
+        for arm in config.parsed_arms
+        if arm.ranker is None
+    }
+    equal = _training_equality(training)
+    analysis = analyze(
+        RunLogs(
+            log=folder.log,
+            items=items,
+            user_ids={r: np.arange(config.users, dtype=np.int32) for r in range(config.replicates)},
+            arms=tuple(arms),
+            control=arms[0],
+            replicates=config.replicates,
+            days=config.days,
+            burn_in_days=config.burn_in_days,
+        )
+    )
+    return {
+        "schema_version": RESULT_VERSION,
+        "run": {
+            "name": folder.root.name,
+            "preset": config.preset,
+            "seed": config.seed,
+            "arms": arms,
+            "control": arms[0],
+            "replicates": config.replicates,
+            "users": config.users,
+            "days": config.days,
+            "burn_in_days": config.burn_in_days,
+            "config_hash": config.config_hash,
+            "config": config.to_dict(),
+            "started": datetime.datetime.fromtimestamp(facts.started_s, datetime.UTC).isoformat(
+                timespec="seconds"
+            ),
+            "wall_s": round(facts.wall_s, 1),
+            "peak_memory_gib": round(facts.peak_memory_bytes / 2**30, 2),
+            **provenance(),
+        },
+        "ab": analysis,
+        "training": training,
+        "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
+        "calibration": calibration_of_run(folder, config),
+        "health": [equal],
+        "limits": [*LIMITS, _top_k_limit(config.model)],
+    }
+
+
+def _training(folder: RunFolder, config: RunConfig, arm: str) -> dict[str, Any]:
+    """Steps and progressive metrics of an arm, summed or averaged over its versions."""
+    metrics = [
+        read_metrics(version_folder(folder.models(arm, replicate), version))
+        for replicate in range(config.replicates)
+        for version in range(config.days + 1)
+    ]
+    days = [each for each in metrics if each["samples"]]
+    return {
+        **{
+            field: sum(each[field] for each in metrics)
+            for field in ("steps", "samples", "candidates")
+        },
+        "versions": config.days + 1,
+        "seconds": round(sum(each["seconds"] for each in metrics), 2),
+        "auc": {name: _mean([each["auc"][name] for each in days]) for name in OBJECTIVES},
+        "gauc": {name: _mean([each["gauc"][name] for each in days]) for name in OBJECTIVES},
+    }
+
+
+def _training_equality(training: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    fields = ("steps", "samples", "candidates", "versions")
+    budgets = {arm: tuple(each[field] for field in fields) for arm, each in training.items()}
+    described = "; ".join(
+        f"{arm}: " + ", ".join(f"{n} {field}" for n, field in zip(budget, fields, strict=True))
+        for arm, budget in budgets.items()
+    )
+    return {
+        "name": "equal training in every arm",
+        "ok": len(set(budgets.values())) <= 1,
+        "detail": described or "no arm learns",
+    }
+
+
+def _cost(
+    folder: RunFolder, config: RunConfig, arm: str, training: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Milliseconds of CPU per ranked request, over the measured days."""
+    rank_ms = np.concatenate(
+        [
+            read_timings(folder.table("timings", ShardDay(arm, replicate, day, shard)))["rank_ms"]
+            for replicate in range(config.replicates)
+            for day in range(config.burn_in_days, config.days)
+            for shard in range(config.shards)
+        ]
+    )
+    p50, p95 = np.percentile(rank_ms, [50, 95]) if len(rank_ms) else (0.0, 0.0)
+    per_sample = training and 1e3 * training["seconds"] / training["samples"]
+    return {
+        "requests": len(rank_ms),
+        "p50_ms": round(float(p50), 3),
+        "p95_ms": round(float(p95), 3),
+        "mean_ms": round(float(rank_ms.mean()), 3) if len(rank_ms) else 0.0,
+        "train_ms_per_sample": round(per_sample, 3) if per_sample else None,
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 5) if known else None
+
+
+def _top_k_limit(model: ModelConfig) -> str:
+    share = model.top_k / model.max_history
+    return (
+        f"Top-k models look at k = {model.top_k} of up to {model.max_history} impressions "
+        f"({share:.1%}; the paper's ratio is 1%). The ratio moves the verdict."
+    )

@@ -1,7 +1,7 @@
 """A replica of a served ranker: slots, one scoring thread, one loading thread.
 
 A plain class, tested with plain awaits; `ifa_ray.serving.app` makes a Serve deployment of it and
-`ifa_ray.serving.http` gives it an HTTP face. Knows no model and no wire format. The checkpoint
+`ifa_ray.serving.routes` gives it an HTTP face. Knows no model and no wire format. The checkpoint
 store is a folder that all replicas see, so a replica that was down, or is behind, pulls what it
 needs by itself; a push is only the fast path.
 """
@@ -110,7 +110,7 @@ class RankerDeployment:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the HTTP face of this replica, made after the constructor."""
-        from ifa_ray.serving.http import build_http
+        from ifa_ray.serving.routes import build_http
 
         return build_http(self)
 

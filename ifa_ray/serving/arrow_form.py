@@ -1,0 +1,241 @@
+"""The binary form of requests and responses: Arrow IPC streams, one row each.
+
+Knows Arrow and the contract's types; no HTTP. A stream from outside is read only if it holds
+exactly the expected columns, uncompressed: compressed buffers could unfold to any size. Decoded
+arrays are read-only views of the body.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ifa_ray.errors import RequestError, ServingError
+from ifa_ray.schema import OBJECTIVES, History, RankRequest, RankResponse
+
+__all__ = [
+    "REQUEST_SCHEMA",
+    "RESPONSE_SCHEMA",
+    "decode_requests",
+    "decode_responses",
+    "encode_requests",
+    "encode_responses",
+]
+
+REQUEST_SCHEMA = pa.schema(
+    {
+        "request_id": pa.int64(),
+        "user_id": pa.int64(),
+        "time_ms": pa.int64(),
+        "candidates": pa.list_(pa.int32()),
+        "channels": pa.list_(pa.int8()),  # null if unknown
+        "history_ids": pa.list_(pa.int32()),
+        "history_actions": pa.list_(pa.uint8()),
+        "history_times_ms": pa.list_(pa.int64()),
+        "k": pa.int32(),
+        "probabilities": pa.bool_(),
+    }
+)
+
+_PROBABILITIES = [f"p_{objective}" for objective in OBJECTIVES]
+
+RESPONSE_SCHEMA = pa.schema(
+    {
+        "request_id": pa.int64(),
+        "ids": pa.list_(pa.int32()),
+        "scores": pa.list_(pa.float32()),
+        "model_version": pa.int32(),
+        "rank_ms": pa.float64(),
+        **{name: pa.list_(pa.float32()) for name in _PROBABILITIES},  # null if not asked for
+    }
+)
+
+
+def encode_requests(requests: Sequence[RankRequest], probabilities: bool) -> bytes:
+    """Requests as a stream of one batch."""
+    columns: dict[str, list[Any]] = {
+        "request_id": [r.request_id for r in requests],
+        "user_id": [r.user_id for r in requests],
+        "time_ms": [r.time_ms for r in requests],
+        "candidates": [r.candidates_C for r in requests],
+        "channels": [r.channels_C for r in requests],
+        "history_ids": [r.history.ids_T for r in requests],
+        "history_actions": [r.history.actions_T for r in requests],
+        "history_times_ms": [r.history.times_ms_T for r in requests],
+        "k": [r.k for r in requests],
+        "probabilities": [probabilities] * len(requests),
+    }
+    return _write(REQUEST_SCHEMA, columns)
+
+
+def decode_requests(body: bytes, max_requests: int) -> list[tuple[RankRequest, bool]]:
+    """Reads requests and whether each wants probabilities.
+
+    Raises:
+        RequestError: on anything but a whole stream of `REQUEST_SCHEMA` with 1 to `max_requests`
+            rows.
+    """
+    batches = _read(body, REQUEST_SCHEMA, max_requests, nullable=("channels",))
+    rows = [_request(batch, row) for batch in batches for row in range(batch.num_rows)]
+    if not rows:
+        raise RequestError("len(requests) == 0, must be >= 1.")
+    return rows
+
+
+def encode_responses(responses: Sequence[RankResponse], probabilities: Sequence[bool]) -> bytes:
+    """Responses as a stream of one batch; `probabilities` says which rows carry them."""
+    p = [
+        r.probabilities_KL if want else None
+        for r, want in zip(responses, probabilities, strict=True)
+    ]
+    columns: dict[str, list[Any]] = {
+        "request_id": [r.request_id for r in responses],
+        "ids": [r.ids_K for r in responses],
+        "scores": [r.scores_K for r in responses],
+        "model_version": [r.model_version for r in responses],
+        "rank_ms": [r.rank_ms for r in responses],
+        **{
+            name: [None if p_KL is None else p_KL[:, place] for p_KL in p]
+            for place, name in enumerate(_PROBABILITIES)
+        },
+    }
+    return _write(RESPONSE_SCHEMA, columns)
+
+
+def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
+    """Reads a server's responses.
+
+    Raises:
+        ServingError: on anything but a whole stream of `RESPONSE_SCHEMA` with `num_requests` rows.
+    """
+    try:
+        batches = _read(body, RESPONSE_SCHEMA, num_requests, nullable=_PROBABILITIES)
+    except RequestError as error:
+        raise ServingError(f"not a rank response: {error}") from None
+    rows = [_response(batch, row) for batch in batches for row in range(batch.num_rows)]
+    if len(rows) != num_requests:
+        raise ServingError(f"len(responses) == {len(rows)}, must be {num_requests}.")
+    return rows
+
+
+def _write(schema: pa.Schema, columns: dict[str, list[Any]]) -> bytes:
+    arrays = [_column(columns[field.name], field.type) for field in schema]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array(values, kind)
+    # pa.array would walk a list of numpy arrays one number at a time.
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([0 if value is None else len(value) for value in values], out=offsets[1:])
+    present = [value for value in values if value is not None]
+    flat: Any = np.concatenate(present) if present else []
+    return pa.ListArray.from_arrays(
+        pa.array(offsets),
+        pa.array(flat, kind.value_type),
+        type=kind,
+        mask=pa.array([value is None for value in values]),
+    )
+
+
+def _read(
+    body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
+) -> list[pa.RecordBatch]:
+    """The batches of a whole stream from outside, fully checked but not copied."""
+    buffer = pa.py_buffer(body)
+    try:
+        _refuse_compression(buffer)
+        batches, rows = [], 0
+        with pa.ipc.open_stream(buffer) as reader:
+            if not reader.schema.equals(schema):
+                found = ", ".join(f"{field.name}: {field.type}" for field in reader.schema)
+                wanted = ", ".join(f"{field.name}: {field.type}" for field in schema)
+                raise RequestError(f"columns == ({found}), must be ({wanted}).")
+            for batch in reader:
+                rows += batch.num_rows
+                if rows > max_rows:
+                    raise RequestError(f"len(rows) == {rows} or more, must be <= {max_rows}.")
+                batch.validate(full=True)  # offsets and lengths come from outside too
+                batches.append(batch)
+    except (pa.ArrowException, OSError, struct.error) as error:
+        raise RequestError(f"body is not an Arrow stream: {error}") from None
+    except UnicodeDecodeError:
+        raise RequestError("body is not an Arrow stream: a column's name is not UTF-8.") from None
+    for batch in batches:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            inner = column.flatten() if pa.types.is_list(column.type) else column
+            if inner.null_count or (column.null_count and name not in nullable):
+                raise RequestError(f"{name} holds null, must not.")
+    return batches
+
+
+def _refuse_compression(buffer: pa.Buffer) -> None:
+    for message in pa.ipc.MessageReader.open_stream(buffer):
+        if message.type != "schema" and _is_compressed(message.metadata.to_pybytes()):
+            raise RequestError("body holds compressed buffers, must be uncompressed.")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a record batch message names a codec: field 3 of table RecordBatch in Message.fbs.
+
+    Read by hand because pyarrow shows it only after having decompressed. The layout: a table
+    starts with the distance back to its vtable, which lists where each field lies (0: absent).
+    """
+
+    def field(table: int, index: int) -> int:
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        place = 4 + 2 * index
+        if place >= struct.unpack_from("<H", metadata, vtable)[0]:
+            return 0
+        offset: int = struct.unpack_from("<H", metadata, vtable + place)[0]
+        return table + offset if offset else 0
+
+    def follow(position: int) -> int:
+        offset: int = struct.unpack_from("<I", metadata, position)[0]
+        return position + offset
+
+    header = field(follow(0), 2)
+    return bool(header and field(follow(header), 3))
+
+
+def _numpy(column: pa.Array, row: int) -> Any:
+    values = column[row].values
+    return None if values is None else values.to_numpy(zero_copy_only=True)
+
+
+def _request(batch: pa.RecordBatch, row: int) -> tuple[RankRequest, bool]:
+    request = RankRequest(
+        request_id=batch["request_id"][row].as_py(),
+        user_id=batch["user_id"][row].as_py(),
+        time_ms=batch["time_ms"][row].as_py(),
+        candidates_C=_numpy(batch["candidates"], row),
+        channels_C=_numpy(batch["channels"], row),
+        history=History(
+            ids_T=_numpy(batch["history_ids"], row),
+            actions_T=_numpy(batch["history_actions"], row),
+            times_ms_T=_numpy(batch["history_times_ms"], row),
+        ),
+        k=batch["k"][row].as_py(),
+    )
+    return request, batch["probabilities"][row].as_py()
+
+
+def _response(batch: pa.RecordBatch, row: int) -> RankResponse:
+    columns = [_numpy(batch[name], row) for name in _PROBABILITIES]
+    p_KL = None if any(column is None for column in columns) else np.stack(columns, axis=1)
+    return RankResponse(
+        request_id=batch["request_id"][row].as_py(),
+        ids_K=_numpy(batch["ids"], row),
+        scores_K=_numpy(batch["scores"], row),
+        model_version=batch["model_version"][row].as_py(),
+        rank_ms=batch["rank_ms"][row].as_py(),
+        probabilities_KL=p_KL,
+    )

@@ -1,0 +1,193 @@
+"""A client of a served ranker's HTTP face; knows bytes, status codes and patience, no Ray.
+
+Ranking is idempotent: it changes nothing at the server, so a request that failed on the way, or
+met a server that was busy or restarting, is sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+
+from ifa_ray.errors import ConfigError, RequestError, ServingError
+from ifa_ray.schema import RankRequest, RankResponse
+from ifa_ray.serving import wire
+
+__all__ = ["RankClient"]
+
+_MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
+_RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
+
+
+class RankClient:
+    """Ranks at `base_url`; use it as a context manager, from one thread.
+
+    with RankClient("http://127.0.0.1:8000") as client:
+        (response,) = client.rank([request])
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 3,
+        format: Literal["arrow", "json"] = "arrow",  # noqa: A002 - the word its users look for
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Opens a pool of connections; nothing is sent yet.
+
+        Args:
+            base_url: scheme, host, port and the application's route prefix.
+            timeout_s: of one call, its retries and waits included.
+            retries: attempts after the first.
+            format: "arrow", or "json" to read along.
+            transport: of the bytes; None is the network.
+            clock: seconds, for the deadline.
+            sleep: waits that many seconds between attempts.
+
+        Raises:
+            ConfigError: on a setting outside its rule.
+        """
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s == {timeout_s}, must be > 0.")
+        if retries < 0:
+            raise ConfigError(f"retries == {retries}, must be >= 0.")
+        if format not in _MEDIA_TYPES:
+            raise ConfigError(f"format == {format!r}, must be 'arrow' or 'json'.")
+        self._timeout_s, self._retries = timeout_s, retries
+        self._media_type = _MEDIA_TYPES[format]
+        self._clock, self._sleep = clock, sleep
+        # trust_env=False: a proxy meant for the web would receive users' histories.
+        self._http = httpx.Client(base_url=base_url, transport=transport, trust_env=False)
+
+    def rank(
+        self,
+        requests: Sequence[RankRequest],
+        *,
+        slot: int = 0,
+        min_version: int = 0,
+        probabilities: bool = False,
+    ) -> list[RankResponse]:
+        """Ranks requests; one call, and so one version, for all of them, or a call each in JSON.
+
+        Args:
+            requests: at least one.
+            slot: which model.
+            min_version: the oldest version that may answer.
+            probabilities: True asks for each objective's too.
+
+        Raises:
+            RequestError: the server refused the request; the message is the server's.
+            ServingError: no server, no answer in time, or an answer that is none.
+        """
+        each_alone = self._media_type == wire.JSON
+        groups = [[request] for request in requests] if each_alone else [list(requests)]
+        params = {"slot": slot, "min_version": min_version}
+        responses: list[RankResponse] = []
+        for group in groups:
+            body = wire.encode_requests(group, self._media_type, probabilities=probabilities)
+            answer = self._send("POST", "/v1/rank", params=params, content=body)
+            media_type = answer.headers.get("content-type", "")
+            if media_type != self._media_type:
+                raise ServingError(f"content-type == {media_type!r}, must be {self._media_type!r}.")
+            responses += wire.decode_responses(answer.content, self._media_type, len(group))
+        return responses
+
+    def models(self) -> dict[str, Any]:
+        """Slots, the versions in memory and the settings of one replica.
+
+        Raises:
+            ServingError: as `rank`.
+        """
+        return dict(self._send("GET", "/v1/models").json())
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, int] | None = None,
+        content: bytes | None = None,
+    ) -> httpx.Response:
+        """Sends until an answer is final, attempts are used up or waiting would pass the deadline.
+
+        The deadline bounds when an attempt may start and how long it may wait for the network at a
+        stretch; an answer that trickles in may pass it.
+        """
+        deadline = self._clock() + self._timeout_s
+        headers = {"content-type": self._media_type} if content is not None else None
+        wait_s = _FIRST_WAIT_S
+        for attempt in range(1, self._retries + 2):
+            left_s = deadline - self._clock()
+            failure: str
+            try:
+                answer = self._http.request(
+                    method, path, params=params, content=content, headers=headers,
+                    timeout=max(left_s, 1e-3),
+                )  # fmt: skip
+            except httpx.TransportError as error:
+                failure, asked_s = f"{type(error).__name__}: {error}", 0.0
+            else:
+                if answer.status_code not in _RETRIED:
+                    return _checked(answer)
+                failure, asked_s = _message(answer), _retry_after_s(answer)
+            pause_s = max(wait_s, asked_s)
+            if attempt > self._retries or self._clock() + pause_s >= deadline:
+                break
+            self._sleep(pause_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        where = f"{method} {self._http.base_url.join(path)}"
+        raise ServingError(
+            f"{where} failed {attempt} time(s) within timeout_s == {self._timeout_s}; "
+            f"the last: {failure}"
+        )
+
+
+def _checked(answer: httpx.Response) -> httpx.Response:
+    if answer.status_code == 200:
+        return answer
+    if answer.status_code in (404, 413, 415, 422) and _has_error(answer):
+        raise RequestError(_message(answer))
+    raise ServingError(f"status {answer.status_code}: {_message(answer)}")
+
+
+def _has_error(answer: httpx.Response) -> bool:
+    # A 404 without it comes from a proxy that has no such route, not from the ranker.
+    try:
+        return isinstance(answer.json()["error"], str)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _message(answer: httpx.Response) -> str:
+    if _has_error(answer):
+        return str(answer.json()["error"])
+    return answer.text[:200] or answer.reason_phrase
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    value = answer.headers.get("retry-after", "")
+    return min(float(value), _LONGEST_WAIT_S) if value.isdigit() else 0.0

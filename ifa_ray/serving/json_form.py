@@ -1,0 +1,199 @@
+"""The JSON form of one request and one response, for people; typed, so that it documents itself.
+
+Knows pydantic and the contract's sizes; no HTTP. Lists are bounded while they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ifa_ray.errors import RequestError, ServingError
+from ifa_ray.schema import (
+    MAX_CANDIDATES,
+    MAX_HISTORY,
+    OBJECTIVES,
+    History,
+    RankRequest,
+    RankResponse,
+)
+
+__all__ = [
+    "ErrorBody",
+    "RequestBody",
+    "ResponseBody",
+    "decode_request",
+    "decode_response",
+    "encode_request",
+    "encode_response",
+]
+
+_Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+_Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Channel = Annotated[int, Field(ge=-128, le=127)]
+
+
+class _Body(BaseModel):
+    # strict: true is not 1 and "7" is not 7; what is mistyped is refused, not guessed.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class HistoryBody(_Body):
+    """The user's past impressions, oldest first: three lists of one length."""
+
+    ids: list[_Id] = Field(default=[], max_length=MAX_HISTORY)
+    actions: list[_Byte] = Field(
+        default=[],
+        max_length=MAX_HISTORY,
+        description="One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, "
+        "4 is_follow, 5 is_forward, 6 is_hate.",
+    )
+    times_ms: list[_Int64] = Field(default=[], max_length=MAX_HISTORY)
+
+
+class RequestBody(_Body):
+    """Rank these candidates for this user."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "request_id": 1,
+                "user_id": 7,
+                "time_ms": 3_000,
+                "candidates": [1, 2, 3, 4],
+                "history": {"ids": [5, 6], "actions": [1, 3], "times_ms": [1_000, 2_000]},
+                "k": 2,
+                "probabilities": True,
+            }
+        }
+    )
+
+    request_id: _Int64
+    user_id: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    time_ms: _Int64
+    candidates: list[_Id] = Field(min_length=1, max_length=MAX_CANDIDATES)
+    channels: list[_Channel] | None = Field(default=None, max_length=MAX_CANDIDATES)
+    history: HistoryBody = HistoryBody()
+    k: int = Field(ge=1, le=MAX_CANDIDATES)
+    probabilities: bool = False
+
+
+class ResponseBody(_Body):
+    """The best k candidates, best first."""
+
+    request_id: int
+    ids: list[_Id]
+    scores: list[float]
+    model_version: int
+    rank_ms: float
+    probabilities: dict[str, list[float]] | None = Field(
+        default=None,
+        description="By objective, of each id: p(impression); the others given an impression.",
+    )
+
+
+class ErrorBody(_Body):
+    """What was wrong: field, value and rule."""
+
+    error: str
+
+
+def encode_request(request: RankRequest, probabilities: bool) -> bytes:
+    """One request as JSON."""
+    history = request.history
+    values: dict[str, Any] = {
+        "request_id": request.request_id,
+        "user_id": request.user_id,
+        "time_ms": request.time_ms,
+        "candidates": request.candidates_C.tolist(),
+        "channels": None if request.channels_C is None else request.channels_C.tolist(),
+        "history": {
+            "ids": history.ids_T.tolist(),
+            "actions": history.actions_T.tolist(),
+            "times_ms": history.times_ms_T.tolist(),
+        },
+        "k": request.k,
+        "probabilities": probabilities,
+    }
+    return json.dumps(values).encode()
+
+
+def decode_request(body: bytes) -> tuple[RankRequest, bool]:
+    """Reads one request and whether it wants probabilities.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
+    try:
+        read = RequestBody.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError(_first_error(error)) from None
+    history = History(
+        ids_T=np.array(read.history.ids, np.int32),
+        actions_T=np.array(read.history.actions, np.uint8),
+        times_ms_T=np.array(read.history.times_ms, np.int64),
+    )
+    request = RankRequest(
+        request_id=read.request_id,
+        user_id=read.user_id,
+        time_ms=read.time_ms,
+        candidates_C=np.array(read.candidates, np.int32),
+        channels_C=None if read.channels is None else np.array(read.channels, np.int8),
+        history=history,
+        k=read.k,
+    )
+    return request, read.probabilities
+
+
+def encode_response(response: RankResponse, probabilities: bool) -> bytes:
+    """One response as JSON."""
+    p_KL = response.probabilities_KL if probabilities else None
+    values: dict[str, Any] = {
+        "request_id": response.request_id,
+        "ids": response.ids_K.tolist(),
+        "scores": response.scores_K.tolist(),
+        "model_version": response.model_version,
+        "rank_ms": response.rank_ms,
+        "probabilities": None
+        if p_KL is None
+        else dict(zip(OBJECTIVES, p_KL.T.tolist(), strict=True)),
+    }
+    return json.dumps(values).encode()
+
+
+def decode_response(body: bytes) -> RankResponse:
+    """Reads one response.
+
+    Raises:
+        ServingError: naming the first field that is wrong.
+    """
+    try:
+        read = ResponseBody.model_validate_json(body)
+        p_KL = None
+        if read.probabilities is not None:
+            rows = [read.probabilities[objective] for objective in OBJECTIVES]
+            p_KL = np.ascontiguousarray(np.array(rows, np.float32).T)
+    except ValidationError as error:
+        raise ServingError(f"not a rank response: {_first_error(error)}") from None
+    except (KeyError, ValueError) as error:
+        raise ServingError(f"not a rank response: probabilities: {error}") from None
+    return RankResponse(
+        request_id=read.request_id,
+        ids_K=np.array(read.ids, np.int32),
+        scores_K=np.array(read.scores, np.float32),
+        model_version=read.model_version,
+        rank_ms=read.rank_ms,
+        probabilities_KL=p_KL,
+    )
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in first["loc"]).lstrip(".")
+    value = repr(first["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"{field or 'body'} == {shown}: {first['msg']}."

@@ -1,0 +1,178 @@
+"""The HTTP face of a served ranker; knows media types and status codes, no model and no Ray.
+
+    POST /v1/rank?slot=0&min_version=0    requests in, responses out, both Arrow or both JSON
+    GET  /v1/models                       slots, versions, settings
+    GET  /healthz                         the event loop answers
+    GET  /readyz                          every slot holds a version
+
+Errors are {"error": "field, value, rule"}: 404 unknown slot, 409 a version that does not exist,
+413 a body too long, 415 another media type, 422 a request that breaks the contract, 500 a ranker
+whose answer does. Serve itself answers 503 when its queue is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from ifa_ray.errors import CheckpointError, RankerError, RequestError
+from ifa_ray.serving import wire
+from ifa_ray.serving.deployment import RankerDeployment, UnknownSlotError
+from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
+
+__all__ = ["build_http"]
+
+
+class BodyTooLongError(RequestError):
+    """A body is longer than the limit; it was not read further."""
+
+
+class MediaTypeError(RequestError):
+    """A body is neither JSON nor Arrow."""
+
+
+# The first class that fits decides: subclasses stand before RequestError.
+_STATUS: dict[type[Exception], int] = {
+    UnknownSlotError: 404,
+    BodyTooLongError: 413,
+    MediaTypeError: 415,
+    RequestError: 422,
+    CheckpointError: 409,
+    RankerError: 500,
+}
+
+
+def build_http(service: RankerDeployment) -> FastAPI:
+    """The routes of one replica."""
+    api = FastAPI(title="ifa_ray", version=_version(), redoc_url=None)
+    limits = service.settings
+
+    @api.post(
+        "/v1/rank",
+        response_class=Response,
+        responses=_documented_responses(),
+        openapi_extra={"requestBody": _documented_request()},
+    )
+    async def rank(
+        request: Request,
+        slot: Annotated[int, Query(description="Which model: the replicate's number.")] = 0,
+        min_version: Annotated[
+            int, Query(ge=0, description="The oldest version that may answer.")
+        ] = 0,
+    ) -> Response:
+        """Ranks the candidates of each request; the answer has the media type of the body."""
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type not in (wire.JSON, wire.ARROW):
+            raise MediaTypeError(
+                f"content-type == {media_type!r}, must be {wire.JSON!r} or {wire.ARROW!r}."
+            )
+        body = await _read_body(request, limits.max_body_bytes)
+        # Long JSON takes tens of milliseconds to read; health checks must not wait for it.
+        requests, wanted = await asyncio.to_thread(
+            wire.decode_requests, body, media_type, limits.max_requests
+        )
+        responses = await service.rank(slot, requests, min_version)
+        return Response(wire.encode_responses(responses, media_type, wanted), media_type=media_type)
+
+    @api.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """What is served: slots, the versions in memory (newest first), settings."""
+        return await service.models()
+
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the process answers at all."""
+        return {"status": "ok"}
+
+    @api.get("/readyz")
+    async def readyz() -> dict[str, Any]:
+        """Whether every slot holds a version; a replica starts to listen only then."""
+        served = await service.models()
+        return {"status": "ready", "versions": [slot["version"] for slot in served["slots"]]}
+
+    for kind, status in _STATUS.items():
+        api.add_exception_handler(kind, _answer(status))
+    api.add_exception_handler(RequestValidationError, _answer_query_error)
+    api.openapi = _with_schemas(api.openapi)  # type: ignore[method-assign]
+    return api
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLongError(f"content-length == {declared}, must be <= {limit}.")
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > limit:
+            raise BodyTooLongError(f"len(body) > {limit}, must be <= {limit}.")
+        body += chunk
+    return bytes(body)
+
+
+def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    def handler(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, status_code=status)
+
+    return handler
+
+
+def _answer_query_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    message = f"{first['loc'][-1]} == {first['input']!r}: {first['msg']}."
+    return JSONResponse({"error": message}, status_code=422)
+
+
+def _documented_request() -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{RequestBody.__name__}"}
+    return {
+        "required": True,
+        "content": {
+            wire.JSON: {"schema": reference},
+            wire.ARROW: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+
+
+def _documented_responses() -> dict[int | str, dict[str, Any]]:
+    errors = {
+        404: "Unknown slot",
+        409: "The version does not exist",
+        413: "The body is too long",
+        415: "Neither JSON nor Arrow",
+        422: "The request breaks the contract",
+        500: "The ranker's answer breaks the contract",
+    }
+    return {
+        200: {
+            "model": ResponseBody,
+            "content": {wire.ARROW: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **{code: {"model": ErrorBody, "description": text} for code, text in errors.items()},
+    }
+
+
+def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Adds the request's schema: the route reads its body itself, so FastAPI does not know it."""
+
+    def documented() -> dict[str, Any]:
+        described = openapi()
+        schema = RequestBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        parts = schema.pop("$defs")
+        described["components"]["schemas"].update(parts, **{RequestBody.__name__: schema})
+        return described
+
+    return documented
+
+
+def _version() -> str:
+    try:
+        return version("ifa-ray")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0"

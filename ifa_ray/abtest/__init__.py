@@ -1,1 +1,12 @@
-"""From per-user metrics of arms to a verdict and its report; knows logs, not rankers."""
+"""The A/B analysis: from the logs of all arms to effects, verdicts and a report.
+
+Knows the log's columns and the catalogue. Knows nothing of models, serving or the world that wrote
+the log: a platform's own logs are analysed by the same code.
+"""
+
+from ifa_ray.abtest.analyze import analyze
+from ifa_ray.abtest.checks import Check, training_equal
+from ifa_ray.abtest.logs import RunLogs
+from ifa_ray.abtest.verdict import Decision
+
+__all__ = ["Check", "Decision", "RunLogs", "analyze", "training_equal"]

@@ -1,0 +1,93 @@
+"""Health checks as values: what must hold before a verdict is given. Decides nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+__all__ = ["Check", "no_lost_partitions", "training_equal", "users_equal"]
+
+SRM_ALPHA = 0.001
+"""Sample-ratio checks use a stricter level than effects: a false alarm throws a whole run away."""
+
+BUDGET = ("steps", "batches", "samples")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One health check.
+
+    Attributes:
+        name: short, a phrase that reads after "failed".
+        ok: False forbids every verdict of the run.
+        detail: the numbers behind it, one sentence.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def users_equal(
+    seen: Mapping[str, Sequence[npt.NDArray[np.bool_]]], control: str, alpha: float = SRM_ALPHA
+) -> Check:
+    """Compares whom each arm's log saw on the first day, when no ranker can have moved it yet.
+
+    A sign test on the users that one arm saw and the other did not, all replicates together: who
+    comes on the first day is drawn alike in every arm, so losses on one side mean a broken log.
+
+    Args:
+        seen: for each arm, one boolean mask over the users for each replicate.
+        control: the arm that the others are compared with.
+        alpha: the check fails below it.
+    """
+    name = "equal users"
+    for arm, masks in seen.items():
+        pairs = list(zip(masks, seen[control], strict=True))
+        extra = sum(int((own & ~other).sum()) for own, other in pairs)
+        lacking = sum(int((other & ~own).sum()) for own, other in pairs)
+        if extra + lacking == 0:
+            continue
+        p = float(stats.binomtest(extra, extra + lacking).pvalue)
+        if p < alpha:
+            detail = (
+                f"On the first day {arm} lacks {lacking:,} users that {control} saw and has "
+                f"{extra:,} that it did not (sign test p = {p:.1e})."
+            )
+            return Check(name=name, ok=False, detail=detail)
+    counts = {arm: sum(int(mask.sum()) for mask in masks) for arm, masks in seen.items()}
+    low, high = min(counts.values()), max(counts.values())
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return Check(name=name, ok=True, detail=f"{number} users on the first day in every arm.")
+
+
+def no_lost_partitions(lost: Sequence[str]) -> Check:
+    """Fails where any file that every other arm and day has is not there."""
+    name = "complete logs"
+    if not lost:
+        return Check(name=name, ok=True, detail="Every arm has every replicate, day and shard.")
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    return Check(name=name, ok=False, detail=f"Missing: {', '.join(lost[:3])}{more}.")
+
+
+def training_equal(training: Mapping[str, Mapping[str, Any]]) -> Check:
+    """Compares the training budgets of the arms that learn: steps, batches and samples.
+
+    Unequal budgets would measure the budget, not the architecture. Fields that no arm reports are
+    not compared.
+    """
+    name = "equal training"
+    for field in BUDGET:
+        values = {arm: row[field] for arm, row in training.items() if field in row}
+        if values and (len(set(values.values())) > 1 or len(values) < len(training)):
+            listed = ", ".join(f"{arm} {values.get(arm, 'none')}" for arm in training)
+            return Check(name=name, ok=False, detail=f"{field} differ: {listed}.")
+    first = next(iter(training.values()), {})
+    budget = ", ".join(f"{first[field]:,} {field}" for field in BUDGET if field in first)
+    detail = f"Every learning arm: {budget}." if budget else "No arm learns."
+    return Check(name=name, ok=True, detail=detail)

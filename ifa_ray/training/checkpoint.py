@@ -1,0 +1,335 @@
+"""Versions of a model on disk: tensors in safetensors, everything else in one JSON file.
+
+Knows the learner's arrays and configs; nothing of days, Ray or serving. A version is a folder,
+built beside its final name, brought to the disk and renamed: it exists whole or not at all, and is
+never written again. Loading checks every byte against what the JSON file says; nothing on disk is
+ever executed (no pickle).
+
+    ROOT/version=00003/checkpoint.json          configs, version, watermark, metrics, checksums
+    ROOT/version=00003/model.safetensors        the weights
+    ROOT/version=00003/optimizer.safetensors    what is needed to go on learning; may be dropped
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import CheckpointError, ConfigError
+from ifa_ray.models import RankModel, build_model
+from ifa_ray.schema import ACTIONS, OBJECTIVES
+from ifa_ray.training.loop import Learner, LearnerArrays
+
+__all__ = [
+    "CHECKPOINT_VERSION",
+    "Checkpoint",
+    "config_hash",
+    "drop_optimizer",
+    "items_fingerprint",
+    "latest_version",
+    "load_checkpoint",
+    "load_learner",
+    "load_model",
+    "save_checkpoint",
+    "version_folder",
+]
+
+CHECKPOINT_VERSION = 1
+"""Of the format and of the features: a model of another one must not be loaded."""
+
+_JSON, _MODEL, _OPTIMIZER = "checkpoint.json", "model.safetensors", "optimizer.safetensors"
+_MAX_JSON_BYTES = 1 << 20
+_FIELDS = {
+    "schema_version": int,
+    "version": int,
+    "seed": int,
+    "steps": int,
+    "model": dict,
+    "training": dict,
+    "config_hash": str,
+    "items_fingerprint": str,
+    "log_watermark": dict,
+    "metrics": dict,
+    "sha256": dict,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """One version as it lies on disk, verified.
+
+    Attributes:
+        version: increases with every publication.
+        model_config, training_config: settings that it was trained with.
+        seed: of its initial weights.
+        items_fingerprint: of the catalogue that it was trained on.
+        log_watermark: how much of the log it has seen, in its writer's words.
+        metrics: progressive metrics of the stream that made this version of the previous one.
+        arrays: weights, optimiser state ({} if dropped or not asked for) and steps taken.
+        has_optimizer: whether learning can go on from here.
+    """
+
+    version: int
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    seed: int
+    items_fingerprint: str
+    log_watermark: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    arrays: LearnerArrays
+    has_optimizer: bool
+
+
+def version_folder(root: Path | str, version: int) -> Path:
+    """The folder of a version."""
+    return Path(root) / f"version={version:05d}"
+
+
+def latest_version(root: Path | str) -> int | None:
+    """The newest version published under `root`; None if there is none."""
+    names = (folder.name for folder in Path(root).glob("version=*") if (folder / _JSON).exists())
+    matches = (re.fullmatch(r"version=(\d{5,})", name) for name in names)
+    return max((int(match[1]) for match in matches if match), default=None)
+
+
+def config_hash(model: ModelConfig, training: TrainingConfig) -> str:
+    """SHA-256 of the settings, and of what the outputs and the action bits mean."""
+    meaning = {
+        "model": model.to_dict(),
+        "training": training.to_dict(),
+        "objectives": OBJECTIVES,
+        "actions": ACTIONS,
+    }
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+def items_fingerprint(items: ItemTable) -> str:
+    """SHA-256 of a catalogue: names, types, shapes and bytes of its columns."""
+    digest = hashlib.sha256()
+    for field in dataclasses.fields(items):
+        column = np.ascontiguousarray(getattr(items, field.name))
+        digest.update(f"{field.name} {column.dtype.str} {column.shape};".encode())
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path | str,
+    learner: Learner,
+    *,
+    version: int,
+    log_watermark: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> None:
+    """Publishes what a learner has learned as a version.
+
+    Args:
+        folder: `version_folder(root, version)`; must not exist.
+        learner: is not changed.
+        version: >= 0.
+        log_watermark: how much of the log the learner has seen; JSON values.
+        metrics: of the stream since the version before; JSON values.
+
+    Raises:
+        CheckpointError: if the version exists: what others may have loaded is never overwritten.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists, a published version is never written again.")
+    arrays = learner.arrays()
+    files = {
+        _MODEL: safetensors.torch.save(arrays.model),
+        _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
+    }
+    record = {
+        "schema_version": CHECKPOINT_VERSION,
+        "version": version,
+        "seed": learner.seed,
+        "steps": arrays.steps,
+        "model": learner.model_config.to_dict(),
+        "training": learner.training_config.to_dict(),
+        "config_hash": config_hash(learner.model_config, learner.training_config),
+        "items_fingerprint": items_fingerprint(learner.items),
+        "log_watermark": dict(log_watermark),
+        "metrics": dict(metrics),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    # NaN is no JSON: metrics that are not defined are None.
+    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
+    _publish(folder, {**files, _JSON: text.encode() + b"\n"})
+
+
+def load_checkpoint(
+    folder: Path | str, items: ItemTable | None = None, *, with_optimizer: bool = True
+) -> Checkpoint:
+    """Reads a version and checks it whole.
+
+    Args:
+        folder: of the version.
+        items: if given, the catalogue that it must have been trained on.
+        with_optimizer: False reads the weights alone.
+
+    Raises:
+        CheckpointError: naming the file and what is wrong with it: missing, truncated, changed,
+            of another format, or trained on another catalogue.
+    """
+    folder = Path(folder)
+    record = _read_record(folder)
+    if items is not None and record["items_fingerprint"] != items_fingerprint(items):
+        raise CheckpointError(
+            f"{folder}: items_fingerprint == {record['items_fingerprint']}, must be "
+            f"{items_fingerprint(items)}: it was trained on another catalogue."
+        )
+    model_config, training_config = _configs(folder, record)
+    has_optimizer = (folder / _OPTIMIZER).exists()
+    optimizer = with_optimizer and has_optimizer
+    return Checkpoint(
+        version=record["version"],
+        model_config=model_config,
+        training_config=training_config,
+        seed=record["seed"],
+        items_fingerprint=record["items_fingerprint"],
+        log_watermark=record["log_watermark"],
+        metrics=record["metrics"],
+        arrays=LearnerArrays(
+            model=_read_tensors(folder, _MODEL, record),
+            optimizer=_read_tensors(folder, _OPTIMIZER, record) if optimizer else {},
+            steps=record["steps"],
+        ),
+        has_optimizer=has_optimizer,
+    )
+
+
+def load_model(folder: Path | str, items: ItemTable) -> RankModel:
+    """Builds the model of a version, in eval mode; errors as `load_checkpoint`."""
+    checkpoint = load_checkpoint(folder, items, with_optimizer=False)
+    model = build_model(checkpoint.model_config, items, checkpoint.seed)
+    try:
+        model.load_state_dict(checkpoint.arrays.model)
+    except RuntimeError as error:
+        raise _foreign_tensors(folder, error) from None
+    model.eval()
+    return model
+
+
+def load_learner(folder: Path | str, items: ItemTable) -> Learner:
+    """Restores the learner that wrote a version; it goes on bit for bit as that one would have.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, and if the optimiser state was dropped.
+    """
+    checkpoint = load_checkpoint(folder, items)
+    if not checkpoint.has_optimizer:
+        raise CheckpointError(f"{folder}: {_OPTIMIZER} was dropped, learning cannot go on from it.")
+    learner = Learner(checkpoint.model_config, checkpoint.training_config, items, checkpoint.seed)
+    try:
+        learner.load_arrays(checkpoint.arrays)
+    except (KeyError, RuntimeError) as error:
+        raise _foreign_tensors(folder, error) from None
+    return learner
+
+
+def drop_optimizer(folder: Path | str) -> None:
+    """Frees the optimiser state of a version that nobody will learn from again."""
+    (Path(folder) / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files into a temporary folder and renames it; only one process may write a version."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(stale)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        for name, data in files.items():
+            with open(temporary / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(temporary)
+        os.rename(temporary, folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    data = _read(folder / _JSON, limit=_MAX_JSON_BYTES)
+    try:
+        record = json.loads(data)
+    except ValueError:
+        raise CheckpointError(f"{folder / _JSON}: not JSON, is it truncated?") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{folder / _JSON}: must hold a JSON object.")
+    # First, because a later format may have other fields.
+    found = record.get("schema_version")
+    if found != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"{folder / _JSON}: schema_version == {found!r}, must be {CHECKPOINT_VERSION}."
+        )
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise CheckpointError(f"{folder / _JSON}: field {name} must be a {kind.__name__}.")
+    return record
+
+
+def _configs(folder: Path, record: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
+    try:
+        model = ModelConfig.from_dict(record["model"])
+        training = TrainingConfig.from_dict(record["training"])
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{folder / _JSON}: {error}") from None
+    if record["config_hash"] != config_hash(model, training):
+        raise CheckpointError(
+            f"{folder / _JSON}: config_hash == {record['config_hash']}, must be "
+            f"{config_hash(model, training)}: settings, objectives or actions are others."
+        )
+    return model, training
+
+
+def _read_tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    data = _read(folder / name)
+    if hashlib.sha256(data).hexdigest() != record["sha256"].get(name):
+        raise CheckpointError(f"{folder / name}: its checksum is not that of {_JSON}: truncated?")
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{folder / name}: not safetensors ({error}).") from None
+
+
+def _read(path: Path, limit: int | None = None) -> bytes:
+    try:
+        size = path.stat().st_size
+        if limit is not None and size > limit:
+            raise CheckpointError(f"{path}: {size} bytes, must be <= {limit}.")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: no such file.") from None
+
+
+def _foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
+    why = " ".join(str(error).split())
+    return CheckpointError(f"{folder}: its tensors are not of the model it names ({why}).")

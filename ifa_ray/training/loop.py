@@ -1,0 +1,262 @@
+"""Test, then train: one model learning from a stream of requests, plain torch, one process.
+
+Knows the model, the features and the loss; knows nothing of files, days or Ray. Each batch is
+predicted before it is learned from (section 5.1), so the metrics of a stream are those of a model
+that has seen nothing of what it is asked.
+
+Letters: B requests, C candidates, X real candidates of all requests, L objectives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.data.features import build_batch
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import RankerError
+from ifa_ray.metrics import auc, calibration, gauc, log_loss
+from ifa_ray.models import RankModel, build_model
+from ifa_ray.schema import OBJECTIVES, TrainingSample
+from ifa_ray.training.losses import entire_space_log_probs, entire_space_loss
+
+__all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class BatchResult:
+    """What a model said of a batch before it learned from it.
+
+    Attributes:
+        loss: of the batch, weighted over objectives.
+        user_ids_B: int64, who asked.
+        sizes_B: int64, candidates of each request.
+        log_probs_XL: float32, log p(l|can) of each candidate, request after request.
+        labels_XL: uint8.
+        seconds: of testing and training together.
+    """
+
+    loss: float
+    user_ids_B: npt.NDArray[np.int64]
+    sizes_B: npt.NDArray[np.int64]
+    log_probs_XL: npt.NDArray[np.float32]
+    labels_XL: npt.NDArray[np.uint8]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamMetrics:
+    """Progressive metrics of a stream; by objective, of p(l|can) over whole candidate sets.
+
+    Attributes:
+        steps, samples, candidates: how much was tested and learned.
+        loss: mean over the steps.
+        auc: over all candidates of all requests.
+        gauc: mean over the requests that have both classes, each counting once.
+        log_loss: mean over candidates, nats.
+        calibration: predicted over observed positives.
+        seconds: of testing and training. A measurement: all else repeats exactly.
+    """
+
+    steps: int
+    samples: int
+    candidates: int
+    loss: float | None
+    auc: Mapping[str, float | None]
+    gauc: Mapping[str, float | None]
+    log_loss: Mapping[str, float | None]
+    calibration: Mapping[str, float | None]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the seconds, so that what a resumed run writes has the same bytes."""
+        values = dataclasses.asdict(self)
+        del values["seconds"]
+        return values
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnerArrays:
+    """Everything that a learner has learned, as flat dicts of tensors.
+
+    Attributes:
+        model: the model's state dict.
+        optimizer: `parameter:key` of the optimisers' state.
+        steps: optimiser steps taken.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    steps: int
+
+
+class Learner:
+    """One model and its optimisers. Equal arguments and samples give bit-equal weights.
+
+    torch's threads are the caller's business; results are compared between runs of equal counts.
+
+    Args:
+        model_config: which model.
+        training_config: batch size, learning rate, weights of the objectives.
+        items: the catalogue.
+        seed: of the initial weights.
+        clock: seconds, for measurements only.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        training_config: TrainingConfig,
+        items: ItemTable,
+        seed: int,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.model_config = model_config
+        self.training_config = training_config
+        self.items = items
+        self.seed = seed
+        self.steps = 0
+        self.model: RankModel = build_model(model_config, items, seed)
+        self._clock = clock
+        rate = training_config.learning_rate
+        # Of a table with millions of rows a batch touches thousands, and dense Adam would update
+        # them all. Their gradients are sparse, which torch.optim.Adam refuses.
+        sparse, dense = list(self.model.sparse_parameters()), list(self.model.dense_parameters())
+        self._optimizers: list[torch.optim.Optimizer] = []
+        if sparse:
+            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=rate))
+        if dense:
+            self._optimizers.append(torch.optim.Adam(dense, lr=rate))
+
+    def step(self, samples: Sequence[TrainingSample]) -> BatchResult:
+        """Tests on one batch, then takes one optimiser step on it.
+
+        Raises:
+            RankerError: if the loss is not finite; the weights are then as before the step.
+        """
+        started = self._clock()
+        self.model.train()
+        batch = build_batch([s.request for s in samples], self.items, self.model_config)
+        logits_BCL = self.model(batch)
+        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
+        loss, _ = entire_space_loss(
+            logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights
+        )
+        if not torch.isfinite(loss):
+            ids = [sample.request.request_id for sample in samples]
+            raise RankerError(
+                f"loss == {loss.item()} of {self.model_config.name} at step {self.steps} on "
+                f"requests {ids}, must be finite."
+            )
+        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self.steps += 1
+        return BatchResult(
+            loss=loss.item(),
+            user_ids_B=np.array([s.request.user_id for s in samples], np.int64),
+            sizes_B=np.array([len(s.labels_CL) for s in samples], np.int64),
+            log_probs_XL=log_probs_XL,
+            labels_XL=np.concatenate([s.labels_CL for s in samples]),
+            seconds=self._clock() - started,
+        )
+
+    def train(self, samples: Sequence[TrainingSample]) -> StreamMetrics:
+        """Tests then trains on consecutive batches of the samples, each seen once, in order.
+
+        The last batch may be short. The predictions of the whole call are kept until its end: 20
+        bytes for each candidate.
+        """
+        size = self.training_config.batch_size
+        return summarise([self.step(batch) for batch in batches(samples, size)])
+
+    def arrays(self) -> LearnerArrays:
+        """A copy of everything learned."""
+        optimizer = {
+            f"{name}:{key}": torch.as_tensor(value).detach().clone()
+            for name, state in self._optimizer_states()
+            for key, value in state.items()
+        }
+        model = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
+
+    def load_arrays(self, arrays: LearnerArrays) -> None:
+        """Continues from a copy, bit for bit as the learner it was taken from would have.
+
+        Raises:
+            KeyError, RuntimeError: if the arrays are of another model.
+        """
+        self.model.load_state_dict(arrays.model)
+        parameters = dict(self.model.named_parameters())
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
+        owners = {
+            id(parameter): optimizer
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for name_and_key, value in arrays.optimizer.items():
+            name, _, key = name_and_key.rpartition(":")
+            parameter = parameters[name]
+            owner = owners[id(parameter)]
+            # SparseAdam counts steps with a Python int and would otherwise count in float32.
+            is_count = key == "step" and isinstance(owner, torch.optim.SparseAdam)
+            owner.state[parameter][key] = int(value) if is_count else value.clone()
+        self.steps = arrays.steps
+
+    def _optimizer_states(self) -> Iterable[tuple[str, dict[str, Any]]]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for optimizer in self._optimizers:
+            for parameter, state in optimizer.state.items():
+                yield names[id(parameter)], state
+
+
+def batches(samples: Sequence[TrainingSample], size: int) -> list[Sequence[TrainingSample]]:
+    """Consecutive batches of `size` samples; the last may be shorter."""
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+def summarise(results: Sequence[BatchResult]) -> StreamMetrics:
+    """The metrics of consecutive batches, exact, over all of their candidates at once."""
+    sizes = np.concatenate([np.empty(0, np.int64), *(r.sizes_B for r in results)])
+    # The place in the stream and not the request id: a stream may hold a request twice.
+    groups_X = np.repeat(np.arange(len(sizes)), sizes)
+    none = np.empty((0, len(OBJECTIVES)), np.uint8)
+    log_probs_XL = np.concatenate([none.astype(np.float32), *(r.log_probs_XL for r in results)])
+    labels_XL = np.concatenate([none, *(r.labels_XL for r in results)])
+    columns = {name: (log_probs_XL[:, i], labels_XL[:, i]) for i, name in enumerate(OBJECTIVES)}
+    return StreamMetrics(
+        steps=len(results),
+        samples=len(sizes),
+        candidates=int(sizes.sum()),
+        loss=float(np.mean([r.loss for r in results])) if results else None,
+        auc={name: auc(p, y) for name, (p, y) in columns.items()},
+        gauc={name: gauc(p, y, groups_X) for name, (p, y) in columns.items()},
+        log_loss={name: log_loss(p, y) for name, (p, y) in columns.items()},
+        calibration={name: calibration(p, y) for name, (p, y) in columns.items()},
+        seconds=float(sum(r.seconds for r in results)),
+    )
+
+
+def _padded_labels(
+    samples: Sequence[TrainingSample], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels [B, C, L] uint8 and the mask [B, C] of real candidates."""
+    labels = np.zeros((len(samples), width, len(OBJECTIVES)), np.uint8)
+    mask = np.zeros((len(samples), width), bool)
+    for row, sample in enumerate(samples):
+        labels[row, : len(sample.labels_CL)] = sample.labels_CL
+        mask[row, : len(sample.labels_CL)] = True
+    return torch.from_numpy(labels), torch.from_numpy(mask)

@@ -160,7 +160,13 @@ class UserShards:
         write_impressions(self._folder.table("impressions", key), log.impressions)
         write_requests(self._folder.table("requests", key), log.requests)
         if timings is not None:
-            write_timings(self._folder.table("timings", key), sorted(timings))
+            rows = np.array(sorted(timings)).reshape(-1, 3)
+            columns = {
+                "request_id": rows[:, 0].astype(np.int64),
+                "rank_ms": rows[:, 1].astype(np.float32),
+                "wait_ms": rows[:, 2].astype(np.float32),
+            }
+            write_timings(self._folder.table("timings", key), columns)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **state.to_arrays())
         write_atomically(self._folder.state(key), buffer.getvalue())

@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ifa_ray.abtest.analyze import RunLogs, analyze
-from ifa_ray.abtest.report.render import write_report
-from ifa_ray.provenance import provenance
-from ifa_ray.training.checkpoint import read_metrics, version_folder
 
+from ifa_ray.abtest.analyze import analyze
+from ifa_ray.abtest.checks import training_equal
+from ifa_ray.abtest.logs import RunLogs
+from ifa_ray.abtest.report.render import write_report
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.log import read_items, read_timings
 from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
+from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
+from ifa_ray.training.checkpoint import load_metrics, version_folder
 from simulator.calibration import calibration_of_run
 from simulator.presets import RunConfig
 
@@ -70,7 +73,6 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
         for arm in config.parsed_arms
         if arm.ranker is None
     }
-    equal = _training_equality(training)
     analysis = analyze(
         RunLogs(
             log=folder.log,
@@ -81,7 +83,8 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
             replicates=config.replicates,
             days=config.days,
             burn_in_days=config.burn_in_days,
-        )
+        ),
+        checks=[training_equal(training)],
     )
     return {
         "schema_version": RESULT_VERSION,
@@ -108,7 +111,7 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
         "training": training,
         "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
         "calibration": calibration_of_run(folder, config),
-        "health": [equal],
+        "health": analysis["health"],
         "limits": [*LIMITS, _top_k_limit(config.model)],
     }
 
@@ -116,7 +119,7 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
 def _training(folder: RunFolder, config: RunConfig, arm: str) -> dict[str, Any]:
     """Steps and progressive metrics of an arm, summed or averaged over its versions."""
     metrics = [
-        read_metrics(version_folder(folder.models(arm, replicate), version))
+        load_metrics(version_folder(folder.models(arm, replicate), version))
         for replicate in range(config.replicates)
         for version in range(config.days + 1)
     ]
@@ -127,23 +130,9 @@ def _training(folder: RunFolder, config: RunConfig, arm: str) -> dict[str, Any]:
             for field in ("steps", "samples", "candidates")
         },
         "versions": config.days + 1,
-        "seconds": round(sum(each["seconds"] for each in metrics), 2),
+        "seconds": round(sum(_training_seconds(folder, config, arm)), 2),
         "auc": {name: _mean([each["auc"][name] for each in days]) for name in OBJECTIVES},
         "gauc": {name: _mean([each["gauc"][name] for each in days]) for name in OBJECTIVES},
-    }
-
-
-def _training_equality(training: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    fields = ("steps", "samples", "candidates", "versions")
-    budgets = {arm: tuple(each[field] for field in fields) for arm, each in training.items()}
-    described = "; ".join(
-        f"{arm}: " + ", ".join(f"{n} {field}" for n, field in zip(budget, fields, strict=True))
-        for arm, budget in budgets.items()
-    )
-    return {
-        "name": "equal training in every arm",
-        "ok": len(set(budgets.values())) <= 1,
-        "detail": described or "no arm learns",
     }
 
 
@@ -168,6 +157,13 @@ def _cost(
         "mean_ms": round(float(rank_ms.mean()), 3) if len(rank_ms) else 0.0,
         "train_ms_per_sample": round(per_sample, 3) if per_sample else None,
     }
+
+
+def _training_seconds(folder: RunFolder, config: RunConfig, arm: str) -> Iterator[float]:
+    for replicate in range(config.replicates):
+        for version in range(config.days + 1):
+            path = folder.training_time(arm, replicate, version)
+            yield json.loads(path.read_bytes())["seconds"]
 
 
 def _mean(values: list[float | None]) -> float | None:

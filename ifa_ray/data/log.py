@@ -26,6 +26,7 @@ from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, MAX_CANDIDATES, REQUEST_
 
 __all__ = [
     "ITEM_COLUMNS",
+    "TIMING_COLUMNS",
     "Columns",
     "ColumnsLike",
     "concat_columns",
@@ -33,11 +34,13 @@ __all__ = [
     "read_items",
     "read_requests",
     "read_table",
+    "read_timings",
     "sha256_of",
     "write_impressions",
     "write_items",
     "write_requests",
     "write_table",
+    "write_timings",
 ]
 
 ITEM_COLUMNS: Mapping[str, str] = {
@@ -49,6 +52,16 @@ ITEM_COLUMNS: Mapping[str, str] = {
     "content": "list<float32>",
 }
 """The `items` table: an `ItemTable`, one row for each item."""
+
+TIMING_COLUMNS: Mapping[str, str] = {
+    "request_id": "int64",
+    "rank_ms": "float32",
+    "wait_ms": "float32",
+}
+"""The `timings` table: what a request cost the ranker, and how long its asker waited for it.
+
+Measurements: the one table that differs from run to run.
+"""
 
 _FLAGS = (*ACTIONS, "is_rand")
 _NEVER_NEGATIVE = ("request_id", "user_id", "video_id", "position", "play_time_ms", "duration_ms",
@@ -78,6 +91,16 @@ def write_items(path: Path | str, items: ItemTable) -> None:
         "content": items.content_ND,
     }
     write_table(path, ITEM_COLUMNS, columns)
+
+
+def write_timings(path: Path | str, columns: ColumnsLike) -> None:
+    """Writes a `timings` file whole, or raises a `LogError` that names column and rule."""
+    write_table(path, TIMING_COLUMNS, columns)
+
+
+def read_timings(path: Path | str) -> Columns:
+    """Reads a `timings` file, or raises a `LogError` that names file, column and rule."""
+    return read_table(path, TIMING_COLUMNS)
 
 
 def read_impressions(path: Path | str) -> Columns:

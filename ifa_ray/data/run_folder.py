@@ -11,6 +11,7 @@ and whoever comes next sees either all of a shard's day or none of it.
     RUN/state/arm=twin/replicate=0/day=000/shard=00.npz     hidden user state at the day's end
     RUN/commits/arm=twin/replicate=0/day=000/shard=00.json  checksums of the shard's day
     RUN/models/twin/replicate=0/version=00000/              checkpoints, one folder a version
+    RUN/training_times/                                     seconds that each version took
     RUN/result.json, RUN/report.html
 
 The prehistory of a replicate, which all its arms share, is day 0 of the pseudo arm `warmup`.
@@ -104,6 +105,11 @@ class RunFolder:
         """The folder of an arm's model versions in one replicate."""
         return self.root / "models" / arm / f"replicate={replicate}"
 
+    def training_time(self, arm: str, replicate: int, version: int) -> Path:
+        """How long a version took to train; a measurement, so not part of the checkpoint."""
+        folder = self.root / "training_times" / f"arm={arm}" / f"replicate={replicate}"
+        return folder / f"version={version:05d}.json"
+
     def table(self, table: str, key: ShardDay) -> Path:
         """One file of one of `TABLES`."""
         return (self.log / table / key.path).with_suffix(".parquet")
@@ -165,7 +171,9 @@ class RunFolder:
         except FileNotFoundError:
             raise LogError(f"{path}: missing, the day is not committed.") from None
         except (ValueError, KeyError, TypeError):
-            raise LogError(f"{path}: not a commit record; it is truncated or was changed.") from None
+            raise LogError(
+                f"{path}: not a commit record; it is truncated or was changed."
+            ) from None
         return record
 
 

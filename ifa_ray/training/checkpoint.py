@@ -43,6 +43,7 @@ __all__ = [
     "latest_version",
     "load_checkpoint",
     "load_learner",
+    "load_metrics",
     "load_model",
     "save_checkpoint",
     "version_folder",
@@ -212,6 +213,11 @@ def load_checkpoint(
         ),
         has_optimizer=has_optimizer,
     )
+
+
+def load_metrics(folder: Path | str) -> dict[str, Any]:
+    """The progressive metrics of a version, without its tensors; errors as `load_checkpoint`."""
+    return dict(_read_record(Path(folder))["metrics"])
 
 
 def load_model(folder: Path | str, items: ItemTable) -> RankModel:

@@ -8,6 +8,7 @@ that is killed anywhere starts again from what is on disk and publishes the same
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from ifa_ray.config import Config, ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_impressions, read_items, read_requests
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import LogError
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.checkpoint import (
@@ -126,6 +127,11 @@ class _Slot:
         if version > 0:
             samples = exactly(samples, self._settings.train_requests_per_day)
         metrics = learner.train(samples)
+        # Before the version: a version that is published has its time.
+        write_atomically(
+            self._folder.training_time(self._settings.arm, self.replicate, version),
+            json.dumps({"seconds": metrics.seconds, "samples": metrics.samples}).encode(),
+        )
         save_checkpoint(
             version_folder(self._models, version),
             learner,

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import ray
-from ifa_ray.training.checkpoint import version_folder
 from ray import serve
 from ray.actor import ActorHandle
 
@@ -28,6 +27,7 @@ from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import ConfigError
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.training.checkpoint import version_folder
 from ifa_ray.training.stream import StreamSettings
 from ifa_ray.training.trainer import ArmTrainer
 from simulator.memory import PeakMemory

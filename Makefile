@@ -1,0 +1,51 @@
+# Every target works as the first command in a fresh clone: it makes .venv when it is missing.
+# `make PYTHON=/path/to/python3.11 run` chooses the interpreter.
+
+# The first that is there and new enough (a version manager's shim may be there and not run).
+PYTHON ?= $(shell for p in python3.11 python3; do \
+  $$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2> /dev/null && echo $$p && break; done)
+PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help run test lint bench
+
+help:
+	@echo "make run     install, then the main job: the closed loop and its report"
+	@echo "make test    install what tests need, then run them all"
+	@echo "make lint    formatting, lint and types"
+	@echo "make bench   the benchmarks"
+
+run: $(INSTALLED)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" && . deploy/env.sh && python -m simulator run --preset quick
+
+# Tests that start no Ray first: they fail fast.
+test: $(INSTALLED_DEV)
+	.venv/bin/python -m pytest -q -m "not cluster"
+	.venv/bin/python -m pytest -q -m cluster
+
+lint: $(INSTALLED_DEV)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+bench: $(INSTALLED)
+	.venv/bin/python -m benchmarks
+
+.venv/bin/python:
+	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "PYTHON == '$(PYTHON)', must be Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing into .venv (some minutes the first time) ..."
+	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+# The group is read here because `pip install --group` needs a newer pip than Python 3.11 ships.
+$(INSTALLED_DEV): $(INSTALLED)
+	@.venv/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
+	  | $(PIP) install --constraint constraints.txt --requirement /dev/stdin
+	@touch $@

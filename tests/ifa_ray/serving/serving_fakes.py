@@ -1,0 +1,48 @@
+"""Requests, and rankers whose answers can be told by hand, for tests of serving."""
+
+import numpy as np
+
+from ifa_ray.schema import History, RankRequest, RankResponse
+from ifa_ray.serving.settings import AppSettings, SlotSettings
+
+SETTINGS = AppSettings(
+    name="fake", slots=[SlotSettings(items="items", checkpoints="models")], max_body_bytes=100_000
+)
+
+
+def make_request(request_id=1, candidates=(3, 9, 4), k=2, history=((5, 1, 10), (6, 3, 20)), **kw):
+    ids, actions, times = zip(*history, strict=True) if history else ((), (), ())
+    return RankRequest(
+        request_id=request_id,
+        user_id=kw.pop("user_id", 7),
+        time_ms=kw.pop("time_ms", 100),
+        candidates_C=np.array(candidates, np.int32),
+        history=History(
+            ids_T=np.array(ids, np.int32),
+            actions_T=np.array(actions, np.uint8),
+            times_ms_T=np.array(times, np.int64),
+        ),
+        k=k,
+        **kw,
+    )
+
+
+class LargestIdFirst:
+    """Ranks by id; score = id; p of objective l = (l + 1) / 8. Version v says so."""
+
+    def __init__(self, version=0):
+        self.version = version
+
+    def rank(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        ids = np.sort(request.candidates_C)[::-1][: request.k].astype(np.int32)
+        return RankResponse(
+            request_id=request.request_id,
+            ids_K=ids,
+            scores_K=ids.astype(np.float32),
+            model_version=self.version,
+            rank_ms=1.5,
+            probabilities_KL=np.tile(np.arange(1, 5, dtype=np.float32) / 8, (len(ids), 1)),
+        )

@@ -1,0 +1,177 @@
+import httpx
+import pytest
+from serving_fakes import LargestIdFirst, make_request
+
+from ifa_ray.errors import ConfigError, RequestError, ServingError
+from ifa_ray.serving import wire
+from ifa_ray.serving.client import RankClient
+
+
+class Clock:
+    """Time that passes only by sleeping, and by `cost_s` for each attempt."""
+
+    def __init__(self, cost_s=0.0):
+        self.now_s, self.cost_s, self.naps = 0.0, cost_s, []
+
+    def __call__(self):
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.naps.append(seconds)
+        self.now_s += seconds
+
+
+def client_of(answers, *, clock=None, **kwargs):
+    """A client whose server gives `answers` in turn: a status, an exception, or a response.
+
+    Returns it, with the list of requests that reached the server.
+    """
+    clock = clock or Clock()
+    seen = []
+    script = iter(answers)
+
+    def serve(request):
+        seen.append(request)
+        clock.now_s += clock.cost_s
+        answer = next(script)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, httpx.Response):
+            return answer
+        if answer != 200:
+            return httpx.Response(answer, json={"error": f"it is {answer}"})
+        media_type = request.headers["content-type"]
+        requests, wanted = wire.decode_requests(request.content, media_type, 100)
+        ranked = LargestIdFirst(4).rank(requests)
+        return httpx.Response(
+            200,
+            content=wire.encode_responses(ranked, media_type, wanted),
+            headers={"content-type": media_type},
+        )
+
+    transport = httpx.MockTransport(serve)
+    made = RankClient(
+        "http://ranker/ifa", transport=transport, clock=clock, sleep=clock.sleep, **kwargs
+    )
+    return made, seen
+
+
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_requests_are_ranked_in_their_order(form):
+    client, seen = client_of([200, 200], format=form)
+    with client:
+        responses = client.rank(
+            [make_request(8), make_request(2, candidates=[1, 6], k=1)], slot=1, min_version=4
+        )
+    assert [r.request_id for r in responses] == [8, 2]
+    assert [r.ids_K.tolist() for r in responses] == [[9, 4], [6]]
+    assert responses[0].probabilities_KL is None
+    assert {str(r.url) for r in seen} == {"http://ranker/ifa/v1/rank?slot=1&min_version=4"}
+    assert len(seen) == (1 if form == "arrow" else 2)
+
+
+def test_probabilities_come_if_asked():
+    client, _ = client_of([200])
+    (response,) = client.rank([make_request()], probabilities=True)
+    assert response.probabilities_KL.shape == (2, 4)
+
+
+@pytest.mark.parametrize("failure", [502, 503, 504, httpx.ConnectError("no"), httpx.ReadError("x")])
+def test_what_may_pass_is_tried_again(failure):
+    client, seen = client_of([failure, failure, 200])
+    assert client.rank([make_request()])[0].model_version == 4
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("status", [404, 413, 415, 422])
+def test_a_refused_request_is_not_tried_again_and_has_the_servers_message(status):
+    client, seen = client_of([status])
+    with pytest.raises(RequestError, match=f"^it is {status}$"):
+        client.rank([make_request()])
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("status", [409, 500])
+def test_a_server_error_is_not_tried_again(status):
+    client, seen = client_of([status])
+    with pytest.raises(ServingError, match=f"status {status}: it is {status}"):
+        client.rank([make_request()])
+    assert len(seen) == 1
+
+
+def test_a_proxys_404_is_not_the_requests_fault():
+    client, _ = client_of([httpx.Response(404, text="Path '/nope' not found.")])
+    with pytest.raises(ServingError, match="status 404: Path '/nope' not found"):
+        client.rank([make_request()])
+
+
+def test_retries_are_counted_and_the_last_failure_is_told():
+    client, seen = client_of([503] * 9, retries=2)
+    with pytest.raises(ServingError, match=r"failed 3 time\(s\).*the last: it is 503"):
+        client.rank([make_request()])
+    assert len(seen) == 3
+
+
+def test_waits_double_up_to_two_seconds():
+    clock = Clock()
+    client, _ = client_of([503] * 9, clock=clock, retries=8, timeout_s=100)
+    with pytest.raises(ServingError):
+        client.rank([make_request()])
+    assert clock.naps == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_the_server_may_ask_for_a_longer_wait():
+    clock = Clock()
+    client, _ = client_of(
+        [httpx.Response(503, headers={"retry-after": "1"}), 200], clock=clock, timeout_s=100
+    )
+    client.rank([make_request()])
+    assert clock.naps == [1.0]
+
+
+def test_no_attempt_starts_after_the_deadline():
+    clock = Clock(cost_s=0.4)  # attempts end at 0.4, 0.85, 1.35; the next would start at 1.55
+    client, seen = client_of([503] * 99, clock=clock, retries=50, timeout_s=1.5)
+    with pytest.raises(ServingError, match=r"within timeout_s == 1.5"):
+        client.rank([make_request()])
+    assert len(seen) == 3
+    assert clock.now_s <= 1.5
+
+
+def test_an_attempt_waits_no_longer_than_what_is_left():
+    clock = Clock(cost_s=0.4)
+    client, seen = client_of([503, 200], clock=clock, timeout_s=2.0)
+    client.rank([make_request()])
+    assert [r.extensions["timeout"]["read"] for r in seen] == pytest.approx([2.0, 1.55])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, text="<html>", headers={"content-type": "text/html"}),
+        httpx.Response(200, content=b"junk", headers={"content-type": wire.ARROW}),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error(answer):
+    client, _ = client_of([answer])
+    with pytest.raises(ServingError):
+        client.rank([make_request()])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s == 0, must be > 0"),
+        ({"retries": -1}, "retries == -1, must be >= 0"),
+        ({"format": "xml"}, "format == 'xml', must be"),
+    ],
+)
+def test_settings_are_checked(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        RankClient("http://ranker", **kwargs)
+
+
+def test_the_models_of_a_server_are_told():
+    client, seen = client_of([httpx.Response(200, json={"name": "ifa"})])
+    assert client.models() == {"name": "ifa"}
+    assert seen[0].url.path == "/ifa/v1/models"

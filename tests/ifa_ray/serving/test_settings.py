@@ -1,0 +1,57 @@
+import pytest
+from pydantic import ValidationError
+
+from ifa_ray.errors import ConfigError
+from ifa_ray.serving.settings import AppSettings
+
+
+def settings(**changes):
+    values = {"name": "ifa", "slots": [{"items": "i.parquet", "checkpoints": "models"}]}
+    return AppSettings.model_validate({**values, **changes})
+
+
+def test_a_slot_without_checkpoints_needs_a_ranker():
+    with pytest.raises(ValidationError, match=r"slots\[0\].checkpoints == None, must be a folder"):
+        settings(slots=[{"items": "i"}])
+    assert settings(slots=[{"items": "i"}], ranker="my.module:Ranker").ranker == "my.module:Ranker"
+
+
+@pytest.mark.parametrize("extra", [{"checkpoints": "models"}, {"version": 3}])
+def test_a_ranker_of_ones_own_has_no_checkpoints(extra):
+    with pytest.raises(ValidationError, match="must be unset with ranker == 'm:C'"):
+        settings(slots=[{"items": "i", **extra}], ranker="m:C")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slots": []},
+        {"num_thread": 2},
+        {"slots": [{"items": "i", "checkpoints": "m", "versoin": 3}]},
+        {"num_threads": 0},
+        {"num_replicas": 0},
+        {"max_body_bytes": 0},
+        {"slots": [{"items": "i", "checkpoints": "m", "version": -1}]},
+    ],
+)
+def test_settings_outside_their_rule_and_unknown_ones_are_refused(changes):
+    with pytest.raises(ValidationError):
+        settings(**changes)
+
+
+def test_a_missing_path_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "i.parquet").touch()
+    with pytest.raises(ConfigError) as missing:
+        settings().check_paths()
+    assert "slots[0].checkpoints == 'models', must exist" in str(missing.value)
+    assert str(tmp_path) in str(missing.value)
+    (tmp_path / "models").mkdir()
+    settings().check_paths()
+
+
+def test_the_default_body_limit_holds_the_largest_request_of_the_contract():
+    from ifa_ray.schema import MAX_CANDIDATES, MAX_HISTORY
+
+    arrow_bytes = MAX_CANDIDATES * (4 + 1) + MAX_HISTORY * (4 + 1 + 8)
+    assert arrow_bytes + 10_000 < settings().max_body_bytes

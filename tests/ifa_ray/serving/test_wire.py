@@ -1,0 +1,247 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from serving_fakes import LargestIdFirst, make_request
+
+from ifa_ray.errors import RequestError, ServingError
+from ifa_ray.schema import MAX_CANDIDATES, History, validate_request
+from ifa_ray.serving import arrow_form, wire
+
+BOTH = pytest.mark.parametrize("media_type", [wire.ARROW, wire.JSON])
+CHANNELS = np.array([0, 3, -1], np.int8)
+
+
+def assert_same_request(left, right):
+    for field in ("request_id", "user_id", "time_ms", "k"):
+        assert getattr(left, field) == getattr(right, field)
+    pairs = [
+        (left.candidates_C, right.candidates_C),
+        (left.history.ids_T, right.history.ids_T),
+        (left.history.actions_T, right.history.actions_T),
+        (left.history.times_ms_T, right.history.times_ms_T),
+    ]
+    assert (left.channels_C is None) == (right.channels_C is None)
+    if left.channels_C is not None:
+        pairs.append((left.channels_C, right.channels_C))
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        assert one.tolist() == other.tolist()
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "request_",
+    [
+        make_request(),
+        make_request(channels_C=CHANNELS),
+        make_request(history=()),
+        make_request(request_id=-(2**63), user_id=2**63 - 1, time_ms=2**62),
+        make_request(candidates=[2**31 - 1], k=1),
+    ],
+    ids=["plain", "channels", "no history", "extreme numbers", "one candidate"],
+)
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_a_request_survives_the_wire(media_type, request_, probabilities):
+    body = wire.encode_requests([request_], media_type, probabilities=probabilities)
+    (decoded,), wanted = wire.decode_requests(body, media_type, 1)
+    assert_same_request(decoded, request_)
+    assert wanted == [probabilities]
+    validate_request(decoded)
+
+
+def test_an_arrow_body_holds_many_requests_some_with_channels():
+    requests = [make_request(1), make_request(2, channels_C=CHANNELS), make_request(3, history=())]
+    decoded, wanted = wire.decode_requests(wire.encode_requests(requests), wire.ARROW, 3)
+    for one, other in zip(decoded, requests, strict=True):
+        assert_same_request(one, other)
+    assert wanted == [False] * 3
+
+
+@BOTH
+def test_a_response_survives_the_wire_and_probabilities_come_only_if_asked(media_type):
+    ranked = LargestIdFirst(version=12).answer(make_request())
+    for asked in (True, False):
+        body = wire.encode_responses([ranked], media_type, [asked])
+        (decoded,) = wire.decode_responses(body, media_type, 1)
+        assert (decoded.request_id, decoded.model_version, decoded.rank_ms) == (1, 12, 1.5)
+        assert decoded.ids_K.tolist() == [9, 4]
+        assert decoded.ids_K.dtype == np.int32
+        assert decoded.scores_K.tolist() == [9.0, 4.0]
+        assert decoded.scores_K.dtype == np.float32
+        if asked:
+            assert decoded.probabilities_KL.tolist() == [[0.125, 0.25, 0.375, 0.5]] * 2
+            assert decoded.probabilities_KL.dtype == np.float32
+        else:
+            assert decoded.probabilities_KL is None
+
+
+def test_only_the_rows_that_asked_carry_probabilities():
+    ranked = [LargestIdFirst().answer(make_request(i)) for i in (1, 2)]
+    body = wire.encode_responses(ranked, wire.ARROW, [False, True])
+    first, second = wire.decode_responses(body, wire.ARROW, 2)
+    assert first.probabilities_KL is None
+    assert second.probabilities_KL.shape == (2, 4)
+
+
+def test_json_says_probabilities_by_name():
+    ranked = LargestIdFirst().answer(make_request())
+    values = json.loads(wire.encode_responses([ranked], wire.JSON, [True]))
+    assert values["probabilities"]["impression"] == [0.125, 0.125]
+    assert values["probabilities"]["is_like"] == [0.5, 0.5]
+
+
+def test_float_scores_keep_every_bit_in_json():
+    ranked = LargestIdFirst().answer(make_request())
+    scores = np.array([np.float32(1) / 3, np.nextafter(np.float32(0.1), np.float32(0))], np.float32)
+    object.__setattr__(ranked, "scores_K", scores)
+    (decoded,) = wire.decode_responses(
+        wire.encode_responses([ranked], wire.JSON, [False]), wire.JSON, 1
+    )
+    assert decoded.scores_K.tobytes() == scores.tobytes()
+
+
+def json_body(**changes):
+    values = json.loads(wire.encode_requests([make_request()], wire.JSON))
+    return json.dumps({**values, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "body == "),
+        (b"[]", "body == "),
+        (b"\x80\x04K\x01.", "body == "),  # a pickle
+        (json_body(k=True), "k == True"),
+        (json_body(k="2"), "k == '2'"),
+        (json_body(k=2.5), "k == 2.5"),
+        (json_body(user_id=-1), "user_id == -1"),
+        (json_body(user_id=2**63), "user_id == "),
+        (json_body(candidates=[1, 2**31]), r"candidates\[1\] == 2147483648"),
+        (json_body(candidates=[1, None]), r"candidates\[1\] == None"),
+        (json_body(candidates=[]), "candidates == "),
+        (json_body(candidates=[1] * (MAX_CANDIDATES + 1)), "candidates == .*at most 50000"),
+        (json_body(channels=[128, 0, 0]), r"channels\[0\] == 128"),
+        (json_body(history={"ids": [1], "actions": [256]}), r"history.actions\[0\] == 256"),
+        (json_body(canditates=[1]), r"canditates == \[1\]: Extra inputs"),
+        (b"[" * 100_000, "body == "),
+    ],
+)
+def test_malformed_json_is_refused_with_field_and_value(body, message):
+    with pytest.raises(RequestError, match=message) as refused:
+        wire.decode_requests(body, wire.JSON, 1)
+    assert len(str(refused.value)) < 300  # never the whole body
+
+
+def stream(schema=arrow_form.REQUEST_SCHEMA, compression=None, rows=1, **columns):
+    """A request stream with some columns replaced, as another program might write it."""
+    values = {
+        "request_id": [1] * rows,
+        "user_id": [7] * rows,
+        "time_ms": [100] * rows,
+        "candidates": [[3, 9, 4]] * rows,
+        "channels": [None] * rows,
+        "history_ids": [[5]] * rows,
+        "history_actions": [[1]] * rows,
+        "history_times_ms": [[10]] * rows,
+        "k": [2] * rows,
+        "probabilities": [False] * rows,
+        **columns,
+    }
+    table = pa.table({name: values[name] for name in schema.names}, schema=schema)
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, schema, options=options) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_stream_that_another_program_wrote_is_read():
+    (request,), _ = wire.decode_requests(stream(), wire.ARROW, 1)
+    assert_same_request(request, make_request(history=[(5, 1, 10)]))
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_compressed_streams_are_refused_before_they_unfold(codec):
+    bomb = stream(candidates=[[0] * 1_000_000], compression=codec)
+    assert len(bomb) < 100_000  # passes a limit on the body's length
+    with pytest.raises(RequestError, match="compressed"):
+        wire.decode_requests(bomb, wire.ARROW, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not an Arrow stream"),
+        (b"{}", "not an Arrow stream"),
+        (b"\x80\x04K\x01.", "not an Arrow stream"),
+        (stream()[:-300], "not an Arrow stream"),
+        (stream(rows=3), r"len\(rows\) == 3 or more, must be <= 2"),
+        (stream(rows=0), r"len\(requests\) == 0, must be >= 1"),
+        (stream(k=[None]), "k holds null"),
+        (stream(candidates=[None]), "candidates holds null"),
+        (stream(candidates=[[1, None]]), "candidates holds null"),
+        (stream(channels=[[1, None, 3]]), "channels holds null"),
+        (stream(arrow_form.REQUEST_SCHEMA.remove(0)), "columns == "),
+        (
+            stream(arrow_form.REQUEST_SCHEMA.set(8, pa.field("k", pa.int64()))),
+            "k: int64.* must be .*k: int32",
+        ),
+    ],
+)
+def test_malformed_streams_are_refused(body, message):
+    with pytest.raises(RequestError, match=message):
+        wire.decode_requests(body, wire.ARROW, 2)
+
+
+def test_a_damaged_stream_is_refused_or_read_but_never_crashes():
+    rng = np.random.default_rng(3)
+    whole = np.frombuffer(wire.encode_requests([make_request(channels_C=CHANNELS)]), np.uint8)
+    refused = 0
+    for _ in range(2_000):
+        damaged = whole.copy()
+        places = rng.integers(len(whole), size=rng.integers(1, 4))
+        damaged[places] = rng.integers(256, size=len(places))
+        try:
+            requests, _ = wire.decode_requests(damaged.tobytes(), wire.ARROW, 2)
+            for request in requests:
+                validate_request(request)
+        except RequestError:
+            refused += 1
+    assert refused > 500
+
+
+def test_decoded_arrays_are_views_of_the_body():
+    long = make_request(candidates=np.arange(1000), history=[(1, 1, t) for t in range(90)], k=1)
+    body = wire.encode_requests([long])
+    base = np.frombuffer(body, np.uint8)
+    (request,), _ = wire.decode_requests(body, wire.ARROW, 1)
+    for array in (request.candidates_C, request.history.ids_T, request.history.times_ms_T):
+        assert np.shares_memory(array, base)
+
+
+@BOTH
+def test_a_client_refuses_what_is_not_a_response(media_type):
+    for body in (b"", b"<html>", wire.encode_requests([make_request()], media_type)):
+        with pytest.raises(ServingError, match="not a rank response"):
+            wire.decode_responses(body, media_type, 1)
+
+
+def test_a_client_refuses_too_few_responses():
+    body = wire.encode_responses([LargestIdFirst().answer(make_request())], wire.ARROW, [False])
+    with pytest.raises(ServingError, match=r"len\(responses\) == 1, must be 2"):
+        wire.decode_responses(body, wire.ARROW, 2)
+
+
+def test_other_media_types_are_refused():
+    with pytest.raises(RequestError, match="content-type == 'text/plain'"):
+        wire.decode_requests(b"", "text/plain", 1)
+
+
+def test_an_empty_history_is_typed():
+    body = wire.encode_requests([make_request(history=())])
+    (request,), _ = wire.decode_requests(body, wire.ARROW, 1)
+    empty = History.empty()
+    assert request.history.ids_T.dtype == empty.ids_T.dtype
+    assert len(request.history) == 0

@@ -1,0 +1,106 @@
+"""deploy/config.yaml against Serve's own models: Serve ignores a key that it does not know."""
+
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySchema
+
+from ifa_ray.serving.app import DEPLOYMENT, build_app
+from ifa_ray.serving.settings import AppSettings
+
+CONFIG = Path(__file__).parents[2] / "deploy" / "config.yaml"
+# Serve types these loosely (a dict, or `Any` by default) and reads them with these models.
+LOOSE = {"logging_config": LoggingConfig, "ray_actor_options": RayActorOptionsSchema}
+FREE = {"args", "user_config", "runtime_env"}  # keys of the user's own
+
+
+def models_in(annotation):
+    """The pydantic models that a field's type names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in typing.get_args(annotation) for model in models_in(part)]
+
+
+def unknown_keys(values, model, where=""):
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            yield f"{where}{key}"
+            continue
+        inner = [LOOSE[key]] if key in LOOSE else models_in(field.annotation)
+        if key in FREE or not inner:
+            continue
+        for place, item in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(item, dict):
+                label = f"{where}{key}[{place}]." if isinstance(value, list) else f"{where}{key}."
+                # Of a union's models, the one that knows the most of these keys is meant.
+                yield from min((list(unknown_keys(item, each, label)) for each in inner), key=len)
+
+
+def config():
+    return yaml.safe_load(CONFIG.read_text())
+
+
+def with_commented_applications():
+    """The file as it is once its commented application is wanted."""
+    text = CONFIG.read_text()
+    head, tail = text.split("  # - name: twin\n")
+    lines = ["  # - name: twin", *tail.splitlines()]
+    return yaml.safe_load(head + "\n".join(line.replace("  # ", "  ", 1) for line in lines))
+
+
+@pytest.mark.parametrize("values", [config(), with_commented_applications()])
+def test_serve_knows_every_key(values):
+    assert list(unknown_keys(values, ServeDeploySchema)) == []
+    ServeDeploySchema.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda c: c.update(proxy_locatoin=1), "proxy_locatoin"),
+        (lambda c: c["http_options"].update(hots="x"), "http_options.hots"),
+        (lambda c: c["logging_config"].update(level="x"), "logging_config.level"),
+        (lambda c: c["applications"][0].update(bogus=1), "applications[0].bogus"),
+        (
+            lambda c: c["applications"][0]["deployments"][0].update(replicas=1),
+            "applications[0].deployments[0].replicas",
+        ),
+        (
+            lambda c: c["applications"][0]["deployments"][0].update(
+                ray_actor_options={"num_cpu": 1}
+            ),
+            "applications[0].deployments[0].ray_actor_options.num_cpu",
+        ),
+    ],
+)
+def test_this_test_finds_a_mistyped_key_at_every_level(change, found):
+    values = config()
+    change(values)
+    assert list(unknown_keys(values, ServeDeploySchema)) == [found]
+
+
+def test_every_application_has_valid_settings_and_the_names_that_exist():
+    for application in with_commented_applications()["applications"]:
+        settings = AppSettings.model_validate(application["args"])
+        assert settings.name == application["name"]
+        assert application["route_prefix"] == f"/{application['name']}"
+        assert application["import_path"] == f"{build_app.__module__}:{build_app.__name__}"
+        assert {d["name"] for d in application.get("deployments", [])} <= {DEPLOYMENT}
+
+
+def test_the_unauthenticated_port_listens_on_this_machine_only():
+    assert config()["http_options"]["host"] == "127.0.0.1"
+
+
+def test_paths_are_those_that_a_run_writes():
+    from ifa_ray.data.run_folder import RunFolder
+
+    run = RunFolder(Path("runs/latest"))
+    for application in with_commented_applications()["applications"]:
+        (slot,) = application["args"]["slots"]
+        assert slot["items"] == str(run.items(0))
+        assert slot["checkpoints"] == str(run.models(application["name"], 0))

@@ -33,7 +33,7 @@ from ifa_ray.evaluate import (
 )
 from ifa_ray.models import MODELS
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.streams import SampleStream
+from ifa_ray.training.sources import SampleStream
 
 __all__ = ["main"]
 

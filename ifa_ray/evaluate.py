@@ -26,7 +26,7 @@ from ifa_ray.provenance import provenance
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.training.loop import BatchResult, Learner, StreamMetrics, batches, summarise
-from ifa_ray.training.streams import SampleStream, read_stream
+from ifa_ray.training.sources import SampleStream, read_stream
 
 __all__ = [
     "METRICS",

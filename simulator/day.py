@@ -1,0 +1,257 @@
+"""The story of a day: users come, ask, are shown slates, watch, and leave or ask again.
+
+Knows the order in which the seams of the world are called; each seam is its own module. The ranker
+and the retrieval stage are arguments: async functions, wherever they run.
+
+Letters: U users of a shard, R of them asking at once, C candidates, K slate size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ifa_ray.errors import RankerError
+from ifa_ray.schema import RankRequest, RankResponse, validate_response
+from simulator.config import DAY_MS, START_MS
+from simulator.crn import Purpose, uniform
+from simulator.daylog import DayLog, LogBook
+from simulator.policy import choose_slates
+from simulator.profiles import long_profiles, make_query
+from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.retrieval import retrieve as retrieve_here
+from simulator.slates import fill_random_slots, show
+from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
+from simulator.users import drift, history_targets, mood_topics
+from simulator.world import ShardState, World
+
+__all__ = ["DayLog", "Rank", "Retrieve", "ShardState", "run_day", "run_warmup"]
+
+Retrieve = Callable[[RetrievalQuery], Awaitable[Candidates]]
+Rank = Callable[[list[RankRequest]], Awaitable[list[RankResponse]]]
+
+# A warm-up request shows about this share of a slate: what the last requests will add to a
+# history is kept free for them.
+WARMUP_YIELD = 0.8
+# The warm-up's calendar ends this many days early, so that no last session runs into day 0.
+WARMUP_MARGIN_DAYS = 0.5
+# Sessions between two nightly jobs of the warm-up, whose users live at different paces.
+PROFILE_SESSIONS = 4
+
+
+async def run_day(
+    world: World,
+    shard: ShardState,
+    day: int,
+    *,
+    retrieve: Retrieve,
+    rank: Rank,
+    model_version: int,
+) -> DayLog:
+    """Lives one day of a shard's users; updates the shard in place.
+
+    Args:
+        world: shared by all shards.
+        shard: at the boundary before `day`.
+        day: 0 is the first after the warm-up.
+        retrieve: the retrieval stage.
+        rank: answers requests in their order.
+        model_version: the version that must answer.
+
+    Raises:
+        RankerError: if an answer breaks the contract or is of another version.
+    """
+    config = world.config
+    num_sessions_U, start_ms_US = plan_day(config, world.seed, shard.users, day)
+    story = _Story(world, shard)
+    story.begin_sessions(np.flatnonzero(num_sessions_U), day, start_ms_US[:, 0])
+    while len(rows := np.flatnonzero(story.session_U < num_sessions_U)):
+        query = story.query(rows, config.num_candidates)
+        candidates = await retrieve(query)
+        ids_RK = await _ask(world, shard, query, candidates, rank, model_version)
+        draw_R = uniform(world.seed, Purpose.SAMPLE, *query.keys)[:, 0]
+        ended = story.show(
+            rows, query, candidates, ids_RK, draw_R < config.sample_rate, model_version
+        )
+        story.session_U[ended] += 1
+        again = ended[story.session_U[ended] < num_sessions_U[ended]]
+        next_ms_U = start_ms_US[np.arange(len(shard.user_ids)), np.minimum(
+            story.session_U, config.max_sessions - 1)]  # fmt: skip
+        story.begin_sessions(again, day, next_ms_U)
+    return story.book.finish(len(shard.user_ids), config.num_candidates)
+
+
+async def run_warmup(world: World, shard: ShardState, model_version: int = -1) -> DayLog:
+    """Lives the prehistory of new users under the earlier policy; updates the shard in place.
+
+    Every user lives until the own history is long enough, at an own pace, so that all end just
+    before day 0. The last requests of each are made with all C candidates and logged.
+    """
+    config = world.config
+    target_U = history_targets(config, shard.users)
+    last = config.warmup_requests_per_user
+    body_U = np.maximum(target_U - int(last * config.slate_size * WARMUP_YIELD), 1)
+    story = _Story(world, shard)
+    everybody = np.arange(len(shard.user_ids))
+    _begin_warmup_sessions(story, everybody, target_U)
+    while len(rows := np.flatnonzero(story.watermarks(everybody) < body_U)):
+        _serve_earlier(story, rows, target_U, config.warmup_candidates, False, model_version)
+        await asyncio.sleep(0)  # this may take seconds: let others on the event loop live
+    for _ in range(last if len(everybody) else 0):
+        _serve_earlier(story, everybody, target_U, config.num_candidates, True, model_version)
+        await asyncio.sleep(0)
+    return story.book.finish(len(shard.user_ids), config.num_candidates)
+
+
+class _Story:
+    """What a shard's users carry from request to request."""
+
+    def __init__(self, world: World, shard: ShardState) -> None:
+        num_users = len(shard.user_ids)
+        self.world, self.shard = world, shard
+        self.day_U = np.zeros(num_users, np.int32)
+        self.session_U = np.zeros(num_users, np.int32)
+        self.round_U = np.zeros(num_users, np.int32)
+        self.time_ms_U = np.zeros(num_users, np.int64)
+        self.profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
+        self.sessions = SessionState.new(world.config, np.zeros(num_users, np.int32))
+        self.book = LogBook()
+
+    def watermarks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Impressions that each user has seen."""
+        lengths = [self.shard.histories.length(int(user)) for user in self.shard.user_ids[rows]]
+        return np.array(lengths, np.int64)
+
+    def begin_sessions(
+        self, rows: npt.NDArray[np.int64], day: int | np.ndarray, start_ms_U: np.ndarray
+    ) -> None:
+        """Starts each user's session `session_U`; not before the last one is well over."""
+        config, seed = self.world.config, self.world.seed
+        self.day_U[rows] = day
+        self.round_U[rows] = 0
+        users = self.shard.users.take(rows)
+        drift(config, seed, users, self.day_U[rows])
+        self.shard.users.put(rows, users)
+        self.time_ms_U[rows] = np.maximum(start_ms_U[rows], users.last_ms_U + GAP_MS)
+        mood_R = mood_topics(seed, users, self.day_U[rows], self.session_U[rows])
+        self.sessions.put(rows, SessionState.new(config, mood_R))
+
+    def query(self, rows: npt.NDArray[np.int64], num_candidates: int) -> RetrievalQuery:
+        """What the retrieval stage is told."""
+        return make_query(
+            self.world.config, self.shard.histories, self.profiles.take(rows),
+            user_id_U=self.shard.user_ids[rows], day_U=self.day_U[rows],
+            session_U=self.session_U[rows], round_U=self.round_U[rows],
+            time_ms_U=self.time_ms_U[rows], num_candidates=num_candidates,
+        )  # fmt: skip
+
+    def show(
+        self,
+        rows: npt.NDArray[np.int64],
+        query: RetrievalQuery,
+        candidates: Candidates,
+        ids_RK: npt.NDArray[np.int32],
+        logged_R: npt.NDArray[np.bool_],
+        model_version: int,
+    ) -> npt.NDArray[np.int64]:
+        """Shows slates, logs what happens; returns those of `rows` whose session is over."""
+        watermark_R = self.watermarks(rows)
+        request_id_R = query.user_id_U.astype(np.int64) << 32 | watermark_R
+        slates = fill_random_slots(self.world, query, ids_RK, candidates)
+        visit = show(self.world, self.shard, rows, self.sessions, query, slates)
+        self.book.num_requests += len(rows)
+        self.book.add_impressions({
+            **visit.impressions,
+            "request_id": request_id_R[visit.row_P],
+            "model_version": np.full(len(visit.row_P), model_version, np.int32),
+        })  # fmt: skip
+        self.book.add_requests({
+            "request_id": request_id_R[logged_R],
+            "user_id": query.user_id_U[logged_R],
+            "time_ms": query.time_ms_U[logged_R],
+            "watermark": watermark_R[logged_R].astype(np.int32),
+            "candidates": candidates.ids_UC[logged_R],
+            "channels": candidates.channels_UC[logged_R],
+        })  # fmt: skip
+        self.time_ms_U[rows] = visit.end_ms_R
+        self.round_U[rows] += 1
+        return rows[visit.left_R | (self.round_U[rows] >= self.world.config.max_requests)]
+
+
+async def _ask(
+    world: World,
+    shard: ShardState,
+    query: RetrievalQuery,
+    candidates: Candidates,
+    rank: Rank,
+    model_version: int,
+) -> npt.NDArray[np.int32]:
+    """Slates [R, K] from the ranker, each answer checked against its request."""
+    requests = []
+    for row, user in enumerate(query.user_id_U.tolist()):
+        watermark = shard.histories.length(user)
+        requests.append(
+            RankRequest(
+                request_id=user << 32 | watermark,
+                user_id=user,
+                time_ms=int(query.time_ms_U[row]),
+                candidates_C=candidates.ids_UC[row],
+                channels_C=candidates.channels_UC[row],
+                history=shard.histories.view(user, limit=world.config.max_history),
+                k=world.config.slate_size,
+            )
+        )
+    responses = await rank(requests)
+    if len(responses) != len(requests):
+        raise RankerError(f"len(responses) == {len(responses)}, must be {len(requests)}.")
+    for request, response in zip(requests, responses, strict=True):
+        validate_response(request, response)
+        if response.model_version != model_version:
+            raise RankerError(
+                f"request {request.request_id}: model_version == {response.model_version}, "
+                f"must be {model_version}: another version's day."
+            )
+    return np.stack([response.ids_K for response in responses]).astype(np.int32)
+
+
+def _serve_earlier(
+    story: _Story,
+    rows: npt.NDArray[np.int64],
+    target_U: npt.NDArray[np.int64],
+    num_candidates: int,
+    logged: bool,
+    model_version: int,
+) -> None:
+    """One request of the warm-up for each of `rows`, under the earlier policy."""
+    world = story.world
+    query = story.query(rows, num_candidates)
+    candidates = retrieve_here(world.catalog.observed, world.config, query)
+    ids_RK = choose_slates(
+        world.catalog.observed, world.config, query, story.profiles.take(rows), candidates
+    )
+    logged_R = np.full(len(rows), logged)
+    ended = story.show(rows, query, candidates, ids_RK, logged_R, model_version)
+    story.session_U[ended] += 1
+    _begin_warmup_sessions(story, ended, target_U)
+
+
+def _begin_warmup_sessions(
+    story: _Story, rows: npt.NDArray[np.int64], target_U: npt.NDArray[np.int64]
+) -> None:
+    """Places sessions so that a user's calendar runs with the share of the history lived."""
+    config = story.world.config
+    lived_R = np.minimum(story.watermarks(rows) / target_U[rows], 1.0)
+    days_R = lived_R * (config.warmup_days - WARMUP_MARGIN_DAYS)
+    day_R = np.floor(days_R).astype(np.int32)
+    time_R = START_MS + (day_R - config.warmup_days) * np.int64(DAY_MS)
+    start_ms_U = np.zeros(len(story.shard.user_ids), np.int64)
+    start_ms_U[rows] = time_R + (DAY_MS * day_fraction(days_R - day_R)).astype(np.int64)
+    story.begin_sessions(rows, day_R - config.warmup_days, start_ms_U)
+    due = rows[story.session_U[rows] % PROFILE_SESSIONS == 0]
+    if len(due):
+        shard = story.shard
+        observed = story.world.catalog.observed
+        story.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))

@@ -1,0 +1,158 @@
+"""What a user does with an item that is seen: one watch time, and all else given it.
+
+Knows utilities and durations; no users, no slates. Watch time is a mixture: with probability
+p_skip a quick skip (zero, or exponential around a second), else a counterfactual lognormal watch
+time cut at the duration, unless the video is left to loop. It is drawn by the inverse CDF of the
+whole mixture, so more utility never shortens it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.catalog import DURATION_MEDIAN_S
+from simulator.config import WorldConfig
+from simulator.crn import Purpose, ndtr, ndtri, uniform
+
+__all__ = [
+    "Watch",
+    "expected_play_s",
+    "feedback",
+    "is_click",
+    "is_long_view",
+    "play_exceeds",
+    "play_time_s",
+    "sigmoid",
+    "watch_distribution",
+]
+
+Array = npt.NDArray[np.float64]
+
+SKIP_MEAN_S = 1.3
+DURATION_GAIN = 0.35
+"""Longer videos are watched longer, less than in proportion (KuaiRand: 78 s mean, 14.8 s play)."""
+LOOP_LIMIT = 3.0
+
+# (gain of utility, bonus of a click, bonus of a long view), in logits. The bonuses put likes and
+# comments mostly on watched videos, as in KuaiRand-Pure: P(like|click) = .034, else .005.
+FEEDBACK = {
+    "is_like": (Purpose.LIKE, 0.5, 0.8, 0.4),
+    "is_comment": (Purpose.COMMENT, 0.5, 1.5, 1.0),
+    "is_follow": (Purpose.FOLLOW, 0.8, 1.2, 0.5),
+    "is_forward": (Purpose.FORWARD, 0.3, 0.8, 0.3),
+    "is_hate": (Purpose.HATE, -0.6, 0.0, 0.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch:
+    """The distribution of a watch time; arrays of one shape.
+
+    Attributes:
+        skip: probability of a quick skip.
+        zero_share: share of skips that play nothing.
+        log_mean, log_sd: of the counterfactual watch time in seconds.
+        duration_s: of the video.
+    """
+
+    skip: Array
+    zero_share: float
+    log_mean: Array
+    log_sd: float
+    duration_s: Array
+
+
+def sigmoid(x: Array) -> Array:
+    """The logistic function."""
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def watch_distribution(config: WorldConfig, utility: Array, duration_s: Array) -> Watch:
+    """The distribution of watch time at a utility.
+
+    Args:
+        config: the levels.
+        utility: any shape.
+        duration_s: of the videos, same shape.
+    """
+    log_duration = np.log(duration_s / DURATION_MEDIAN_S)
+    return Watch(
+        skip=sigmoid(config.skip_level - utility),
+        zero_share=config.zero_share,
+        log_mean=config.watch_level + config.watch_gain * utility + DURATION_GAIN * log_duration,
+        log_sd=config.watch_log_sd,
+        duration_s=duration_s,
+    )
+
+
+def play_time_s(watch: Watch, u: Array, loops: npt.NDArray[np.bool_]) -> Array:
+    """Watch time at the quantile `u` of the mixture; where `loops`, not cut at the duration."""
+    within = np.minimum(u / watch.skip, 1 - 1e-12)
+    moved = np.maximum(within - watch.zero_share, 0) / max(1 - watch.zero_share, 1e-12)
+    skipped_s = np.minimum(-SKIP_MEAN_S * np.log1p(-moved), watch.duration_s)
+    beyond = np.clip((u - watch.skip) / (1 - watch.skip), 1e-12, 1 - 1e-12)
+    watched_s = np.exp(watch.log_mean + watch.log_sd * ndtri(beyond))
+    limit_s = watch.duration_s * np.where(loops, LOOP_LIMIT, 1.0)
+    return np.where(u < watch.skip, skipped_s, np.minimum(watched_s, limit_s))
+
+
+def play_exceeds(watch: Watch, threshold_s: Array) -> Array:
+    """P(play >= threshold), exactly, for thresholds in (0, duration]."""
+    moved = (1 - watch.zero_share) * np.exp(-threshold_s / SKIP_MEAN_S)
+    watched = ndtr((watch.log_mean - np.log(threshold_s)) / watch.log_sd)
+    return watch.skip * moved + (1 - watch.skip) * watched
+
+
+def expected_play_s(watch: Watch, replay_share: float) -> Array:
+    """E[play], in closed form."""
+    skipped = SKIP_MEAN_S * (1 - watch.zero_share) * -np.expm1(-watch.duration_s / SKIP_MEAN_S)
+    watched = (1 - replay_share) * _mean_cut(watch, watch.duration_s)
+    watched = watched + replay_share * _mean_cut(watch, LOOP_LIMIT * watch.duration_s)
+    return watch.skip * skipped + (1 - watch.skip) * watched
+
+
+def _mean_cut(watch: Watch, limit_s: Array) -> Array:
+    """E[min(W, limit)] of a lognormal W."""
+    d = (np.log(limit_s) - watch.log_mean) / watch.log_sd
+    mean = np.exp(watch.log_mean + 0.5 * watch.log_sd**2)
+    return mean * ndtr(d - watch.log_sd) + limit_s * ndtr(-d)
+
+
+def is_click(play_ms: npt.NDArray[np.int32], duration_ms: npt.NDArray[np.int32]) -> npt.NDArray:
+    """KuaiRand's rule: the whole of a video of at most 7 s, else more than 7 s of it."""
+    return np.where(duration_ms <= 7_000, play_ms >= duration_ms, play_ms > 7_000)
+
+
+def is_long_view(play_ms: npt.NDArray[np.int32], duration_ms: npt.NDArray[np.int32]) -> npt.NDArray:
+    """KuaiRand's rule: the whole of a video of at most 18 s, else at least 18 s of it."""
+    return np.where(duration_ms <= 18_000, play_ms >= duration_ms, play_ms >= 18_000)
+
+
+def feedback_logit(
+    config: WorldConfig, name: str, utility: Array, click: Array, long_view: Array
+) -> Array:
+    """Logit of an explicit feedback given the watch."""
+    _, gain, click_bonus, long_bonus = FEEDBACK[name]
+    level = getattr(config, f"{name.removeprefix('is_')}_level")
+    return level + gain * utility + click_bonus * click + long_bonus * long_view
+
+
+def feedback(
+    config: WorldConfig,
+    seed: int,
+    keys: tuple[npt.ArrayLike, ...],
+    utility: Array,
+    play_ms: npt.NDArray[np.int32],
+    duration_ms: npt.NDArray[np.int32],
+) -> dict[str, npt.NDArray[np.int8]]:
+    """All feedback columns given watch and utility; `keys` are user, day, session, item."""
+    click = is_click(play_ms, duration_ms)
+    long_view = is_long_view(play_ms, duration_ms)
+    columns = {"is_click": click.astype(np.int8), "long_view": long_view.astype(np.int8)}
+    for name, (purpose, *_) in FEEDBACK.items():
+        p = sigmoid(feedback_logit(config, name, utility, click, long_view))
+        columns[name] = (uniform(seed, purpose, *keys) < p).astype(np.int8)
+    return columns

@@ -1,0 +1,153 @@
+"""Slates meet users: random slots, scrolling, watching, feedback, and what it does to the users.
+
+Knows the hidden world; it is where one request of many users is lived, all at once. Where slates
+come from is not known here.
+
+Letters: R users asking at once, C candidates, K slate size, P impressions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from ifa_ray.schema import pack_actions
+from simulator.crn import Purpose, uniform
+from simulator.exposure import scroll
+from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
+from simulator.retrieval import Candidates, Channel, RetrievalQuery
+from simulator.transition import SessionState, remember_authors, satisfy
+from simulator.utility import bias, utility
+from simulator.world import ShardState, World
+
+__all__ = ["Slates", "Visit", "fill_random_slots", "show"]
+
+SWIPE_MS = 400
+NETWORK_MS = 300
+RANDOM_TRIES = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Slates:
+    """What is shown to R users.
+
+    Attributes:
+        ids_RK: int32.
+        channels_RK: int8, the channel that brought each, or `Channel.RANDOM`.
+        is_rand_RK: bool, the slot was filled at random.
+    """
+
+    ids_RK: npt.NDArray[np.int32]
+    channels_RK: npt.NDArray[np.int8]
+    is_rand_RK: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Visit:
+    """What became of the slates of R users.
+
+    Attributes:
+        impressions: columns of the log, but request_id and model_version, [P] each.
+        row_P: which of the R users each impression belongs to.
+        left_R: bool, left the session.
+        end_ms_R: int64, when the next request can be made.
+    """
+
+    impressions: dict[str, np.ndarray]
+    row_P: npt.NDArray[np.int64]
+    left_R: npt.NDArray[np.bool_]
+    end_ms_R: npt.NDArray[np.int64]
+
+
+def fill_random_slots(
+    world: World, query: RetrievalQuery, ids_RK: npt.NDArray[np.int32], candidates: Candidates
+) -> Slates:
+    """Gives a small share of slots to uniformly random catalogue items, as KuaiRand does.
+
+    At most one slot of a request. Whether, where and with what are keyed by the request, not by
+    the slate, so all arms show the same random items.
+    """
+    config, seed = world.config, world.seed
+    ids_RK = ids_RK.copy()
+    channels_RK = _channels_of(candidates, ids_RK)
+    is_rand_RK = np.zeros(ids_RK.shape, bool)
+    k = ids_RK.shape[1]
+    random_R = uniform(seed, Purpose.RANDOM_SLOT, *query.keys, 0)[:, 0] < k * config.rand_share
+    slot_R = (k * uniform(seed, Purpose.RANDOM_SLOT, *query.keys, 1)[:, 0]).astype(np.int64)
+    rows = np.flatnonzero(random_R)
+    live = world.catalog.observed.num_live(query.time_ms_U[rows])
+    keys = (key[rows] for key in query.keys)
+    draws = uniform(seed, Purpose.RANDOM_ITEM, *keys, np.arange(RANDOM_TRIES))
+    for row, item_T in zip(rows, (draws * live[:, None]).astype(np.int32), strict=True):
+        shown = np.concatenate([query.seen_US[row], ids_RK[row]])
+        fresh = item_T[~np.isin(item_T, shown)]
+        if len(fresh):
+            ids_RK[row, slot_R[row]] = fresh[0]
+            channels_RK[row, slot_R[row]] = Channel.RANDOM
+            is_rand_RK[row, slot_R[row]] = True
+    return Slates(ids_RK=ids_RK, channels_RK=channels_RK, is_rand_RK=is_rand_RK)
+
+
+def show(
+    world: World,
+    shard: ShardState,
+    rows: npt.NDArray[np.int64],
+    sessions: SessionState,
+    query: RetrievalQuery,
+    slates: Slates,
+) -> Visit:
+    """Lives one request of the shard's users `rows`: updates shard and sessions in place."""
+    config, seed, catalog = world.config, world.seed, world.catalog
+    items = catalog.observed.items
+    users, session, ids_RK = shard.users.take(rows), sessions.take(rows), slates.ids_RK
+    keys = (query.user_id_U[:, None], query.day_U[:, None], query.session_U[:, None], ids_RK)
+
+    fresh_RK = utility(config, catalog, users, ids_RK, query.time_ms_U, session.mood_U)
+    seen = scroll(config, seed, catalog, session, keys, ids_RK, fresh_RK, bias(config, users))
+    duration_ms_RK = items.duration_ms_N[ids_RK]
+    watch = watch_distribution(config, seen.utility_UK, duration_ms_RK / 1000)
+    loops_RK = uniform(seed, Purpose.REPLAY, *keys) < config.replay_share
+    play_s_RK = play_time_s(watch, uniform(seed, Purpose.WATCH, *keys), loops_RK)
+    play_ms_RK = np.rint(1000 * play_s_RK).astype(np.int32)
+    actions = feedback(config, seed, keys, seen.utility_UK, play_ms_RK, duration_ms_RK)
+
+    spent_ms_RK = np.where(seen.seen_UK, play_ms_RK + SWIPE_MS, 0).astype(np.int64)
+    stop_ms_RK = query.time_ms_U[:, None] + np.cumsum(spent_ms_RK, axis=1)
+    long_RK = seen.seen_UK & is_long_view(play_ms_RK, duration_ms_RK)
+    remember_authors(users, items.author_id_N[ids_RK], long_RK)
+    satisfy(users, seen.joy_UK, seen.seen_UK)
+    users.last_ms_U[:] = stop_ms_RK[:, -1]
+    shard.users.put(rows, users)
+    sessions.put(rows, session)
+
+    row_P, place_P = np.nonzero(seen.seen_UK)
+    impressions = {
+        "user_id": query.user_id_U[row_P],
+        "video_id": ids_RK[row_P, place_P],
+        "time_ms": (stop_ms_RK - spent_ms_RK)[row_P, place_P],
+        "position": place_P.astype(np.int16),
+        **{name: column[row_P, place_P] for name, column in actions.items()},
+        "play_time_ms": play_ms_RK[row_P, place_P],
+        "duration_ms": duration_ms_RK[row_P, place_P],
+        "is_rand": slates.is_rand_RK[row_P, place_P].astype(np.int8),
+        "channel": slates.channels_RK[row_P, place_P],
+    }
+    shard.histories.append_sorted(
+        impressions["user_id"], impressions["video_id"], pack_actions(actions)[row_P, place_P],
+        impressions["time_ms"],
+    )  # fmt: skip
+    return Visit(
+        impressions=impressions,
+        row_P=row_P,
+        left_R=seen.left_U,
+        end_ms_R=stop_ms_RK[:, -1] + NETWORK_MS,
+    )
+
+
+def _channels_of(candidates: Candidates, ids_RK: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+    """The channel of each chosen candidate; rows of `candidates` are sorted by id."""
+    row = np.arange(len(ids_RK), dtype=np.int64)[:, None] << 32
+    place_RK = np.searchsorted((row + candidates.ids_UC).ravel(), row + ids_RK)
+    return candidates.channels_UC.ravel()[place_RK]

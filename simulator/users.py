@@ -1,0 +1,160 @@
+"""Hidden user state: who a user is, and how interests drift. Nothing here is ever logged.
+
+Knows users only, no items beyond topic and author numbers. All arrays are over users in any order;
+a user's row depends on the user alone.
+
+Letters: U users, M interests per user, K topics, S style directions, L remembered long views.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.catalog import NUM_STYLES
+from simulator.config import WorldConfig
+from simulator.crn import Purpose, normal, uniform
+
+if TYPE_CHECKING:  # a world makes its users; at run time the arrow points the other way
+    from simulator.world import World
+
+__all__ = ["UserState", "drift", "history_targets", "interest_matrix", "make_users", "mood_topics"]
+
+NUM_INTERESTS = 12
+AWAKE_SHARE = 0.6
+DORMANT_WEIGHT = 0.05
+LOYALTY_MEMORY = 256
+
+# Spearman of activity and click rate is -0.518; of a Gaussian copula, rho = 2 sin(pi/6 * that).
+ACTIVITY_BIAS_CORRELATION = -0.536
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class UserState:
+    """Hidden state of U users.
+
+    Attributes:
+        user_id_U: int32.
+        activity_U: float64, standard normal; high comes often and has a long history.
+        bias_U: float64, standard normal; eagerness to watch anything.
+        taste_US: float64, taste for style and duration.
+        topic_UM, weight_UM, awake_UM: int32, float64 and bool, the persistent interests.
+        loved_UL: int32, authors of the latest long views, a ring; -1 where empty.
+        loved_count_U: int64, long views so far; the ring's next place is this modulo L.
+        satisfaction_U: float64, slow average of joy per impression.
+        last_day_U: int32, the day that interests have drifted to.
+        last_ms_U: int64, end of the last impression.
+    """
+
+    user_id_U: npt.NDArray[np.int32]
+    activity_U: npt.NDArray[np.float64]
+    bias_U: npt.NDArray[np.float64]
+    taste_US: npt.NDArray[np.float64]
+    topic_UM: npt.NDArray[np.int32]
+    weight_UM: npt.NDArray[np.float64]
+    awake_UM: npt.NDArray[np.bool_]
+    loved_UL: npt.NDArray[np.int32]
+    loved_count_U: npt.NDArray[np.int64]
+    satisfaction_U: npt.NDArray[np.float64]
+    last_day_U: npt.NDArray[np.int32]
+    last_ms_U: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.user_id_U)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def take(self, rows: npt.NDArray[np.int64]) -> UserState:
+        """A copy of some rows."""
+        return UserState(**{name: array[rows] for name, array in self.to_arrays().items()})
+
+    def put(self, rows: npt.NDArray[np.int64], other: UserState) -> None:
+        """Writes rows back that `take` took."""
+        for name, array in self.to_arrays().items():
+            array[rows] = getattr(other, name)
+
+
+def make_users(world: World, user_ids: npt.NDArray[np.int32]) -> UserState:
+    """Users as they are before the warm-up, for any subset of ids in any order."""
+    config, seed = world.config, world.seed
+    users = np.asarray(user_ids, np.int32)
+    column, slot = users[:, None], np.arange(NUM_INTERESTS)
+    activity_U = normal(seed, Purpose.ACTIVITY, users)
+    rho = ACTIVITY_BIAS_CORRELATION if config.activity_spread > 0 else 0.0
+    bias_U = rho * activity_U + np.sqrt(1 - rho**2) * normal(seed, Purpose.BIAS, users)
+    # Exponential of a wide normal: few large interests, many small ones.
+    weight_UM = np.exp(1.2 * normal(seed, Purpose.INTEREST_WEIGHT, column, slot))
+    return UserState(
+        user_id_U=users.copy(),
+        activity_U=activity_U,
+        bias_U=bias_U,
+        taste_US=normal(seed, Purpose.TASTE, column, np.arange(NUM_STYLES)),
+        topic_UM=_topics(config, seed, Purpose.INTEREST_TOPIC, column, slot),
+        weight_UM=weight_UM,
+        awake_UM=uniform(seed, Purpose.INTEREST_AWAKE, column, slot) < AWAKE_SHARE,
+        loved_UL=np.full((len(users), LOYALTY_MEMORY), -1, np.int32),
+        loved_count_U=np.zeros(len(users), np.int64),
+        satisfaction_U=np.full(len(users), config.joy_level),
+        last_day_U=np.full(len(users), -config.warmup_days, np.int32),
+        last_ms_U=np.zeros(len(users), np.int64),
+    )
+
+
+def _topics(
+    config: WorldConfig, seed: int, purpose: Purpose, *keys: npt.ArrayLike
+) -> npt.NDArray[np.int32]:
+    return (config.num_topics * uniform(seed, purpose, *keys)).astype(np.int32)
+
+
+def history_targets(config: WorldConfig, users: UserState) -> npt.NDArray[np.int64]:
+    """Impressions of each user's prehistory, lognormal in activity, clipped to the settings."""
+    target = config.history_median * np.exp(config.history_log_sd * users.activity_U)
+    return np.clip(np.rint(target), config.min_history, config.max_history).astype(np.int64)
+
+
+def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[np.int32]) -> None:
+    """Moves interests to the given days, in place: replaced, put to sleep or woken.
+
+    A user who was away drifts for all the days at once, keyed by the day of coming back.
+    """
+    elapsed_U = np.maximum(day_U - users.last_day_U, 0)
+    keys = (users.user_id_U[:, None], day_U[:, None], np.arange(NUM_INTERESTS))
+    rate_U = 1.0 - (1.0 - config.drift_rate) ** elapsed_U
+    changes = uniform(seed, Purpose.DRIFT, *keys) < rate_U[:, None]
+    replaced = changes & (uniform(seed, Purpose.DRIFT_KIND, *keys) < 0.4)
+    fresh = _topics(config, seed, Purpose.DRIFT_TOPIC, *keys)
+    users.topic_UM = np.where(replaced, fresh, users.topic_UM)
+    users.awake_UM = np.where(changes, ~users.awake_UM | replaced, users.awake_UM)
+    users.last_day_U = np.maximum(users.last_day_U, day_U)
+
+
+def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+    """Interest in each topic, [U, K], standardised within a user: graded, not yes or no."""
+    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
+    share_UK = np.zeros((len(users), config.num_topics))
+    rows = np.arange(len(users))
+    for m in range(NUM_INTERESTS):  # interests may share a topic, so they are added one by one
+        share_UK[rows, users.topic_UM[:, m]] += weight_UM[:, m]
+    share_UK /= share_UK.sum(axis=1, keepdims=True)
+    graded_UK = np.log(share_UK + 0.01)
+    graded_UK -= graded_UK.mean(axis=1, keepdims=True)
+    return graded_UK / graded_UK.std(axis=1, keepdims=True)
+
+
+def mood_topics(
+    seed: int,
+    users: UserState,
+    day_U: npt.NDArray[np.int32],
+    session_U: npt.NDArray[np.int32],
+) -> npt.NDArray[np.int32]:
+    """The topic that each user's session is in the mood for, drawn from the user's interests."""
+    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
+    reach_UM = np.cumsum(weight_UM, axis=1)
+    draw_U = uniform(seed, Purpose.MOOD, users.user_id_U, day_U, session_U)
+    chosen_U = (reach_UM < draw_U[:, None] * reach_UM[:, -1:]).sum(axis=1)
+    return users.topic_UM[np.arange(len(users)), chosen_U]

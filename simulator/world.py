@@ -1,0 +1,83 @@
+"""A world, and the part of its population that one shard holds.
+
+Knows catalogue, users and histories as values; what happens to them in a day is in
+`simulator.day`. A world is a pure function of config and seed, so every process builds its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ifa_ray.data.history import HistoryStore
+from ifa_ray.errors import LogError
+from simulator.catalog import Catalog, make_catalog
+from simulator.config import WorldConfig
+from simulator.users import UserState, make_users
+
+__all__ = ["ShardState", "World"]
+
+
+class World:
+    """A catalogue and the rules of a population, a pure function of config and seed.
+
+    Attributes:
+        config: its settings.
+        seed: of every draw.
+        catalog: the items, hidden and observed.
+    """
+
+    def __init__(self, config: WorldConfig, seed: int) -> None:
+        self.config = config
+        self.seed = seed
+        self.catalog: Catalog = make_catalog(config, seed)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ShardState:
+    """Some users of a world at a day boundary.
+
+    Attributes:
+        user_ids: int32, unique.
+        users: their hidden state, in the same order.
+        histories: what they have seen; not hidden, so not part of the arrays.
+    """
+
+    user_ids: npt.NDArray[np.int32]
+    users: UserState
+    histories: HistoryStore
+
+    @classmethod
+    def new(cls, world: World, user_ids: npt.NDArray[np.int32]) -> Self:
+        """Users before their warm-up."""
+        users = make_users(world, user_ids)
+        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The hidden part, for saving at a day boundary."""
+        return self.users.to_arrays()
+
+    @classmethod
+    def from_arrays(cls, world: World, arrays: Mapping[str, np.ndarray]) -> Self:
+        """A shard with its hidden part restored; the caller fills `histories` from the log.
+
+        Raises:
+            LogError: if an array is missing, foreign, or of another shape than this world's.
+        """
+        expected = make_users(world, np.asarray(arrays.get("user_id_U", ()), np.int32)).to_arrays()
+        if arrays.keys() != expected.keys():
+            odd = sorted(arrays.keys() ^ expected.keys())
+            raise LogError(f"state holds arrays {sorted(arrays)}, must not differ in {odd}.")
+        for name, array in expected.items():
+            found = arrays[name]
+            if found.shape != array.shape or found.dtype != array.dtype:
+                raise LogError(
+                    f"state.{name} is {found.dtype} {found.shape}, "
+                    f"must be {array.dtype} {array.shape}."
+                )
+        users = UserState(**{name: np.array(array) for name, array in arrays.items()})
+        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())

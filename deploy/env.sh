@@ -18,6 +18,6 @@ export OMP_NUM_THREADS=1
 mkdir -p "$HOME/.ray" && chmod 700 "$HOME"
 printf 'provider: {type: local}\n' > "$HOME/ray_bootstrap_config.yaml"
 if [ ! -s "$HOME/.ray/auth_token" ]; then
-  (umask 077 && ray get-auth-token --generate > /dev/null)
+  (umask 077 && ray get-auth-token --generate > /dev/null 2>&1)
   chmod 600 "$HOME/.ray/auth_token"
 fi

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 
-from ifa_ray.errors import RequestError
+from ifa_ray.errors import CheckpointError, RequestError
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.slots import Loaded, Ranker, Slot, score
@@ -150,4 +150,6 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)
     version = latest_version(root)
+    if version is None:
+        raise CheckpointError(f"{name}: {root} holds no version=... folder, must hold one.")
     return Slot(Loaded(version, load_version(version)), load_version, name=name)

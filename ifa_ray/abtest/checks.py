@@ -62,8 +62,8 @@ def users_equal(
             return Check(name=name, ok=False, detail=detail)
     counts = {arm: sum(int(mask.sum()) for mask in masks) for arm, masks in seen.items()}
     low, high = min(counts.values()), max(counts.values())
-    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return Check(name=name, ok=True, detail=f"{number} users on the first day in every arm.")
+    number = f"the same {low:,} users" if low == high else f"{low:,} to {high:,} users"
+    return Check(name=name, ok=True, detail=f"Each arm saw {number} on the first day.")
 
 
 def no_lost_partitions(lost: Sequence[str]) -> Check:

@@ -97,13 +97,13 @@ METRICS = (
     _diversity("categories", "Distinct categories", "per user-day", "active_days"),
     _diversity("authors", "Distinct authors", "per user-day", "active_days"),
     _diversity("entropy", "Category entropy", "nats per user-day", "active_days"),
-    _diversity("distance", "Intra-list distance", "1 - cosine per user-day", "pairs"),
+    _diversity("distance", "Intra-list distance", "cosine distance per day", "pairs"),
     _diversity("categories_k", "Distinct categories, first k", "per user-day", "days_k"),
     _diversity("authors_k", "Distinct authors, first k", "per user-day", "days_k"),
     _diversity("entropy_k", "Category entropy, first k", "nats per user-day", "days_k"),
-    _diversity("distance_k", "Intra-list distance, first k", "1 - cosine per user-day", "pairs_k"),
+    _diversity("distance_k", "Intra-list distance, first k", "cosine distance per day", "pairs_k"),
     _world("coverage", "Catalogue coverage", "share of items seen"),
-    _world("gini", "Exposure Gini", "0 even, 1 on one item"),
+    _world("gini", "Exposure Gini", "(0 even, 1 uneven)"),
 )
 
 

@@ -1,0 +1,202 @@
+"""Hand-made SVG figures: strips of a forest plot, dots of replicates, an effect over days.
+
+Knows numbers and classes, no colours: those are in the stylesheet, light and dark. Across, all
+places are percentages and down they are pixels, so a figure fills any width and its text and dots
+keep their size, without a script.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from ifa_ray.abtest.report.numbers import percent, range_text
+
+__all__ = ["Scale", "axis", "daily", "dots", "strip"]
+
+PAD = 6.0  # percent of the width that no value reaches, on either side
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Relative effects from -reach to +reach across a figure, zero in the middle."""
+
+    reach: float
+
+    @classmethod
+    def around(cls, extents: Sequence[float], essential: float) -> Scale:
+        """Reaches the furthest of `extents`, unless a few of them would squeeze the others.
+
+        A rare metric's wide interval is cut with an arrow then; `essential` never is.
+        """
+        known = sorted(extent for extent in extents if extent > 0)
+        if not known:
+            return cls(reach=max(essential, 0.01))
+        usual = 2.5 * known[len(known) // 2]
+        return cls(reach=max(min(known[-1], usual), 1.2 * essential))
+
+    @property
+    def tick(self) -> float:
+        """The largest of 1, 2, 5 times a power of ten that lies inside the reach."""
+        power = 10.0 ** math.floor(math.log10(self.reach))
+        return max(step * power for step in (1, 2, 5) if step * power <= self.reach)
+
+    def x(self, value: float) -> float:
+        """Percent from the left; values beyond the reach stop at the edge."""
+        inside = max(-self.reach, min(self.reach, value))
+        return 50 + (50 - PAD) * inside / self.reach
+
+
+def axis(scale: Scale) -> Markup:
+    """Three labelled ticks, to stand over a column of strips."""
+    labels = [
+        _text(scale.x(value), 14, _tick_label(value), "mid")
+        for value in (-scale.tick, 0.0, scale.tick)
+    ]
+    return _svg(18, labels, label=None)
+
+
+def strip(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
+    """One line of a forest plot, of an effect as `analyze` gives it.
+
+    Shaded: the acceptance region over replicates. Thick: the headline interval. Thin, below: the
+    checkpoint interval. The dot is full where the effect is significant after adjustment.
+    """
+    if row["relative"] is None:
+        return Markup("")
+    parts = _grid(scale, 30)
+    if row["acceptance_region"]:
+        low, high = (scale.x(bound) for bound in row["acceptance_region"])
+        parts.insert(0, f'<rect class="region" x="{low:.2f}%" y="2" '
+                        f'width="{high - low:.2f}%" height="26" rx="3"/>')  # fmt: skip
+    if row["checkpoint"]["interval"]:
+        parts += _bar(scale, row["checkpoint"]["interval"], 22, "checkpoint")
+    if row["interval"]:
+        parts += _bar(scale, row["interval"], 13, "headline")
+    parts += _dot(scale, row["relative"], 13, 4.5, full=bool(row["significant"]))
+    label = f"{name}: {percent(row['relative'])}"
+    if row["interval"]:
+        label += f", interval {range_text(row['interval'])}"
+    return _svg(30, parts, label)
+
+
+def dots(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
+    """One dot per replicate with its checkpoint interval, their mean and headline below."""
+    height = 14 * len(row["replicates"]) + 34
+    parts = _grid(scale, height)
+    for place, replicate in enumerate(row["replicates"]):
+        if replicate["relative"] is None:
+            continue
+        y = 12 + 14 * place
+        if replicate["interval"]:
+            parts += _bar(scale, replicate["interval"], y, "checkpoint")
+        parts += _dot(scale, replicate["relative"], y, 4, kind="dot one")
+    if row["relative"] is not None:
+        y = height - 14
+        if row["interval"]:
+            parts += _bar(scale, row["interval"], y, "headline")
+        parts += _dot(scale, row["relative"], y, 6, full=bool(row["significant"]))
+    return _svg(height, parts, f"{name}: the effect in each replicate, and their mean")
+
+
+def daily(rows: Sequence[Mapping[str, Any]], overall: float | None, name: str) -> Markup:
+    """The effect of each day as a line with pointwise whiskers; burn-in days are shaded."""
+    top, bottom, height = 12, 172, 200
+    known = [
+        v for row in rows for v in (row["relative"], *(row["interval"] or ())) if v is not None
+    ]
+    low, high = min([*known, 0.0]), max([*known, 0.0])
+    span = (high - low) or 0.01
+
+    def x(day: float) -> float:
+        return 9 + 89 * (day + 0.5) / len(rows)
+
+    def y(value: float) -> float:
+        return bottom - (value - low) / span * (bottom - top)
+
+    parts = []
+    burn_in = sum(not row["counted"] for row in rows)
+    if burn_in:
+        parts.append(f'<rect class="burn-in" x="9%" y="4" width="{x(burn_in - 0.5) - 9:.2f}%" '
+                     f'height="{bottom - 4}"/>')  # fmt: skip
+    for tick in _ticks(low, high):
+        kind = "zero" if tick == 0 else "grid"
+        parts.append(_line(9, y(tick), 100, y(tick), kind))
+        parts.append(_text(8, y(tick) + 4, _tick_label(tick), "end"))
+    if overall is not None:
+        parts.append(_line(x(burn_in - 0.5), y(overall), 100, y(overall), "overall"))
+    every = math.ceil(len(rows) / 14)
+    for day, row in enumerate(rows):
+        if day % every == 0:
+            parts.append(_text(x(day), height - 8, str(row["day"]), "mid"))
+        if row["relative"] is None:
+            continue
+        if row["interval"]:
+            first, last = (y(bound) for bound in row["interval"])
+            parts.append(_line(x(day), first, x(day), last, "whisker"))
+        if day and rows[day - 1]["relative"] is not None:
+            before = rows[day - 1]["relative"]
+            parts.append(_line(x(day - 1), y(before), x(day), y(row["relative"]), "path"))
+    parts += [
+        f'<circle class="dot{" full" if row["counted"] else ""}" cx="{x(day):.2f}%" '
+        f'cy="{y(row["relative"]):.1f}" r="4"/>'
+        for day, row in enumerate(rows)
+        if row["relative"] is not None
+    ]
+    return _svg(height, parts, f"{name}: effect on watch time for each day of the run")
+
+
+def _svg(height: int, parts: Sequence[str], label: str | None) -> Markup:
+    role = 'aria-hidden="true"' if label is None else f'role="img" aria-label="{escape(label)}"'
+    return Markup(f'<svg width="100%" height="{height}" {role}>{"".join(parts)}</svg>')
+
+
+def _grid(scale: Scale, height: int) -> list[str]:
+    ticks = (-scale.tick, 0.0, scale.tick)
+    return [
+        _line(scale.x(tick), 0, scale.x(tick), height, "grid" if tick else "zero") for tick in ticks
+    ]
+
+
+def _bar(scale: Scale, bounds: Sequence[float], y: float, kind: str) -> list[str]:
+    low, high = bounds
+    parts = [_line(scale.x(low), y, scale.x(high), y, kind)]
+    if low < -scale.reach:
+        parts.append(_text(1, y + 4, "◂", f"cut mid {kind}"))
+    if high > scale.reach:
+        parts.append(_text(99, y + 4, "▸", f"cut mid {kind}"))
+    return parts
+
+
+def _dot(
+    scale: Scale, value: float, y: float, radius: float, *, kind: str = "dot", full: bool = False
+) -> list[str]:
+    # Beyond the reach there is the arrow of the interval; a dot at the edge would tell a lie.
+    if abs(value) > scale.reach:
+        return [_text(99 if value > 0 else 1, y + 4, "▸" if value > 0 else "◂", "cut mid headline")]
+    kind = f"{kind} full" if full else kind
+    return [f'<circle class="{kind}" cx="{scale.x(value):.2f}%" cy="{y}" r="{radius}"/>']
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{x1:.2f}%" y1="{y1:.1f}" x2="{x2:.2f}%" y2="{y2:.1f}"/>'
+
+
+def _text(x: float, y: float, text: str, kind: str) -> str:
+    return f'<text class="{kind}" x="{x:.2f}%" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to seven round values from low to high, zero among them."""
+    rough = (high - low) / 4 or 0.01
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
+    return [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _tick_label(value: float) -> str:
+    return "0" if value == 0 else f"{value * 100:+.3g}%".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,291 @@
+"""Turns a run's result into rows of text and figures for the template; estimates nothing.
+
+Every number is taken from the result; what is absent is printed as a dash, never made up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ifa_ray.abtest.report import svg
+from ifa_ray.abtest.report.numbers import (
+    NONE,
+    duration,
+    number,
+    p_text,
+    percent_or_none,
+    range_text,
+)
+
+__all__ = ["PAPER_TABLE_4", "page"]
+
+Row = dict[str, Any]
+
+PAPER_TABLE_4 = (
+    ("Watch time", "watch_time", "+0.803%", "-0.10%, 0.10%"),
+    ("Impression", "impressions", "+0.291%", "-0.14%, 0.14%"),
+    ("Like", "likes", "+0.984%", "-0.36%, 0.37%"),
+    ("Comment", "comments", "+1.329%", "-0.56%, 0.56%"),
+    ("Follow", "follows", "+1.781%", "-0.49%, 0.49%"),
+    ("Share", "forwards", "+0.780%", "-0.86%, 0.86%"),
+    ("Diversity", "categories_k", "+0.821%", "-0.05%, 0.05%"),
+)
+"""The paper's Table 4: objective, our metric for it, improvement, acceptance region.
+
+The paper does not define its diversity; ours is the nearest that longer watching cannot fake.
+"""
+
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "no verdict": "?"}
+
+
+def page(result: Mapping[str, Any]) -> Row:
+    """Everything that the template prints."""
+    ab, run = result["ab"], result["run"]
+    metrics = {metric["name"]: metric for metric in ab["metrics"]}
+    return {
+        "title": f"{', '.join(ab['treatments'])} against {ab['control']}",
+        "run": run,
+        "ab": ab,
+        "level": f"{1 - ab['alpha']:.0%}",
+        "verdicts": [_verdict(ab, arm) for arm in ab["treatments"]],
+        "facts": _facts(run, ab),
+        "health": _health(result),
+        "table_4": [_table_4(ab, arm) for arm in ab["treatments"]],
+        "forest": [_strips(ab, metrics, arm, ("user", "ratio")) for arm in ab["treatments"]],
+        "dots": [_dots(ab, arm) for arm in ab["treatments"]],
+        "daily": [_daily(ab, arm) for arm in ab["treatments"]],
+        "diversity": [
+            _strips(ab, metrics, arm, ("diversity", "world")) for arm in ab["treatments"]
+        ],
+        "cost": _cost(result["cost"], ab["control"]),
+        "training": _grid_of(result["training"]),
+        "calibration": [_calibration(row) for row in result["calibration"]],
+        "limits": result["limits"],
+        "provenance": _provenance(run),
+        "config": json.dumps(run["config"], indent=1, sort_keys=True),
+    }
+
+
+def _verdict(ab: Mapping[str, Any], arm: str) -> Row:
+    decision = ab["verdicts"][arm]["decision"]
+    effect = ab["effects"][arm][ab["primary"]]
+    return {
+        "arm": arm,
+        "decision": decision,
+        "sign": SIGNS.get(decision, ""),
+        "kind": decision.replace(" ", "-"),
+        "line": ab["verdicts"][arm]["line"],
+        "effect": percent_or_none(effect["relative"]),
+        "interval": range_text(effect["interval"]),
+        "p": p_text(effect["p_adjusted"]),
+    }
+
+
+def _facts(run: Mapping[str, Any], ab: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counted = ab["days"] - ab["burn_in_days"]
+    return [
+        ("Replicates", number(ab["replicates"])),
+        ("Users per world", number(run["users"])),
+        ("Days", f"{ab['burn_in_days']} burn-in + {counted} counted"),
+        ("Seed", str(run["seed"])),
+        ("Config", str(run["config_hash"])[:12]),
+        ("Run time", duration(run["wall_s"])),
+    ]
+
+
+def _health(result: Mapping[str, Any]) -> Row:
+    """The run's checks and the analysis' own, each name once; a failure wins over a pass."""
+    checks: dict[str, Row] = {}
+    for check in [*result["ab"]["health"], *result["health"]]:
+        if check["name"] not in checks or not check["ok"]:
+            checks[check["name"]] = dict(check)
+    failed = sum(not check["ok"] for check in checks.values())
+    return {"checks": list(checks.values()), "failed": failed}
+
+
+def _table_4(ab: Mapping[str, Any], arm: str) -> Row:
+    rows = []
+    for objective, metric, improvement, region in PAPER_TABLE_4:
+        effect = ab["effects"][arm][metric]
+        rows.append(
+            {
+                "objective": objective,
+                "effect": percent_or_none(effect["relative"]),
+                "region": range_text(effect["acceptance_region"], brackets=True),
+                "checkpoint": range_text(effect["checkpoint"]["acceptance_region"], brackets=True),
+                "p": p_text(effect["p_adjusted"]),
+                "significant": effect["significant"],
+                "undefined": effect["undefined"],
+                "paper_effect": improvement,
+                "paper_region": f"[{region}]".replace("-", "\N{MINUS SIGN}"),
+            }
+        )
+    return {"arm": arm, "rows": rows}
+
+
+def _strips(
+    ab: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
+    arm: str,
+    groups: Sequence[str],
+) -> Row:
+    names = [name for name, metric in metrics.items() if metric["group"] in groups]
+    effects = {name: ab["effects"][arm][name] for name in names}
+    first = _extent(effects[names[0]])
+    scale = svg.Scale.around([_extent(effect) for effect in effects.values()], first)
+    rows = []
+    for name, effect in effects.items():
+        label = metrics[name]["label"].replace("first k", f"first {ab['fixed_k']} of the day")
+        levels = [ab["levels"][which][name]["mean"] for which in (ab["control"], arm)]
+        rows.append(
+            {
+                "label": label,
+                "unit": metrics[name]["unit"],
+                "levels": " → ".join(number(level) for level in levels),
+                "figure": svg.strip(scale, effect, label),
+                "tone": _tone(effect, metrics[name]["good"]),
+                **_effect_text(effect),
+            }
+        )
+    return {"arm": arm, "axis": svg.axis(scale), "rows": rows}
+
+
+def _effect_text(effect: Mapping[str, Any]) -> Row:
+    return {
+        "effect": percent_or_none(effect["relative"]),
+        "interval": range_text(effect["interval"]),
+        "checkpoint": range_text(effect["checkpoint"]["interval"]),
+        "p": p_text(effect["p_adjusted"]),
+        "undefined": effect["undefined"],
+    }
+
+
+def _tone(effect: Mapping[str, Any], good: int) -> str:
+    """A class that colours significant changes of metrics that have a good direction."""
+    if not effect["significant"] or not good:
+        return "strong" if effect["significant"] else ""
+    return "good" if effect["log_lift"] * good > 0 else "bad"
+
+
+def _extent(effect: Mapping[str, Any]) -> float:
+    """How far an effect's intervals reach from zero."""
+    bounds = [*(effect["interval"] or ()), *(effect["checkpoint"]["interval"] or ())]
+    bounds.append(effect["relative"] or 0.0)
+    return max(abs(bound) for bound in bounds)
+
+
+def _dots(ab: Mapping[str, Any], arm: str) -> Row:
+    effect = ab["effects"][arm][ab["primary"]]
+    own = [
+        max(map(abs, [row["relative"] or 0.0, *(row["interval"] or ())]))
+        for row in effect["replicates"]
+    ]
+    widest = max([*own, _extent(effect)])
+    scale = svg.Scale.around([widest], widest)
+    return {
+        "arm": arm,
+        "axis": svg.axis(scale),
+        "figure": svg.dots(scale, effect, arm),
+        "rows": [
+            {
+                "replicate": row["replicate"],
+                "effect": percent_or_none(row["relative"]),
+                "interval": range_text(row["interval"]),
+            }
+            for row in effect["replicates"]
+        ],
+        "noise": effect["noise"]
+        and {key: f"{value * 100:.2f}%" for key, value in effect["noise"].items()},
+        **_effect_text(effect),
+    }
+
+
+def _daily(ab: Mapping[str, Any], arm: str) -> Row:
+    rows = ab["daily"][arm]
+    return {
+        "arm": arm,
+        "figure": svg.daily(rows, ab["effects"][arm][ab["primary"]]["relative"], arm),
+        "rows": [
+            {
+                "day": row["day"],
+                "counted": row["counted"],
+                "effect": percent_or_none(row["relative"]),
+                "interval": range_text(row["interval"]),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _cost(cost: Mapping[str, Mapping[str, Any]], control: str) -> Row:
+    """The cost table, with the mean time of a request as a multiple of control's."""
+    table = _grid_of(cost)
+    base = cost.get(control, {}).get("mean_ms")
+    if base:
+        table["columns"].append(f"mean, of {control}'s")
+        for row in table["rows"]:
+            mean = cost[row["name"]].get("mean_ms")
+            row["cells"].append(
+                NONE if mean is None else f"{mean / base:.2f}\N{MULTIPLICATION SIGN}"
+            )
+    return table
+
+
+def _grid_of(rows: Mapping[str, Mapping[str, Any]]) -> Row:
+    """A table of arms with whatever columns they have; nested values get columns of their own."""
+    flat = {name: _flat(row) for name, row in rows.items()}
+    columns = list(dict.fromkeys(key for row in flat.values() for key in row))
+    return {
+        "columns": [column.replace("_", " ").replace("auc ", "AUC ") for column in columns],
+        "rows": [
+            {"name": name, "cells": [_cell(row.get(column)) for column in columns]}
+            for name, row in flat.items()
+        ],
+    }
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Row:
+    flat: Row = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key} ")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(number(part) for part in value) or NONE
+    return number(value)
+
+
+def _calibration(row: Mapping[str, Any]) -> Row:
+    verdict = str(row["verdict"])
+    return {
+        **{key: _cell(row[key]) for key in ("name", "source", "tier", "target", "achieved")},
+        "distance": _cell(row["distance"]),
+        "verdict": verdict,
+        "missed": "miss" in verdict.lower() or "fail" in verdict.lower(),
+    }
+
+
+def _provenance(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    memory = run["peak_memory_gib"]
+    rows = [
+        ("Run", str(run["name"])),
+        ("Preset", str(run["preset"])),
+        ("Arms", ", ".join(run["arms"])),
+        ("Started", str(run["started"])),
+        ("Git commit", str(run["git_commit"])),
+        ("Config hash", str(run["config_hash"])),
+        ("Peak memory", NONE if memory is None else f"{number(memory)} GiB"),
+    ]
+    for key in ("hardware", "versions"):
+        if isinstance(run[key], Mapping):
+            rows += [(name.replace("_", " "), _cell(value)) for name, value in run[key].items()]
+        else:
+            rows.append((key.capitalize(), _cell(run[key])))
+    return rows

@@ -176,8 +176,8 @@ def _calibration(args: argparse.Namespace) -> int:
 
 
 def _print_verdict(result: dict) -> None:
-    for line in result["ab"]["verdict_lines"]:
-        print(line)
+    for verdict in result["ab"]["verdicts"].values():
+        print(verdict["line"])
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class UserShards:
         if not self._folder.is_committed(key):
             world = self._world(replicate)
             state = ShardState.new(world, self._config.shard_users(shard))
-            log = await run_warmup(world, state, model_version=-1)
+            log = await run_warmup(world, state)
             self._write(key, log, state, timings=None)
         return self._folder.summary(key)
 
@@ -161,7 +161,7 @@ class UserShards:
         write_requests(self._folder.table("requests", key), log.requests)
         if timings is not None:
             rows = np.array(sorted(timings)).reshape(-1, 3)
-            columns = {
+            columns: dict[str, np.ndarray] = {
                 "request_id": rows[:, 0].astype(np.int64),
                 "rank_ms": rows[:, 1].astype(np.float32),
                 "wait_ms": rows[:, 2].astype(np.float32),

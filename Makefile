@@ -4,7 +4,7 @@
 # The first that is there and new enough (a version manager's shim may be there and not run).
 PYTHON ?= $(shell for p in python3.11 python3; do \
   $$p -c "import sys; sys.exit(sys.version_info < (3, 11))" 2> /dev/null && echo $$p && break; done)
-PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
+PIP := .venv/bin/python -m pip --disable-pip-version-check -qq
 INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 export OMP_NUM_THREADS ?= 1
@@ -33,12 +33,13 @@ lint: $(INSTALLED_DEV)
 bench: $(INSTALLED)
 	.venv/bin/python -m benchmarks
 
-.venv/bin/python:
+# Its last file: an interrupted attempt is repeated.
+.venv/bin/pip:
 	@"$(PYTHON)" -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 	  { echo "PYTHON == '$(PYTHON)', must be Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -m venv .venv
 
-$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/python
+$(INSTALLED): pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv (some minutes the first time) ..."
 	@$(PIP) install --constraint constraints.txt --editable .
 	@touch $@

@@ -17,10 +17,14 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 
+from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError, RequestError
-from ifa_ray.schema import RankRequest, RankResponse, validate_request
+from ifa_ray.plugins import load_ranker_class
+from ifa_ray.ranker import ModelRanker, Ranker
+from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.serving.slots import Loaded, Ranker, Slot, score
+from ifa_ray.serving.slots import Loaded, Slot, score
+from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
 
 __all__ = ["RankerDeployment", "UnknownSlotError", "open_slot"]
 
@@ -67,7 +71,7 @@ class RankerDeployment:
 
         Args:
             slot: which model.
-            requests: checked here; they need not fit together.
+            requests: of any users; each is checked before any is ranked.
             min_version: the oldest version that may answer; pulled from the checkpoint store if
                 this replica is behind.
             exact: True lets `min_version` and no other answer.
@@ -78,8 +82,6 @@ class RankerDeployment:
             RankerError: if the ranker's answer breaks the contract.
         """
         held = self._slot(slot)
-        for request in requests:
-            validate_request(request)
         loaded = held.find(min_version, exact=exact)  # read once: one request, one version
         if loaded is None:
             loaded = await self._load(held, min_version, exact=exact)
@@ -130,11 +132,6 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
-    from ifa_ray.data.log import read_items
-    from ifa_ray.plugins import load_ranker_class
-    from ifa_ray.ranker import ModelRanker
-    from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
-
     slot: SlotSettings = settings.slots[place]
     name = f"slots[{place}] of {settings.name}"
     items = read_items(Path(slot.items))

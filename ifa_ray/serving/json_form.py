@@ -92,7 +92,8 @@ class ResponseBody(_Body):
     rank_ms: float
     probabilities: dict[str, list[float]] | None = Field(
         default=None,
-        description="By objective, of each id: p(impression); the others given an impression.",
+        description="By objective: of each id, its p given the candidate; null if the ranker "
+        "gives none.",
     )
 
 

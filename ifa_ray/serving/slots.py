@@ -9,20 +9,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from ifa_ray.errors import CheckpointError, RankerError
-from ifa_ray.schema import RankRequest, RankResponse, validate_response
+from ifa_ray.ranker import Ranker
+from ifa_ray.schema import RankRequest, RankResponse, validate_request, validate_response
 
-__all__ = ["Loaded", "Ranker", "Slot", "score"]
-
-
-class Ranker(Protocol):
-    """Anything that ranks: `ifa_ray.ranker.ModelRanker`, or a class of one's own."""
-
-    def rank(self, requests: list[RankRequest]) -> list[RankResponse]:
-        """Answers requests in their order."""
-        ...
+__all__ = ["Loaded", "Slot", "score"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,13 +92,17 @@ class Slot:
 
 
 def score(loaded: Loaded, requests: Sequence[RankRequest]) -> list[RankResponse]:
-    """Ranks checked requests with one version and checks the answers.
+    """Checks requests, ranks them with one version, checks the answers.
 
-    A ranker of one's own need not know what a version is: the answer's is set here.
+    A ranker of one's own need not check anything, nor know what a version is: the answer's is set
+    here.
 
     Raises:
-        RankerError: if the answers break the contract.
+        RequestError: if a request breaks the contract; none was ranked.
+        RankerError: if an answer does.
     """
+    for request in requests:
+        validate_request(request)
     responses = loaded.ranker.rank(list(requests))
     if len(responses) != len(requests):
         raise RankerError(f"len(responses) == {len(responses)}, must be {len(requests)}.")

@@ -201,7 +201,11 @@ def _with_progress(config: EvaluationConfig) -> tuple[list[ModelRun], SampleStre
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # In a file or a pipe a bar is noise.
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("reading", total=None)
 
         def on_progress(name: str, seed: int, done: int, total: int) -> None:
@@ -218,40 +222,48 @@ def _print(
     context: Mapping[str, Any],
 ) -> None:
     whole, half = runs[0].whole, runs[0].second_half
-    for note in notes:
-        console.print(f"- {note}")
-    console.print(
-        f"- The same for every model: {whole.samples:,} requests, {whole.candidates:,} candidates, "
+    lines = (
+        *notes,
+        f"The same for every model: {whole.samples:,} requests, {whole.candidates:,} candidates, "
         f"{whole.steps:,} steps of {config.batch_size}, Adam {config.learning_rate:g}, width "
-        f"{config.width}, top k {config.top_k}, seeds 0 to {config.seeds - 1}."
+        f"{config.width}, top k {config.top_k}, seeds 0 to {config.seeds - 1}.",
+        f"Metrics: test before train, over the last {half.samples:,} requests; mean ± standard error "
+        "over seeds, which tells of weights and draws and not of other users.",
     )
-    console.print(
-        f"- Metrics: test before train, over the last {half.samples:,} requests; mean ± standard "
-        "error over seeds."
-    )
+    for line in lines:
+        console.print(f"- {line}", soft_wrap=True)
     for metric in METRICS:
-        console.print(_metric_table(config, runs, metric))
+        _print_table(console, metric.upper(), _metric_table(config, runs, metric))
     if config.control in config.models and len(config.models) > 1:
         for metric in METRICS:
-            console.print(_difference_table(config, runs, metric))
-    console.print(_cost_table(config, runs))
+            title = f"{metric.upper()} minus {config.control}'s, paired by seed, 95% t-interval"
+            _print_table(console, title, _difference_table(config, runs, metric))
+    title = "Milliseconds per request, median, a request ranked alone or trained in its batch"
+    _print_table(console, title, _cost_table(config, runs))
     hardware, versions = context["hardware"], context["versions"]
     console.print(
-        f"{hardware['cpu']}, {torch.get_num_threads()} thread(s); python {versions['python']}, "
-        f"torch {versions['torch']}; commit {context['git_commit']}; {context['date']}"
+        f"\n{hardware['cpu']}, {torch.get_num_threads()} thread(s); python {versions['python']}, "
+        f"torch {versions['torch']}; commit {context['git_commit']}; {context['date']}",
+        soft_wrap=True,
     )
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("model")
+def _print_table(console: Console, title: str, table: Table) -> None:
+    # Not rich's own title, which is broken at the table's width.
+    console.print(f"\n{title}", style="bold")
+    console.print(table)
+
+
+def _table(columns: Sequence[str]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("model", min_width=12)
     for name in columns:
         table.add_column(name, justify="right")
     return table
 
 
 def _metric_table(config: EvaluationConfig, runs: Sequence[ModelRun], metric: str) -> Table:
-    table = _table(metric.upper(), OBJECTIVES)
+    table = _table(OBJECTIVES)
     for model in config.models:
         cells = [_mean(model_estimate(runs, model, metric, name)) for name in OBJECTIVES]
         table.add_row(model, *cells)
@@ -259,8 +271,7 @@ def _metric_table(config: EvaluationConfig, runs: Sequence[ModelRun], metric: st
 
 
 def _difference_table(config: EvaluationConfig, runs: Sequence[ModelRun], metric: str) -> Table:
-    title = f"{metric.upper()} minus {config.control}'s, paired by seed, 95% t-interval"
-    table = _table(title, OBJECTIVES)
+    table = _table(OBJECTIVES)
     for model in config.models:
         if model != config.control:
             cells = [
@@ -272,7 +283,7 @@ def _difference_table(config: EvaluationConfig, runs: Sequence[ModelRun], metric
 
 
 def _cost_table(config: EvaluationConfig, runs: Sequence[ModelRun]) -> Table:
-    table = _table("Milliseconds per request, median", ("rank", "train"))
+    table = _table(("rank", "train"))
     for model in config.models:
         mine = [run for run in runs if run.model == model]
         rank = statistics.median(run.rank_ms for run in mine)

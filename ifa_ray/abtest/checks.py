@@ -47,12 +47,14 @@ def users_equal(
         alpha: the check fails below it.
     """
     name = "equal users"
+    same = True
     for arm, masks in seen.items():
         pairs = list(zip(masks, seen[control], strict=True))
         extra = sum(int((own & ~other).sum()) for own, other in pairs)
         lacking = sum(int((other & ~own).sum()) for own, other in pairs)
         if extra + lacking == 0:
             continue
+        same = False
         p = float(stats.binomtest(extra, extra + lacking).pvalue)
         if p < alpha:
             detail = (
@@ -62,7 +64,7 @@ def users_equal(
             return Check(name=name, ok=False, detail=detail)
     counts = {arm: sum(int(mask.sum()) for mask in masks) for arm, masks in seen.items()}
     low, high = min(counts.values()), max(counts.values())
-    number = f"the same {low:,} users" if low == high else f"{low:,} to {high:,} users"
+    number = f"the same {low:,} users" if same else f"{low:,} to {high:,} users"
     return Check(name=name, ok=True, detail=f"Each arm saw {number} on the first day.")
 
 

@@ -71,10 +71,8 @@ def decide(
         f"{percent(effect.relative)} watch time per user, {1 - alpha:.0%} interval {low} to {high}"
     )
     if p_adjusted >= alpha:
-        survives = effect.p_value >= alpha
-        why = (
-            "." if survives else f", but {arms_tested} arms were tested, and it is gone after Holm."
-        )
+        alone = effect.p_value < alpha
+        why = f", but {arms_tested} arms were tested, and it is gone after Holm." if alone else "."
         line = f"{arm} and {control} can't be told apart: {numbers}{why}"
         return Verdict(decision=Decision.NOT_DISTINGUISHABLE, line=line)
     better = effect.log_lift > 0

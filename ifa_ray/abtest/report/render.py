@@ -11,10 +11,13 @@ from typing import Any, NoReturn
 import jinja2
 
 from ifa_ray.abtest.report.view import page
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import LogError
-from ifa_ray.schema import SCHEMA_VERSION
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["RESULT_VERSION", "render_report", "write_report"]
+
+RESULT_VERSION = 1
+"""The schema of `result.json`, apart from that of the log."""
 
 TOP = {
     "run": dict,
@@ -37,8 +40,8 @@ def render_report(result: Mapping[str, Any]) -> str:
         LogError: if the result lacks a part or is of another schema version.
     """
     version = result.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise LogError(f"result.schema_version == {version!r}, must be {SCHEMA_VERSION}.")
+    if version != RESULT_VERSION:
+        raise LogError(f"result.schema_version == {version!r}, must be {RESULT_VERSION}.")
     for name, kind in TOP.items():
         if not isinstance(result.get(name), kind):
             found = type(result[name]).__name__ if name in result else "absent"
@@ -75,9 +78,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     if not isinstance(result, dict):
         raise LogError(f"{source} holds a {type(result).__name__}, must hold an object.")
     report = source.with_name("report.html")
-    unfinished = report.with_name("report.html.tmp")
-    unfinished.write_text(render_report(result), encoding="utf-8")
-    unfinished.replace(report)
+    write_atomically(report, render_report(result).encode())
     return report
 
 

@@ -18,6 +18,7 @@ from ifa_ray.abtest.report.numbers import (
     percent_or_none,
     range_text,
 )
+from ifa_ray.abtest.verdict import Decision
 
 __all__ = ["PAPER_TABLE_4", "page"]
 
@@ -37,21 +38,24 @@ PAPER_TABLE_4 = (
 The paper does not define its diversity; ours is the nearest that longer watching cannot fake.
 """
 
+FIRST_LIMIT = "The user model decides who wins"
+
 SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "no verdict": "?"}
 
 
 def page(result: Mapping[str, Any]) -> Row:
     """Everything that the template prints."""
     ab, run = result["ab"], result["run"]
+    health = _health(result)
     metrics = {metric["name"]: metric for metric in ab["metrics"]}
     return {
         "title": f"{', '.join(ab['treatments'])} against {ab['control']}",
         "run": run,
         "ab": ab,
         "level": f"{1 - ab['alpha']:.0%}",
-        "verdicts": [_verdict(ab, arm) for arm in ab["treatments"]],
+        "verdicts": [_verdict(ab, arm, health["failed"]) for arm in ab["treatments"]],
         "facts": _facts(run, ab),
-        "health": _health(result),
+        "health": health,
         "table_4": [_table_4(ab, arm) for arm in ab["treatments"]],
         "forest": [_strips(ab, metrics, arm, ("user", "ratio")) for arm in ab["treatments"]],
         "dots": [_dots(ab, arm) for arm in ab["treatments"]],
@@ -62,24 +66,29 @@ def page(result: Mapping[str, Any]) -> Row:
         "cost": _cost(result["cost"], ab["control"]),
         "training": _grid_of(result["training"]),
         "calibration": [_calibration(row) for row in result["calibration"]],
-        "limits": result["limits"],
+        # The template opens with this one.
+        "limits": [text for text in result["limits"] if not text.startswith(FIRST_LIMIT)],
+        "first_limit": FIRST_LIMIT,
         "provenance": _provenance(run),
         "config": json.dumps(run["config"], indent=1, sort_keys=True),
     }
 
 
-def _verdict(ab: Mapping[str, Any], arm: str) -> Row:
-    decision = ab["verdicts"][arm]["decision"]
-    effect = ab["effects"][arm][ab["primary"]]
+def _verdict(ab: Mapping[str, Any], arm: str, failed: Sequence[str]) -> Row:
+    verdict, effect = ab["verdicts"][arm], ab["effects"][arm][ab["primary"]]
+    decision, line = verdict["decision"], verdict["line"]
+    if failed and decision != Decision.NO_VERDICT:
+        # A check that was made after the analysis failed: nothing may look decided then.
+        decision, line = Decision.NO_VERDICT.value, f"No verdict on {arm}: failed {failed[0]}."
+    decided = decision != Decision.NO_VERDICT
     return {
         "arm": arm,
         "decision": decision,
         "sign": SIGNS.get(decision, ""),
         "kind": decision.replace(" ", "-"),
-        "line": ab["verdicts"][arm]["line"],
+        "line": line,
         "effect": percent_or_none(effect["relative"]),
-        "interval": range_text(effect["interval"]),
-        "p": p_text(effect["p_adjusted"]),
+        "p": p_text(effect["p_adjusted"]) if decided else None,
     }
 
 
@@ -101,7 +110,7 @@ def _health(result: Mapping[str, Any]) -> Row:
     for check in [*result["ab"]["health"], *result["health"]]:
         if check["name"] not in checks or not check["ok"]:
             checks[check["name"]] = dict(check)
-    failed = sum(not check["ok"] for check in checks.values())
+    failed = [name for name, check in checks.items() if not check["ok"]]
     return {"checks": list(checks.values()), "failed": failed}
 
 
@@ -274,18 +283,23 @@ def _calibration(row: Mapping[str, Any]) -> Row:
 
 def _provenance(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     memory = run["peak_memory_gib"]
+    changed = " with local changes" if run.get("git_dirty") else ""
     rows = [
         ("Run", str(run["name"])),
         ("Preset", str(run["preset"])),
         ("Arms", ", ".join(run["arms"])),
         ("Started", str(run["started"])),
-        ("Git commit", str(run["git_commit"])),
+        ("Git commit", number(run["git_commit"]) + changed),
         ("Config hash", str(run["config_hash"])),
         ("Peak memory", NONE if memory is None else f"{number(memory)} GiB"),
     ]
     for key in ("hardware", "versions"):
-        if isinstance(run[key], Mapping):
-            rows += [(name.replace("_", " "), _cell(value)) for name, value in run[key].items()]
-        else:
-            rows.append((key.capitalize(), _cell(run[key])))
+        values = run[key] if isinstance(run[key], Mapping) else {key: run[key]}
+        rows += [_named(name, value) for name, value in values.items()]
     return rows
+
+
+def _named(name: str, value: object) -> tuple[str, str]:
+    if name.endswith("_bytes") and isinstance(value, int):
+        name, value = name.removesuffix("_bytes"), f"{number(value / 2**30)} GiB"
+    return name.replace("_", " ").capitalize(), _cell(value)

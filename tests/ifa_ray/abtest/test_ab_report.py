@@ -164,6 +164,8 @@ def test_failed_checks_of_either_source_turn_the_banner(result):
     broken["health"].append({"name": "complete logs", "ok": False, "detail": "day 3 is gone"})
     text = Outline(render_report(broken)).text
     assert "1 of 3 health checks failed" in text
+    assert "better" not in text.split("Replicates")[0]
+    assert "No verdict on ifa: failed complete logs." in text
     assert "complete logs (failed): day 3 is gone" in text.replace(" :", ":")
 
 
@@ -181,6 +183,15 @@ def test_a_run_without_cost_training_or_calibration_says_so(result):
     text = Outline(render_report(bare)).text
     for part in ("measured no cost", "No arm of this run learns", "was not calibrated"):
         assert part in text
+
+
+def test_the_first_limit_is_printed_once_and_bytes_as_gib(result):
+    made = copy.deepcopy(result)
+    made["limits"].append("The user model decides who wins: not a platform.")
+    made["run"] |= {"hardware": {"memory_bytes": 8 * 2**30}, "git_commit": None, "git_dirty": True}
+    text = Outline(render_report(made)).text
+    assert text.count("The user model decides who wins") == 1
+    assert "Memory 8.000 GiB" in text
 
 
 def test_write_report_writes_beside_the_result(tmp_path, result, html):

@@ -80,7 +80,9 @@ def test_a_tenth_of_one_arms_users_dropped_fails_the_user_check():
 
 def test_a_few_users_apart_on_both_sides_pass_the_user_check():
     seen = {"twin": [mask(200, range(5))], "ifa": [mask(200, range(50, 55))]}
-    assert users_equal(seen, "twin").ok
+    check = users_equal(seen, "twin")
+    assert check.ok
+    assert "same" not in check.detail
 
 
 def test_lost_partitions_are_named():

@@ -182,6 +182,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         top_k=options.top_k,
     )
     require(options.threads >= 1, "threads", options.threads, ">= 1")
+    target = None if options.json in (None, "-") else Path(options.json)
+    if target is not None:
+        # Now, and not after minutes of work.
+        require(target.parent.is_dir(), "json", options.json, "in a folder that exists")
     torch.set_num_threads(options.threads)
     runs, stream = _with_progress(config)
     result = to_json(config, runs, stream.notes) | {"threads": torch.get_num_threads()}
@@ -189,8 +193,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json == "-":
         print(text)
         return
-    if options.json:
-        Path(options.json).write_text(text + "\n")
+    if target is not None:
+        target.write_text(text + "\n")
     _print(Console(width=110, highlight=False), config, runs, stream.notes, result["provenance"])
 
 
@@ -227,8 +231,8 @@ def _print(
         f"The same for every model: {whole.samples:,} requests, {whole.candidates:,} candidates, "
         f"{whole.steps:,} steps of {config.batch_size}, Adam {config.learning_rate:g}, width "
         f"{config.width}, top k {config.top_k}, seeds 0 to {config.seeds - 1}.",
-        f"Metrics: test before train, over the last {half.samples:,} requests; mean ± standard error "
-        "over seeds, which tells of weights and draws and not of other users.",
+        f"Metrics: test before train, over the last {half.samples:,} requests; mean ± standard "
+        "error over seeds, which tells of weights and draws and not of other users.",
     )
     for line in lines:
         console.print(f"- {line}", soft_wrap=True)

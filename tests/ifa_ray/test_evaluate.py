@@ -201,6 +201,7 @@ def test_mistakes_end_with_one_line_and_status_2(
         (["--data", str(films), "--models", "ifa_pluss"], "Did you mean 'ifa_plus'"),
         (["--data", str(films), "--max-requests", "-5"], "max_requests == -5, must be >= 0"),
         (["--data", str(films), "--threads", "0"], "threads == 0, must be >= 1"),
+        (["--data", str(films), "--json", str(tmp_path / "no" / "x")], "in a folder that exists"),
     ):
         assert main(["evaluate", *arguments]) == 2
         captured = capsys.readouterr()

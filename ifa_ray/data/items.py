@@ -6,6 +6,7 @@ Knows numpy only. Row 0 is the unknown item, so that a history may hold ids that
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,12 @@ class ItemTable:
 
     def __len__(self) -> int:
         return len(self.video_id_N)
+
+    @functools.cached_property
+    def author_index_R(self) -> npt.NDArray[np.int64]:
+        """Each row's author as an index in [0, num_authors); num_authors for the unknown row 0."""
+        authors, index_N = np.unique(self.author_id_N, return_inverse=True)
+        return np.concatenate([[len(authors)], index_N])
 
     def rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Rows of the embedding tables: 1 + the item's place here, 0 for an unknown id."""

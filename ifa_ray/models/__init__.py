@@ -1,1 +1,40 @@
-"""Ranking models in plain torch; knows no Ray, no files."""
+"""The ranking models: what each knows of its candidates and its history is all that differs.
+
+Runs with torch and numpy alone.
+"""
+
+from __future__ import annotations
+
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import unknown_name
+from ifa_ray.models.avg_pooling import AvgPooling
+from ifa_ray.models.base import RankModel
+from ifa_ray.models.ifa import IFA
+from ifa_ray.models.ifa_plus import IFAPlus
+from ifa_ray.models.layers import initialise
+from ifa_ray.models.twin import Twin
+
+__all__ = ["MODELS", "RankModel", "build_model"]
+
+MODELS: dict[str, type[RankModel]] = {
+    "avg_pooling": AvgPooling,
+    "ifa": IFA,
+    "ifa_plus": IFAPlus,
+    "twin": Twin,
+}
+
+
+def build_model(config: ModelConfig, items: ItemTable, seed: int) -> RankModel:
+    """Builds a model with weights drawn from the seed; the global generator is not touched.
+
+    Raises:
+        ConfigError: if the config's name is not a model's, with the near miss.
+    """
+    if config.name not in MODELS:
+        raise unknown_name("model", config.name, MODELS)
+    # The abstract base takes more arguments than its models do.
+    model = MODELS[config.name](config, items)
+    initialise(model, seed)
+    model.towers.start_at_prior()
+    return model

@@ -1,0 +1,169 @@
+"""What all ranking models share: embeddings, the concatenation, towers, log-probabilities.
+
+Knows batches and how they flow; the one thing that a model adds is how candidates read the
+history (`attend`), so that a comparison of models is a comparison of that.
+
+Letters: B requests, C candidates, T history length, D width, L objectives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import logsigmoid
+
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.features import Batch
+from ifa_ray.data.items import ItemTable
+from ifa_ray.models.embedding import ActionEmbedding, ItemEmbedding, UserEmbedding
+from ifa_ray.models.layers import Table
+from ifa_ray.models.towers import Towers
+from ifa_ray.schema import OBJECTIVES
+
+__all__ = ["Behaviours", "Candidates", "RankModel"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """The candidate set as a model reads it.
+
+    Attributes:
+        features_BCD: F_can.
+        rows_BC, code_BC, mask_BC: as in `Batch`.
+    """
+
+    features_BCD: torch.Tensor
+    rows_BC: torch.Tensor
+    code_BC: torch.Tensor
+    mask_BC: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Behaviours:
+    """The history as a model reads it: its latest T behaviours, oldest first.
+
+    Attributes:
+        items_BTD: embeddings of the items alone (in TWIN's words, inherent features).
+        features_BTD: F_seq, items and what the user did with them.
+        actions_BT, gap_BT, code_BT, rows_BT, mask_BT: as in `Batch`.
+    """
+
+    items_BTD: torch.Tensor
+    features_BTD: torch.Tensor
+    actions_BT: torch.Tensor
+    gap_BT: torch.Tensor
+    code_BT: torch.Tensor
+    rows_BT: torch.Tensor
+    mask_BT: torch.Tensor
+
+
+class RankModel(nn.Module, ABC):
+    """A ranking model: a batch of requests to logits of every candidate and objective."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        items: ItemTable,
+        *,
+        extra_width: int = 0,
+        history_reads: int | None = None,
+    ) -> None:
+        """Builds the shared parts, without values; `build_model` gives them.
+
+        Args:
+            config: settings, equal for all models of a comparison.
+            items: the catalogue.
+            extra_width: of what `attend` returns beside F_cs, all blocks together.
+            history_reads: how many of the latest behaviours the model looks at; all by default.
+        """
+        super().__init__()
+        self.config = config
+        self._history_reads = min(history_reads or config.max_history, config.max_history)
+        self.items = ItemEmbedding(config, items)
+        self.actions = ActionEmbedding(config.width)
+        self.user = UserEmbedding(config)
+        shared_width = config.width * (1 if config.strict_paper_concat else 3)
+        self.towers = Towers(
+            block_width=shared_width + extra_width,
+            user_width=self.user.width,
+            tower_widths=config.tower_widths,
+            objectives=len(OBJECTIVES),
+        )
+
+    @abstractmethod
+    def attend(
+        self, candidates: Candidates, behaviours: Behaviours
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Lets the candidates read the history.
+
+        Args:
+            candidates: the set to rank; some may be padding.
+            behaviours: the history; T >= 1, but none of it need be real.
+
+        Returns:
+            F_cs, [B, C, D] (or [B, 1, D] where it is the same for all), and further blocks
+            [B, C, *]. F_cs of an empty history is 0.
+        """
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Computes logits [B, C, L] float32; those of padded candidates mean nothing."""
+        C = batch.candidate_rows_BC.shape[1]
+        reads = slice(-self._history_reads, None)
+        history_rows_BT = batch.history_rows_BT[:, reads]
+        # One look-up for both, so that a sparse table gets one gradient.
+        embedded = self.items(torch.cat([batch.candidate_rows_BC, history_rows_BT], dim=1))
+        can_BCD, items_BTD = embedded[:, :C], embedded[:, C:]
+        actions_BT = batch.history_actions_BT[:, reads]
+        behaviours = Behaviours(
+            items_BTD=items_BTD,
+            features_BTD=items_BTD + self.actions(actions_BT),
+            actions_BT=actions_BT,
+            gap_BT=batch.history_gap_BT[:, reads],
+            code_BT=batch.history_code_BT[:, reads],
+            rows_BT=history_rows_BT,
+            mask_BT=batch.mask_BT[:, reads],
+        )
+        candidates = Candidates(
+            features_BCD=can_BCD,
+            rows_BC=batch.candidate_rows_BC,
+            code_BC=batch.candidate_code_BC,
+            mask_BC=batch.mask_BC,
+        )
+        cs_BCD, blocks = self.attend(candidates, behaviours)
+        if self.config.strict_paper_concat:
+            blocks = [cs_BCD.expand_as(can_BCD), *blocks]
+        else:
+            blocks = [cs_BCD.expand_as(can_BCD), can_BCD, can_BCD * cs_BCD, *blocks]
+        return self.towers(blocks, self.user(batch), batch.channel_BC)
+
+    def log_probabilities(self, batch: Batch) -> torch.Tensor:
+        """Computes log p(objective|can), [B, C, L] float32 (section 4.3).
+
+        In log space, where a product of small probabilities keeps its precision: the impression's
+        is log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
+        """
+        log_sigmoid_BCL = logsigmoid(self(batch).float())
+        impression_BC1 = log_sigmoid_BCL[..., :1]
+        return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
+
+    def freeze(self) -> None:
+        """Prepares a model whose weights will not change for fast inference."""
+        self.eval()
+        self.items.freeze()
+
+    def sparse_parameters(self) -> Iterator[nn.Parameter]:
+        """The hashed tables: their gradients are sparse, for an optimiser that can use them."""
+        for module in self.modules():
+            if isinstance(module, Table) and module.sparse:
+                yield from module.parameters()
+
+    def dense_parameters(self) -> Iterator[nn.Parameter]:
+        """Every other parameter."""
+        sparse = {id(parameter) for parameter in self.sparse_parameters()}
+        for parameter in self.parameters():
+            if id(parameter) not in sparse:
+                yield parameter

@@ -1,0 +1,140 @@
+"""What an item, a behaviour, a user and a channel look like as vectors, for all models alike.
+
+Knows the catalogue's columns; knows no attention. An item is the sum of embeddings of its id,
+category, author and duration and of a projection of its content vector, so that candidates
+(F_can) and behaviours (F_seq) live in one space.
+
+Letters: R rows of the catalogue (row 0 is the unknown item), D width, U width of user features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.features import NUM_HOURS, NUM_LENGTHS, Batch
+from ifa_ray.data.items import ItemTable
+from ifa_ray.models.layers import Dense, Table
+from ifa_ray.schema import ACTIONS
+
+__all__ = ["NUM_CATEGORIES", "ActionEmbedding", "ItemEmbedding", "UserEmbedding"]
+
+NUM_CATEGORIES = 256
+"""Rows of the category table: 0 is unknown, category c is 1 + c modulo 255."""
+
+# Two per doubling, from one second to an hour and a half; row 0 has no duration.
+_DURATION_EDGES_MS = (1000 * 2.0 ** (np.arange(26) / 2)).astype(np.int64)
+_SMALL_WIDTH = 8
+
+
+class ItemEmbedding(nn.Module):
+    """Rows of the catalogue to vectors.
+
+    The item features are buffers by row, rebuilt from the catalogue and never saved, so a
+    checkpoint fits a catalogue that has grown.
+    """
+
+    category_R: torch.Tensor
+    _id_R: torch.Tensor
+    _author_R: torch.Tensor
+    _duration_R: torch.Tensor
+    _content_RX: torch.Tensor
+
+    def __init__(self, config: ModelConfig, items: ItemTable) -> None:
+        super().__init__()
+        buckets = {
+            "_id_R": 1 + items.video_id_N % config.id_buckets,
+            "_author_R": 1 + items.author_id_N % config.author_buckets,
+            "category_R": 1 + items.category_N % (NUM_CATEGORIES - 1),
+            "_duration_R": np.searchsorted(_DURATION_EDGES_MS, items.duration_ms_N, side="right"),
+        }
+        for name, bucket_N in buckets.items():
+            bucket_R = np.concatenate([[0], bucket_N]).astype(np.int64)
+            self.register_buffer(name, torch.from_numpy(bucket_R), persistent=False)
+        content_width = items.content_ND.shape[1]
+        content_RX = np.zeros((len(items) + 1, content_width), np.float32)
+        content_RX[1:] = items.content_ND
+        self.register_buffer("_content_RX", torch.from_numpy(content_RX), persistent=False)
+        width = config.width
+        # Hashed ids and authors start small: most rows are seen a few times only, and until then
+        # they are noise to everything that shares the sum.
+        self.id = Table(config.id_buckets + 1, width, std=0.02, sparse=True)
+        self.author = Table(config.author_buckets + 1, width, std=0.2, sparse=True)
+        self.category = Table(NUM_CATEGORIES, width, std=0.4)
+        self.duration = Table(len(_DURATION_EDGES_MS) + 1, width, std=0.2)
+        self.content = Dense(content_width, width, bias=False) if content_width else None
+        self._frozen_RD: torch.Tensor | None = None
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Embeds rows of any shape; adds a last dimension of D."""
+        if self._frozen_RD is not None and not torch.is_grad_enabled():
+            return nn.functional.embedding(rows, self._frozen_RD)
+        return self._embed(rows)
+
+    def freeze(self) -> None:
+        """Embeds the whole catalogue once, 4 R D bytes: a request then reads one row per item.
+
+        Until the module is put back into training mode its weights must not change.
+        """
+        with torch.inference_mode():
+            rows_R = torch.arange(len(self._id_R), device=self._id_R.device)
+            self._frozen_RD = torch.cat([self._embed(rows) for rows in rows_R.split(65_536)])
+
+    def train(self, mode: bool = True) -> ItemEmbedding:
+        """Sets the mode; training forgets what `freeze` computed."""
+        if mode:
+            self._frozen_RD = None
+        return super().train(mode)
+
+    def _embed(self, rows: torch.Tensor) -> torch.Tensor:
+        embedded = (
+            self.id(self._id_R[rows])
+            + self.author(self._author_R[rows])
+            + self.category(self.category_R[rows])
+            + self.duration(self._duration_R[rows])
+        )
+        if self.content is not None:
+            embedded = embedded + self.content(self._content_RX[rows])
+        return embedded
+
+
+class ActionEmbedding(nn.Module):
+    """Action bytes to vectors: the sum of one embedding per action that happened."""
+
+    _bits_PA: torch.Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        bits = (np.arange(1 << len(ACTIONS))[:, None] >> np.arange(len(ACTIONS))) & 1
+        self.register_buffer("_bits_PA", torch.tensor(bits, dtype=torch.float32), persistent=False)
+        self.actions = Dense(len(ACTIONS), width, bias=False, gain=0.2 * len(ACTIONS) ** 0.5)
+
+    def forward(self, actions: torch.Tensor) -> torch.Tensor:
+        """Embeds action bytes of any shape; adds a last dimension of D."""
+        # All 128 sums are formed, then looked up: that is less than one product per behaviour.
+        return nn.functional.embedding(actions, self.actions(self._bits_PA))
+
+    def bits(self, actions: torch.Tensor) -> torch.Tensor:
+        """The actions as 0 and 1, float32; adds a last dimension of len(ACTIONS)."""
+        return nn.functional.embedding(actions, self._bits_PA)
+
+
+class UserEmbedding(nn.Module):
+    """User-wide features F_u: user, hour of the day, length of the history.
+
+    The length's row 0 is the empty history: where the sums over it are defined as 0, this says so.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.user = Table(config.user_buckets, config.width, std=0.02, sparse=True)
+        self.hour = Table(NUM_HOURS, _SMALL_WIDTH, std=0.2)
+        self.length = Table(NUM_LENGTHS, _SMALL_WIDTH, std=0.2)
+        self.width = config.width + 2 * _SMALL_WIDTH
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """F_u, [B, U]."""
+        parts = (self.user(batch.user_B), self.hour(batch.hour_B), self.length(batch.length_B))
+        return torch.cat(parts, dim=-1)

@@ -1,0 +1,158 @@
+"""Plain rankers: requests in, slates out. No Ray, no files.
+
+Knows requests, features and a model's log-probabilities; how a request got here and where the
+answer goes is `ifa_ray.serving`'s.
+
+Letters: C candidates, K slate size, L objectives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ifa_ray.data.features import build_batch
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import RankerError
+from ifa_ray.models import RankModel
+from ifa_ray.schema import OBJECTIVES, RankRequest, RankResponse, validate_request
+
+__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores"]
+
+_IMPRESSION = OBJECTIVES.index("impression")
+_CLICK = OBJECTIVES.index("is_click")
+_LONG_VIEW = OBJECTIVES.index("long_view")
+
+# Scores are rounded before they are compared: sums in another order, as with other thread counts or
+# instruction sets, differ by about 1e-6 and must not change a slate.
+_DECIMALS = 5
+
+
+class Ranker(Protocol):
+    """Anything that ranks: `ModelRanker`, or a class of one's own."""
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """Answers requests in their order."""
+        ...
+
+
+class ModelRanker:
+    """Ranks with a model. The model is the ranker's from now on, and must not learn any more."""
+
+    def __init__(
+        self,
+        model: RankModel,
+        items: ItemTable,
+        version: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Prepares the model for inference.
+
+        Args:
+            model: its config names the ranking rule.
+            items: the catalogue that the model was built with.
+            version: reported in every response.
+            clock: seconds, for `rank_ms`.
+        """
+        self._model = model
+        self._items = items
+        self._version = version
+        self._clock = clock
+        model.freeze()
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """Ranks each request on its own: no score depends on what else was in the call.
+
+        Raises:
+            RequestError: if a request breaks the contract, or names a candidate that is not in the
+                catalogue.
+            RankerError: if the model gives a score that is not finite.
+        """
+        return [self._rank_one(request) for request in requests]
+
+    def _rank_one(self, request: RankRequest) -> RankResponse:
+        start = self._clock()
+        validate_request(request)
+        batch = build_batch([request], self._items, self._model.config)
+        with torch.inference_mode():
+            log_p_CL = self._model.log_probabilities(batch)[0].numpy()
+        scores_C = ranking_scores(log_p_CL, self._model.config.ranking_rule)
+        if not np.isfinite(scores_C).all():
+            bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])
+            raise RankerError(
+                f"request {request.request_id}: score of candidate {request.candidates_C[bad]} "
+                f"== {scores_C[bad]} by version {self._version}, must be finite."
+            )
+        ids_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        return RankResponse(
+            request_id=request.request_id,
+            ids_K=ids_K,
+            scores_K=scores_K,
+            model_version=self._version,
+            rank_ms=(self._clock() - start) * 1e3,
+        )
+
+
+class RandomRanker:
+    """Gives every candidate a score at random: what any model must beat.
+
+    A score depends on the seed, the request and the candidate alone, not on the candidates' order.
+    """
+
+    def __init__(self, items: ItemTable, seed: int) -> None:
+        self._items = items
+        self._seed = seed
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """Ranks each request.
+
+        Raises:
+            RequestError: as `ModelRanker.rank`.
+        """
+        return [self._rank_one(request) for request in requests]
+
+    def _rank_one(self, request: RankRequest) -> RankResponse:
+        validate_request(request)
+        self._items.known_rows(request.candidates_C)
+        sequence = np.random.SeedSequence([self._seed, request.user_id, abs(request.request_id)])
+        key = sequence.generate_state(1, np.uint64)[0]
+        scores_C = _uniform(request.candidates_C.astype(np.uint64) ^ key)
+        ids_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        return RankResponse(
+            request_id=request.request_id, ids_K=ids_K, scores_K=scores_K, model_version=0
+        )
+
+
+def ranking_scores(log_p_CL: npt.NDArray[np.float32], rule: str) -> npt.NDArray[np.float64]:
+    """One score per candidate from log p(objective|can), by a rule of `RANKING_RULES`."""
+    log_p = log_p_CL.astype(np.float64)
+    if rule == "pitctr":
+        return log_p[:, _CLICK]
+    assert rule == "long_view", rule
+    # log p(lv|imp) = log p(lv|can) - log p(imp|can), plus half of log p(imp|can).
+    return log_p[:, _LONG_VIEW] - 0.5 * log_p[:, _IMPRESSION]
+
+
+def _top_k(
+    ids_C: npt.NDArray[np.int32], scores_C: npt.NDArray[np.float64], k: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The k best by rounded score, best first; equal scores in order of id."""
+    rounded_C = np.round(scores_C, _DECIMALS)
+    kth = np.partition(rounded_C, len(rounded_C) - k)[len(rounded_C) - k]
+    contenders = np.flatnonzero(rounded_C >= kth)
+    order = np.lexsort((ids_C[contenders], -rounded_C[contenders]))[:k]
+    best = contenders[order]
+    return ids_C[best], rounded_C[best].astype(np.float32)
+
+
+def _uniform(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Hashes integers to [0, 1): the finaliser of SplitMix64 (Steele et al., 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * np.float64(2.0**-53)

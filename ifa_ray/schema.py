@@ -135,7 +135,8 @@ class RankResponse:
         ids_K: int32, chosen candidates.
         scores_K: float32, never increasing.
         model_version: the one version that scored the whole request.
-        rank_ms: time the ranker spent on this request, milliseconds; no queueing, no transport.
+        rank_ms: what this request cost the ranker, milliseconds of CPU where one thread ranks, else
+            of wall time; no queueing, no transport. 0 if the ranker does not say.
         probabilities_KL: float32, p of each of `OBJECTIVES` given the candidate; None if not asked.
     """
 

@@ -21,6 +21,7 @@ from ifa_ray.evaluate import (
 )
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.loop import StreamMetrics
+from ifa_ray.training.sources import SampleStream, read_stream
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "movielens_small"
 
@@ -118,6 +119,18 @@ def test_an_evaluation_repeats_and_seeds_differ(films: Path) -> None:
     first, again = evaluate(settings)[0], evaluate(settings)[0]
     assert [r.whole.to_dict() for r in first] == [r.whole.to_dict() for r in again]
     assert first[0].whole.auc != first[1].whole.auc
+
+
+def test_a_seed_draws_the_candidates_too(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[object] = []
+
+    def watched(*arguments: object, **settings: object) -> SampleStream:
+        seeds.append(settings["seed"])
+        return read_stream(*arguments, **settings)
+
+    monkeypatch.setattr("ifa_ray.evaluate.read_stream", watched)
+    evaluate(config(films, seeds=3, models=["avg_pooling"], max_requests=4))
+    assert seeds == [0, 1, 2]
 
 
 def test_a_model_learns_what_the_log_shows(films: Path) -> None:

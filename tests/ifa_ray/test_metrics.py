@@ -62,6 +62,11 @@ def test_group_aucs_are_those_of_each_group_alone() -> None:
     assert gauc(scores, labels, groups) == pytest.approx(np.mean(list(expected.values())))
 
 
+def test_ties_do_not_reach_across_groups() -> None:
+    _, values = group_aucs([1.0] * 5, [0, 1, 1, 0, 0], [0, 0, 1, 1, 1])
+    assert values.tolist() == [0.5, 0.5]
+
+
 def test_gauc_counts_a_small_group_as_much_as_a_large_one() -> None:
     scores = np.array([1.0, 0.0, *np.arange(10)])
     labels = np.array([0, 1, *([0] * 9), 1])

@@ -126,7 +126,9 @@ def test_draws_repeat_and_depend_on_the_seed(folder: Path) -> None:
         return [s.request.candidates_C.tolist() for s in read(folder, seed=seed).samples]
 
     assert draw(1) == draw(1)
-    assert len({str(draw(seed)) for seed in range(10)}) > 1
+    draws = [draw(seed) for seed in range(10)]
+    assert len({str(each) for each in draws}) > 1
+    assert {each[0].index(1) for each in draws} == {0, 1}, "the rated film has no fixed place"
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,23 @@ def test_a_save_that_fails_leaves_nothing(
     assert latest_version(tmp_path) is None
 
 
+def test_a_version_appears_at_once_or_not_at_all(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    rename = os.rename
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append(sorted(os.listdir(source)))
+        assert not target.exists()
+        assert latest_version(tmp_path) is None
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", watched)
+    save(tmp_path, learner)
+    assert seen == [FILES], "whole when it got its name"
+
+
 def test_what_a_killed_process_left_is_cleared_and_never_counted(
     tmp_path: Path, learner: Learner
 ) -> None:

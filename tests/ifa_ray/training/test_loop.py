@@ -33,6 +33,15 @@ def test_a_learner_restored_in_the_middle_goes_on_bit_for_bit(name: str) -> None
     assert_equal(restored.arrays(), straight.arrays())
 
 
+def test_a_used_learner_forgets_what_it_had_when_arrays_are_loaded() -> None:
+    samples = make_samples(8)
+    learner = make_learner()
+    fresh = learner.arrays()
+    expected = learner.train(samples)
+    learner.load_arrays(fresh)
+    assert learner.train(samples).to_dict() == expected.to_dict()
+
+
 def test_arrays_are_a_copy() -> None:
     learner = make_learner()
     learner.train(make_samples(4))

@@ -31,8 +31,8 @@ START_MS = 1_652_054_400_000
 """Midnight before day 0: 2022-05-09 UTC, the day after KuaiRand's log ends."""
 
 LEVELS = (
-    "skip_level", "watch_level", "watch_log_sd", "watch_gain", "utility_scale", "zero_share",
-    "bias_sd", "like_level", "comment_level", "follow_level", "forward_level", "hate_level",
+    "skip_level", "watch_level", "watch_log_sd", "watch_gain", "utility_scale", "bias_sd",
+     "like_level", "comment_level", "follow_level", "forward_level", "hate_level",
     "leave_level", "joy_level",
 )  # fmt: skip
 """The fields that are solved."""
@@ -81,6 +81,7 @@ class WorldConfig(Config):
         activity_spread: active users come more often and watch less eagerly (Spearman -0.52).
         refresh_rate: probability per position of asking for a new slate before the end of this one.
         replay_share: completed videos that are left to loop.
+        zero_share: quick skips that play nothing at all.
         category_noise: share of category labels drawn at random.
         content_noise: noise of content vectors relative to the latent signal.
         retrieval_noise: noise of the query vectors of the content channels.
@@ -116,13 +117,14 @@ class WorldConfig(Config):
     quality_gain: float = 0.35
     freshness_gain: float = 0.15
     popularity_gain: float = 0.2
-    topic_boredom: float = 0.3
-    author_boredom: float = 0.3
+    topic_boredom: float = 0.12
+    author_boredom: float = 0.2
     leave_gain: float = 1.5
     return_gain: float = 1.5
     activity_spread: float = 1.0
     refresh_rate: float = 0.04
     replay_share: float = 0.15
+    zero_share: float = 0.33
     category_noise: float = 0.2
     content_noise: float = 0.5
     retrieval_noise: float = 0.3
@@ -132,7 +134,6 @@ class WorldConfig(Config):
     watch_log_sd: float = 1.1
     watch_gain: float = 0.3
     utility_scale: float = 0.8
-    zero_share: float = 0.3
     bias_sd: float = 0.8
     like_level: float = -5.5
     comment_level: float = -7.0
@@ -152,10 +153,9 @@ class WorldConfig(Config):
         for field in ("sample_rate", "category_noise", "refresh_rate", "replay_share",
                       "zero_share"):  # fmt: skip
             require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "in [0, 1]")
-        for field in dataclasses.fields(self):
-            if field.name.endswith(("_gain", "_boredom", "_noise", "_spread", "_sd", "_scale")):
-                value = getattr(self, field.name)
-                require(value >= 0, field.name, value, ">= 0")
+        for name, value in self.to_dict().items():
+            if name.endswith(("_gain", "_boredom", "_noise", "_spread", "_sd", "_scale")):
+                require(value >= 0, name, value, ">= 0")
         require(self.content_width >= 4, "content_width", self.content_width, ">= 4")
         require(self.slate_size <= self.warmup_candidates <= self.num_candidates,
                 "warmup_candidates", self.warmup_candidates,

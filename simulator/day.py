@@ -23,7 +23,7 @@ from simulator.policy import choose_slates
 from simulator.profiles import long_profiles, make_query
 from simulator.retrieval import Candidates, RetrievalQuery
 from simulator.retrieval import retrieve as retrieve_here
-from simulator.slates import fill_random_slots, show
+from simulator.slates import Visit, fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
 from simulator.users import drift, history_targets, mood_topics
 from simulator.world import ShardState, World
@@ -84,17 +84,28 @@ async def run_day(
     return story.book.finish(len(shard.user_ids), config.num_candidates)
 
 
-async def run_warmup(world: World, shard: ShardState, model_version: int = -1) -> DayLog:
+async def run_warmup(
+    world: World,
+    shard: ShardState,
+    model_version: int = -1,
+    observe: Callable[[Visit], None] | None = None,
+) -> DayLog:
     """Lives the prehistory of new users under the earlier policy; updates the shard in place.
 
     Every user lives until the own history is long enough, at an own pace, so that all end just
     before day 0. The last requests of each are made with all C candidates and logged.
+
+    Args:
+        world: shared by all shards.
+        shard: new, without histories.
+        model_version: written in the log; no version of a model is negative.
+        observe: is given every visit, hidden parts included; for calibration and tests.
     """
     config = world.config
     target_U = history_targets(config, shard.users)
     last = config.warmup_requests_per_user
     body_U = np.maximum(target_U - int(last * config.slate_size * WARMUP_YIELD), 1)
-    story = _Story(world, shard)
+    story = _Story(world, shard, observe)
     everybody = np.arange(len(shard.user_ids))
     _begin_warmup_sessions(story, everybody, target_U)
     while len(rows := np.flatnonzero(story.watermarks(everybody) < body_U)):
@@ -109,7 +120,13 @@ async def run_warmup(world: World, shard: ShardState, model_version: int = -1) -
 class _Story:
     """What a shard's users carry from request to request."""
 
-    def __init__(self, world: World, shard: ShardState) -> None:
+    def __init__(
+        self,
+        world: World,
+        shard: ShardState,
+        observe: Callable[[Visit], None] | None = None,
+    ) -> None:
+        self._observe = observe
         num_users = len(shard.user_ids)
         self.world, self.shard = world, shard
         self.day_U = np.zeros(num_users, np.int32)
@@ -162,6 +179,8 @@ class _Story:
         request_id_R = query.user_id_U.astype(np.int64) << 32 | watermark_R
         slates = fill_random_slots(self.world, query, ids_RK, candidates)
         visit = show(self.world, self.shard, rows, self.sessions, query, slates)
+        if self._observe is not None:
+            self._observe(visit)
         self.book.num_requests += len(rows)
         self.book.add_impressions({
             **visit.impressions,

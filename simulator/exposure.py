@@ -27,13 +27,15 @@ class Exposure:
     Attributes:
         seen_UK: bool; a prefix of each row.
         utility_UK: float64, with boredom; meaningless where not seen.
-        joy_UK: float64.
+        joy_UK: float64, of each impression.
+        session_joy_UK: float64, joy of the session so far, this impression included.
         left_U: bool, the user left the session here.
     """
 
     seen_UK: npt.NDArray[np.bool_]
     utility_UK: npt.NDArray[np.float64]
     joy_UK: npt.NDArray[np.float64]
+    session_joy_UK: npt.NDArray[np.float64]
     left_U: npt.NDArray[np.bool_]
 
 
@@ -65,7 +67,7 @@ def scroll(
     topic_UK, second_UK = catalog.topic_N[slate_UK], catalog.second_N[slate_UK]
     mix_UK = catalog.mix_N[slate_UK]
     seen_UK = np.zeros(slate_UK.shape, bool)
-    utility_UK, joy_UK = np.zeros(slate_UK.shape), np.zeros(slate_UK.shape)
+    utility_UK, joy_UK, session_joy_UK = (np.zeros(slate_UK.shape) for _ in range(3))
     here_U, left_U = np.ones(len(slate_UK), bool), np.zeros(len(slate_UK), bool)
     for k in range(slate_UK.shape[1]):
         item = (topic_UK[:, k], second_UK[:, k], mix_UK[:, k], author_UK[:, k])
@@ -73,9 +75,16 @@ def scroll(
         utility_UK[:, k] = fresh_utility_UK[:, k] - session.boredom(config, *item)
         joy_UK[:, k] = joy(utility_UK[:, k], bias_U)
         session.see(here_U, *item, joy_UK[:, k])
+        session_joy_UK[:, k] = session.joy_U
         leaves_U = here_U & (leave_UK[:, k] < leave_probability(config, session.joy_U))
         left_U |= leaves_U
         here_U = here_U & ~leaves_U & ~refresh_UK[:, k]
         if not here_U.any():
             break
-    return Exposure(seen_UK=seen_UK, utility_UK=utility_UK, joy_UK=joy_UK, left_U=left_U)
+    return Exposure(
+        seen_UK=seen_UK,
+        utility_UK=utility_UK,
+        joy_UK=joy_UK,
+        session_joy_UK=session_joy_UK,
+        left_U=left_U,
+    )

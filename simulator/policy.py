@@ -19,11 +19,11 @@ from simulator.retrieval import Candidates, RetrievalQuery
 
 __all__ = ["choose_slates"]
 
-POPULARITY_WEIGHT = 0.25
+POPULARITY_WEIGHT = 0.4
 LONG_WEIGHT = 2.0
-RECENT_WEIGHT = 1.0
-CATEGORY_WEIGHT = 1.0
-NOISE = 0.7
+RECENT_WEIGHT = 0.5
+CATEGORY_WEIGHT = 1.5
+NOISE = 0.4
 
 
 def choose_slates(
@@ -41,10 +41,10 @@ def choose_slates(
     recent_URD = catalog.items.content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
     score_UC += RECENT_WEIGHT * _best_match(content_UCD, recent_URD)
-    category_UC = catalog.items.category_N[ids_UC]
-    for m in range(profiles.category_UM.shape[1]):
-        hit_UC = category_UC == profiles.category_UM[:, m, None]
-        score_UC += CATEGORY_WEIGHT * profiles.share_UM[:, m, None] * hit_UC
+    lift_UC = np.take_along_axis(
+        profiles.category_lift_UG, catalog.items.category_N[ids_UC].astype(np.int64), axis=1
+    )
+    score_UC += CATEGORY_WEIGHT * lift_UC
     user, day, session, _ = query.keys
     noise_UC = uniform(catalog.seed, Purpose.POLICY, user, day, session, ids_UC)
     score_UC -= NOISE * np.log(-np.log(noise_UC))

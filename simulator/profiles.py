@@ -3,7 +3,8 @@
 Knows histories and the observed catalogue; nothing hidden. Long profiles are computed over the
 whole history at the start of a day, as a nightly job would; recent positives at each request.
 
-Letters: U users, D content width, R recent positives, M long interests, A loved authors, S seen.
+Letters: U users, D content width, R recent positives, M long interests, G categories, A authors,
+S seen, P impressions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ NUM_RECENT = 4
 RECENT_WINDOW = 200
 NUM_LONG = 4
 NUM_AUTHORS = 16
+SMOOTHING = 10
 POSITIVE = np.uint8(1 << ACTIONS.index("long_view"))
 
 
@@ -33,15 +35,15 @@ class LongProfiles:
     """Profiles of U users over their whole histories.
 
     Attributes:
-        content_UMD: float32, mean content of the positives in each of the user's top categories.
-        category_UM: int32, those categories, -1 where there are fewer.
-        share_UM: float32, their shares of the user's positives.
+        content_UMD: float32, mean content of the positives in each of the categories that hold
+            most positives beyond the user's average; zeros where there are fewer.
+        category_lift_UG: float32, log of the smoothed rate of positives in each category over the
+            user's rate.
         authors_UA: int32, authors by number of positives, most first, -1 where there are fewer.
     """
 
     content_UMD: npt.NDArray[np.float32]
-    category_UM: npt.NDArray[np.int32]
-    share_UM: npt.NDArray[np.float32]
+    category_lift_UG: npt.NDArray[np.float32]
     authors_UA: npt.NDArray[np.int32]
 
     def take(self, rows: npt.NDArray[np.int64]) -> LongProfiles:
@@ -62,34 +64,39 @@ def long_profiles(
     """Computes the long profiles of some users from all that they have seen."""
     items, num_users = catalog.items, len(user_ids)
     views = [histories.view(int(user)) for user in user_ids]
-    positives = [view.ids_T[(view.actions_T & POSITIVE) != 0] for view in views]
-    user_P = np.repeat(np.arange(num_users), [len(ids) for ids in positives])
-    item_P = np.concatenate([np.empty(0, np.int32), *positives])
+    user_P = np.repeat(np.arange(num_users), [len(view) for view in views])
+    item_P = np.concatenate([np.empty(0, np.int32), *(view.ids_T for view in views)])
+    actions_P = np.concatenate([np.empty(0, np.uint8), *(view.actions_T for view in views)])
+    liked_P = (actions_P & POSITIVE) != 0
 
     num_categories = int(items.category_N.max()) + 1
     bin_P = user_P * num_categories + items.category_N[item_P]
-    count_UG = _counts(bin_P, num_users, num_categories)
-    category_UM = _most_frequent(count_UG, NUM_LONG)
-    d = items.content_ND.shape[1]
-    content_UMD = np.zeros((num_users, NUM_LONG, d), np.float32)
+    seen_UG = _counts(bin_P, num_users, num_categories)
+    liked_UG = _counts(bin_P[liked_P], num_users, num_categories)
+    seen_U1, liked_U1 = seen_UG.sum(axis=1)[:, None], liked_UG.sum(axis=1)[:, None]
+    # Positives beyond what the user's own rate would give, in integers, so that ties are exact:
+    # a category that is merely shown often is no interest.
+    excess_UG = liked_UG * seen_U1 - seen_UG * liked_U1
+    category_UM = _largest_positive(excess_UG, NUM_LONG)
+    rate_U1 = liked_U1 / np.maximum(seen_U1, 1)
+    smoothed_UG = (liked_UG + SMOOTHING * rate_U1) / (seen_UG + SMOOTHING)
+    lift_UG = np.log(np.maximum(smoothed_UG, 1e-3) / np.maximum(rate_U1, 1e-3))
+
     rows = np.arange(num_users)[:, None]
-    kept_UM = np.maximum(count_UG[rows, category_UM], 1)
-    for dim in range(d):
-        total = np.bincount(bin_P, items.content_ND[item_P, dim], num_users * num_categories)
+    content_UMD = np.zeros((num_users, NUM_LONG, items.content_ND.shape[1]), np.float32)
+    bins, content_PD = bin_P[liked_P], items.content_ND[item_P[liked_P]]
+    kept_UM = np.maximum(liked_UG[rows, category_UM], 1)
+    for dim in range(content_UMD.shape[2]):
+        total = np.bincount(bins, content_PD[:, dim], num_users * num_categories)
         total_UM = total.reshape(num_users, num_categories)[rows, category_UM]
         content_UMD[:, :, dim] = np.where(category_UM >= 0, total_UM / kept_UM, 0)
 
     num_authors = len(catalog.author_start_A) - 1
-    author_UA = _most_frequent(
-        _counts(user_P * num_authors + items.author_id_N[item_P], num_users, num_authors),
-        NUM_AUTHORS,
-    )
-    share_UM = np.where(category_UM >= 0, kept_UM, 0) / np.maximum(count_UG.sum(axis=1), 1)[:, None]
+    author_P = user_P[liked_P] * num_authors + items.author_id_N[item_P[liked_P]]
     return LongProfiles(
         content_UMD=content_UMD,
-        category_UM=category_UM,
-        share_UM=share_UM.astype(np.float32),
-        authors_UA=author_UA,
+        category_lift_UG=lift_UG.astype(np.float32),
+        authors_UA=_largest_positive(_counts(author_P, num_users, num_authors), NUM_AUTHORS),
     )
 
 
@@ -131,15 +138,15 @@ def _counts(bins: npt.NDArray[np.int64], num_users: int, size: int) -> npt.NDArr
     return np.bincount(bins, minlength=num_users * size).reshape(num_users, size)
 
 
-def _most_frequent(count_UX: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.int32]:
-    """The `top` columns of largest count, int32 [U, top]; -1 where the count is 0.
+def _largest_positive(score_UX: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.int32]:
+    """The `top` columns of largest score, int32 [U, top]; -1 where a score is not positive.
 
-    Ties go to the lower number: column and count are packed into one key.
+    Ties go to the lower number: column and score are packed into one key.
     """
-    size = count_UX.shape[1]
-    key_UX = count_UX * size + (size - 1 - np.arange(size))
+    size = score_UX.shape[1]
+    key_UX = np.maximum(score_UX, 0) * size + (size - 1 - np.arange(size))
     start = max(0, size - top)
     key_UM = -np.sort(-np.partition(key_UX, start, axis=1)[:, start:], axis=1)
-    columns = np.full((len(count_UX), top), -1, np.int32)
+    columns = np.full((len(score_UX), top), -1, np.int32)
     columns[:, : size - start] = np.where(key_UM >= size, size - 1 - key_UM % size, -1)
     return columns

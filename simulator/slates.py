@@ -50,12 +50,15 @@ class Visit:
 
     Attributes:
         impressions: columns of the log, but request_id and model_version, [P] each.
+        hidden: utility, bias and session_joy of the impressions, float64 [P]; for calibration and
+            tests, never for a log.
         row_P: which of the R users each impression belongs to.
         left_R: bool, left the session.
         end_ms_R: int64, when the next request can be made.
     """
 
     impressions: dict[str, np.ndarray]
+    hidden: dict[str, np.ndarray]
     row_P: npt.NDArray[np.int64]
     left_R: npt.NDArray[np.bool_]
     end_ms_R: npt.NDArray[np.int64]
@@ -104,8 +107,9 @@ def show(
     users, session, ids_RK = shard.users.take(rows), sessions.take(rows), slates.ids_RK
     keys = (query.user_id_U[:, None], query.day_U[:, None], query.session_U[:, None], ids_RK)
 
+    bias_R = bias(config, users)
     fresh_RK = utility(config, catalog, users, ids_RK, query.time_ms_U, session.mood_U)
-    seen = scroll(config, seed, catalog, session, keys, ids_RK, fresh_RK, bias(config, users))
+    seen = scroll(config, seed, catalog, session, keys, ids_RK, fresh_RK, bias_R)
     duration_ms_RK = items.duration_ms_N[ids_RK]
     watch = watch_distribution(config, seen.utility_UK, duration_ms_RK / 1000)
     loops_RK = uniform(seed, Purpose.REPLAY, *keys) < config.replay_share
@@ -140,6 +144,11 @@ def show(
     )  # fmt: skip
     return Visit(
         impressions=impressions,
+        hidden={
+            "utility": seen.utility_UK[row_P, place_P],
+            "bias": bias_R[row_P],
+            "session_joy": seen.session_joy_UK[row_P, place_P],
+        },
         row_P=row_P,
         left_R=seen.left_U,
         end_ms_R=stop_ms_RK[:, -1] + NETWORK_MS,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import os
 import shutil
 import tempfile
@@ -20,11 +21,12 @@ from contextlib import ExitStack, contextmanager
 import ray
 from ray import serve
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
 from ifa_ray.config import require
 from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
-from ifa_ray.errors import ConfigError
+from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.checkpoint import version_folder
@@ -60,6 +62,11 @@ class Cluster:
     user_actors: int = 2
     retrieval_actors: int = 1
     replicas: int = 1
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the run brings its own Ray. A submitted job finds its cluster in RAY_ADDRESS."""
+        return self.address is None and "RAY_ADDRESS" not in os.environ
 
     def __post_init__(self) -> None:
         for field in ("user_actors", "retrieval_actors", "replicas"):
@@ -120,6 +127,7 @@ class _Run:
             actors=cluster.user_actors + cluster.retrieval_actors,
         )
         self._trainers: dict[str, ArmTrainer] = {}
+        self._embedded = cluster.embedded
         # Application names are the cluster's: another run, or a deployed ranker, may be there.
         self._prefix = f"run-{os.urandom(4).hex()}-"
 
@@ -132,7 +140,10 @@ class _Run:
                 write_items(path, World(self._config.world, seed).catalog.item_table())
         self._start_trainers()
         actors = self._start_actors()
-        asyncio.run(self._live_arms(actors))
+        try:
+            asyncio.run(self._live_arms(actors))
+        except BaseExceptionGroup as group:
+            raise _first_error(group) from None
 
     def _start_trainers(self) -> None:
         """One long fit per arm; each waits in the folder for the warm-up's commits."""
@@ -158,11 +169,14 @@ class _Run:
 
     def _start_actors(self) -> list[ActorHandle]:
         settings = self._config.to_dict()
-        retrieval = [
+        retrieval = [f"{self._prefix}retrieval-{i}" for i in range(self._cluster.retrieval_actors)]
+        self._retrieval = [
             ray.remote(num_cpus=self._plan.actor_cpus, max_restarts=3, max_task_retries=3)(
                 RetrievalActor
-            ).remote(settings)
-            for _ in range(self._cluster.retrieval_actors)
+            )
+            .options(name=name)
+            .remote(settings)
+            for name in retrieval
         ]
         return [
             ray.remote(
@@ -236,7 +250,8 @@ class _Run:
             max_ongoing_requests=64,
         )
         serve.run(deployment_for(settings), name=name, route_prefix=None)
-        self._stack.callback(serve.delete, name)
+        if not self._embedded:  # a private Ray ends as a whole
+            self._stack.callback(serve.delete, name)
 
     async def _wait_for(self, arm: Arm, version: int) -> None:
         """Returns once a version of all the arm's replicates is published."""
@@ -257,16 +272,43 @@ class _Run:
         )
 
 
+def _serve_is_up() -> bool:
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _first_error(group: BaseExceptionGroup) -> BaseException:
+    """What went wrong first: an error of ours if there is one, out of Ray's wrapping."""
+    leaves: list[BaseException] = []
+    rest: list[BaseException] = [group]
+    while rest:
+        error = rest.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            rest.extend(error.exceptions)
+        else:
+            # A remote error carries the original, of its own type, as its cause.
+            leaves.append(error.cause if isinstance(error, RayTaskError) else error)
+    ours = [error for error in leaves if isinstance(error, IfaRayError)]
+    return (ours or leaves)[0]
+
+
 @contextmanager
 def _ray_session(cluster: Cluster) -> Iterator[None]:
     """A private embedded Ray, or the cluster at the address; Serve is up within."""
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if address is not None:
-        ray.init(address=address, log_to_driver=False)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if not cluster.embedded:
+        ray.init(address=cluster.address, log_to_driver=False)
+        found_serve = _serve_is_up()
         try:
-            serve.start()
+            serve.start(proxy_location="Disabled")
             yield
         finally:
+            # Left running, a Serve without a proxy would refuse the next deployment its HTTP port.
+            if not found_serve:
+                serve.shutdown()
             ray.shutdown()
         return
     # Short, because sockets lie below it and their paths are limited to 107 bytes.
@@ -283,7 +325,6 @@ def _ray_session(cluster: Cluster) -> Iterator[None]:
     try:
         serve.start(proxy_location="Disabled")
         yield
-        serve.shutdown()
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)

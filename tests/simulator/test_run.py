@@ -67,7 +67,7 @@ def test_the_result_has_all_arms_replicates_and_equal_training(finished):
     ]
     assert len(set(budgets)) == 1
     assert min(budgets[0]) > 0
-    assert all(check["ok"] for check in result["health"])
+    assert all(check["ok"] for check in result["ab"]["health"])
     assert all(result["cost"][arm]["p50_ms"] > 0 for arm in ARMS)
 
 

@@ -57,14 +57,14 @@ def _best_of_rows(scores_RT: torch.Tensor, k: int) -> npt.NDArray[np.int64]:
     if np.isnan(bounds_R).any():  # a diverged model: its scores are refused later, by name
         scores_RT = torch.zeros_like(scores_RT)
         bounds_R = np.zeros_like(bounds_R)
-    scores = scores_RT.numpy()
-    reaching = np.flatnonzero(scores >= bounds_R[:, None])
+    # torch compares, numpy collects: each is twice as fast as the other at that.
+    reaching = np.flatnonzero((scores_RT >= torch.from_numpy(bounds_R)[:, None]).numpy())
     row, column = np.divmod(reaching, T)
     starts_R = np.searchsorted(reaching, np.arange(R + 1) * T)
     width = int(np.diff(starts_R).max())
     # Score and column in one integer: sorting values is vectorised, and no two are equal.
     keys = np.full((R, width), np.iinfo(np.int64).min)
-    values = scores.reshape(-1)[reaching] + np.float32(0)  # -0.0 becomes 0.0
+    values = scores_RT.numpy().reshape(-1)[reaching] + np.float32(0)  # -0.0 becomes 0.0
     bits = values.view(np.int32)
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
     keys[row, np.arange(len(reaching)) - starts_R[row]] = (ordered << 32) | column

@@ -34,8 +34,8 @@ __all__ = ["Twin"]
 _CROSS_WIDTH = 8
 _QUERY_KEY_GAIN = 1.2
 
-# Scores searched at once: 4 MiB of them, so that they are read from a cache and not from memory.
-_CHUNK_SCORES = 1 << 20
+# Scores searched at once: 2 MiB of them, so that they are read from a cache and not from memory.
+_CHUNK_SCORES = 1 << 19
 
 _GROUPS = (("is_click",), ("long_view",), ("is_like", "is_comment", "is_follow", "is_forward"),
            ("is_hate",))  # fmt: skip
@@ -104,13 +104,16 @@ class Twin(RankModel):
         query_HCd = query_CD.view(C, H, -1).transpose(0, 1)
         key_Hdn = key_nD.view(n, H, -1).permute(1, 2, 0).contiguous()
         bias_H1n = bias_nH.T[:, None]
-        step = max(1, _CHUNK_SCORES // (H * n))
-        return torch.cat(
-            [
-                walk_heads(torch.baddbmm(bias_H1n, part_HNd, key_Hdn), k)
-                for part_HNd in query_HCd.split(step, dim=1)
-            ]
-        )
+        step = min(C, max(1, _CHUNK_SCORES // (H * n)))
+        # One buffer for all chunks: fresh memory would cost more than the product.
+        buffer = query_CD.new_empty(H * step * n)
+        chosen = []
+        for part_HNd in query_HCd.split(step, dim=1):
+            N = part_HNd.shape[1]
+            scores_HNn = buffer[: H * N * n].view(H, N, n)
+            torch.baddbmm(bias_H1n, part_HNd, key_Hdn, out=scores_HNn)
+            chosen.append(walk_heads(scores_HNn, k))
+        return torch.cat(chosen)
 
 
 def _action_groups() -> np.ndarray:

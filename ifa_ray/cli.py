@@ -82,13 +82,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ifa_ray", description="Rank with a whole life of behaviour."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "evaluate",
-        help="compare models on one real log, test then train",
-        description=_EVALUATE_HELP,
-        epilog=_EVALUATE_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    _describe_evaluate(
+        commands.add_parser(
+            "evaluate",
+            help="compare models on one real log, test then train",
+            description=_EVALUATE_HELP,
+            epilog=_EVALUATE_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
     )
+    return parser
+
+
+def _describe_evaluate(command: argparse.ArgumentParser) -> None:
     defaults = EvaluationConfig(data="", models=("twin",))
     add = command.add_argument
     add(
@@ -162,7 +168,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="of torch; compare runs of equal numbers only (default: %(default)s)",
     )
-    return parser  # fmt: skip
 
 
 def _evaluate(options: argparse.Namespace) -> None:

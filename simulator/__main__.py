@@ -115,8 +115,7 @@ def _run(args: argparse.Namespace) -> int:
     config = _config(args, config)
     root = args.out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     with open_run(root, config, args.resume) as folder:
-        embedded = args.address is None and "RAY_ADDRESS" not in os.environ
-        if embedded:
+        if args.address is None and "RAY_ADDRESS" not in os.environ:
             private_ray_environment(root.resolve() / ".ray-home")
         quiet_ray_logs()
         from simulator.loop import Cluster, run

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
-from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -51,11 +51,12 @@ class UserShards:
         config: dict[str, Any],
         root: str,
         application_prefix: str,
-        retrieval: Sequence[ActorHandle],
+        retrieval: Sequence[str],
     ) -> None:
         self._config = RunConfig.from_dict(config)
         self._folder = RunFolder(Path(root))
-        self._retrieval = retrieval
+        # By name: a handle among its arguments would keep a restarted actor from starting.
+        self._retrieval = [ray.get_actor(name) for name in retrieval]
         self._world = functools.cache(self._build_world)
         self._prefix = application_prefix
         self._application = functools.cache(self._find_application)

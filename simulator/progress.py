@@ -85,7 +85,9 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """One line about a phase."""
-        self._console.print(f"[{self._clock() - self._started:6.1f} s] {text}", highlight=False)
+        self._console.print(
+            f"[{self._clock() - self._started:6.1f} s] {text}", highlight=False, soft_wrap=True
+        )
 
     def lived(self, arm: str, day: int, requests: int) -> None:
         """A shard of the arm has lived a day, with so many requests."""

@@ -61,6 +61,8 @@ class HistoryStore:
         times_ms: npt.NDArray[np.int64],
     ) -> None:
         """Appends many users' impressions; rows in order of time for each user, users in any."""
+        if len(user_ids) == 0:
+            return
         order = np.argsort(user_ids, kind="stable")
         users, starts = np.unique(user_ids[order], return_index=True)
         for user, rows in zip(users, np.split(order, starts[1:]), strict=True):

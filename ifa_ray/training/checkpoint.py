@@ -18,7 +18,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,15 @@ def load_model(folder: Path | str, items: ItemTable) -> RankModel:
     return model
 
 
-def load_learner(folder: Path | str, items: ItemTable) -> Learner:
+def load_learner(
+    folder: Path | str, items: ItemTable, *, clock: Callable[[], float] = time.perf_counter
+) -> Learner:
     """Restores the learner that wrote a version; it goes on bit for bit as that one would have.
+
+    Args:
+        folder: of the version.
+        items: the catalogue that it was trained on.
+        clock: of the learner's measurements.
 
     Raises:
         CheckpointError: as `load_checkpoint`, and if the optimiser state was dropped.
@@ -241,7 +249,9 @@ def load_learner(folder: Path | str, items: ItemTable) -> Learner:
     checkpoint = load_checkpoint(folder, items)
     if not checkpoint.has_optimizer:
         raise CheckpointError(f"{folder}: {_OPTIMIZER} was dropped, learning cannot go on from it.")
-    learner = Learner(checkpoint.model_config, checkpoint.training_config, items, checkpoint.seed)
+    learner = Learner(
+        checkpoint.model_config, checkpoint.training_config, items, checkpoint.seed, clock=clock
+    )
     try:
         learner.load_arrays(checkpoint.arrays)
     except (KeyError, RuntimeError) as error:

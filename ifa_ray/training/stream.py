@@ -71,7 +71,7 @@ def exactly(samples: Sequence[TrainingSample], count: int) -> list[TrainingSampl
         LogError: if there are none at all.
     """
     if not samples:
-        raise LogError("len(requests) == 0 on a training day, must be >= 1.")
+        raise LogError("len(requests) == 0 on a training day, must be >= 1: too few users came.")
     return [samples[i % len(samples)] for i in range(count)]
 
 
@@ -147,11 +147,15 @@ class _Slot:
     def _restore(self, version: int) -> Learner:
         """The learner as it stood after the previous version, its histories read again."""
         items = self._items()
+        # CPU time, which a busy machine does not inflate, where one thread does all the work.
+        clock = time.thread_time if self._settings.num_threads == 1 else time.perf_counter
         if version == 0:
             seed = self._settings.model_seeds[self.replicate]
-            learner = Learner(self._settings.model, self._settings.training, items, seed)
+            learner = Learner(
+                self._settings.model, self._settings.training, items, seed, clock=clock
+            )
         else:
-            learner = load_learner(version_folder(self._models, version - 1), items)
+            learner = load_learner(version_folder(self._models, version - 1), items, clock=clock)
             for earlier in range(version):
                 for key in self._days(earlier):
                     self._follower.append(read_impressions(self._folder.table("impressions", key)))

@@ -84,8 +84,7 @@ class Twin(RankModel):
         attended = []
         for b, n in enumerate(behaviours.mask_BT.sum(dim=1).tolist()):
             if n == 0:
-                # Keeps the graph, so that every parameter has a gradient, if only zero.
-                attended.append(query_BCD[b] * 0.0)
+                attended.append(torch.zeros_like(query_BCD[b]))
                 continue
             key, bias, value = (x[b, -n:] for x in (key_BTD, bias_BTH, value_BTD))
             chosen_CK = self._search(query_BCD[b], key, bias)

@@ -1,0 +1,244 @@
+import dataclasses
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import ConfigError, RankerError, RequestError
+from ifa_ray.models import MODELS, build_model
+from ifa_ray.plugins import load_ranker_class
+from ifa_ray.ranker import ModelRanker, RandomRanker, ranking_scores
+from ifa_ray.schema import OBJECTIVES, History, RankRequest, validate_response
+
+N = 200
+ITEMS = ItemTable(
+    video_id_N=np.arange(N, dtype=np.int32),
+    author_id_N=(np.arange(N) % 17).astype(np.int32),
+    category_N=(np.arange(N) % 5).astype(np.int32),
+    duration_ms_N=np.full(N, 9000, np.int32),
+    upload_ms_N=np.zeros(N, np.int64),
+    content_ND=np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32),
+)
+
+
+def make_request(candidates=40, k=10, seed=0):
+    rng = np.random.default_rng(seed)
+    return RankRequest(
+        request_id=seed,
+        user_id=seed,
+        time_ms=10**9,
+        candidates_C=rng.permutation(N)[:candidates].astype(np.int32),
+        history=History(
+            ids_T=rng.integers(0, N, 30).astype(np.int32),
+            actions_T=rng.integers(0, 128, 30).astype(np.uint8),
+            times_ms_T=np.sort(rng.integers(0, 10**9, 30)),
+        ),
+        k=k,
+    )
+
+
+def make_model(name="ifa", **changes):
+    config = ModelConfig(
+        name=name, width=8, num_heads=2, top_k=5, tower_widths=(8,), id_buckets=300,
+        author_buckets=30, user_buckets=10,
+    )  # fmt: skip
+    return build_model(dataclasses.replace(config, **changes), ITEMS, seed=0)
+
+
+class FixedModel:
+    """Gives what it is told to, as log-probabilities of a click."""
+
+    def __init__(self, log_p_by_id):
+        self.config = ModelConfig(name="ifa")
+        self.log_p_by_id = log_p_by_id
+
+    def freeze(self):
+        pass
+
+    def log_probabilities(self, batch):
+        ids = batch.candidate_rows_BC[0] - 1
+        scores = torch.tensor([self.log_p_by_id[i] for i in ids.tolist()])
+        return scores[None, :, None].expand(1, -1, len(OBJECTIVES))
+
+
+def ranked_by(log_p_by_id, k):
+    request = dataclasses.replace(
+        make_request(), candidates_C=np.array(list(log_p_by_id), np.int32), k=k
+    )
+    ranker = ModelRanker(FixedModel(log_p_by_id), ITEMS, version=3)
+    return ranker.rank([request])[0]
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_slate_is_the_top_k_of_the_models_log_probabilities(name):
+    model = make_model(name)
+    request = make_request()
+    response = ModelRanker(model, ITEMS, version=4).rank([request])[0]
+    validate_response(request, response)
+    from ifa_ray.data.features import build_batch
+
+    with torch.no_grad():
+        log_p = model.log_probabilities(build_batch([request], ITEMS, model.config))[0]
+    clicks = log_p[:, OBJECTIVES.index("is_click")]
+    best = clicks.argsort(descending=True)[:10]
+    assert response.ids_K.tolist() == request.candidates_C[best.numpy()].tolist()
+    np.testing.assert_allclose(response.scores_K, clicks[best], atol=1e-5)
+    assert response.model_version == 4
+    assert response.request_id == request.request_id
+    assert response.ids_K.dtype == np.int32
+    assert response.scores_K.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_score_does_not_depend_on_what_else_was_asked(name):
+    ranker = ModelRanker(make_model(name), ITEMS, version=0)
+    asked = [make_request(40 - i, seed=i) for i in range(4)]
+    together = ranker.rank(asked)
+    for request, response in zip(reversed(asked), reversed(together), strict=True):
+        alone = ranker.rank([request])[0]
+        assert alone.ids_K.tolist() == response.ids_K.tolist()
+        assert alone.scores_K.tolist() == response.scores_K.tolist()
+
+
+def test_scores_are_rounded_and_ties_go_by_id():
+    response = ranked_by({9: -1.0, 4: -1.000001, 7: -0.999999, 2: -1.1, 5: -0.5}, k=4)
+    assert response.ids_K.tolist() == [5, 4, 7, 9]
+    np.testing.assert_allclose(response.scores_K, [-0.5, -1.0, -1.0, -1.0], rtol=1e-6)
+
+
+def test_a_tie_at_the_edge_of_the_slate_goes_by_id():
+    assert ranked_by(dict.fromkeys([8, 3, 6, 1], -2.0), k=2).ids_K.tolist() == [1, 3]
+
+
+def test_all_candidates_may_be_asked_for():
+    assert ranked_by({3: -3.0, 1: -1.0, 2: -2.0}, k=3).ids_K.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_refused_by_name(bad):
+    with pytest.raises(RankerError, match=r"request 0: score of candidate 6 == .*version 3"):
+        ranked_by({1: -1.0, 6: bad, 7: -2.0}, k=1)
+
+
+def test_a_diverged_model_is_refused():
+    for name in MODELS:
+        model = make_model(name)
+        with torch.no_grad():
+            model.items.category.weight.fill_(math.nan)
+        with pytest.raises(RankerError, match="must be finite"):
+            ModelRanker(model, ITEMS, version=0).rank([make_request()])
+
+
+def test_ranking_rules_are_products_of_probabilities():
+    impression, click, long_view = 0.2, 0.5, 0.3  # of the later two: given an impression
+    log_p = np.log([[impression, impression * click, impression * long_view, 0.01]])
+    scores = {rule: ranking_scores(log_p, rule)[0] for rule in ("pitctr", "long_view")}
+    assert scores["pitctr"] == pytest.approx(math.log(0.2 * 0.5))
+    assert scores["long_view"] == pytest.approx(math.log(math.sqrt(0.2) * 0.3))
+
+
+def test_the_rule_of_the_config_is_used():
+    request = make_request()
+    slates = {
+        rule: ModelRanker(make_model(ranking_rule=rule), ITEMS, version=0).rank([request])[0]
+        for rule in ("pitctr", "long_view")
+    }
+    assert slates["pitctr"].scores_K.tolist() != slates["long_view"].scores_K.tolist()
+
+
+def test_rank_ms_is_read_from_the_clock_once_around_each_request():
+    times = iter([1.0, 1.25, 5.0, 5.5])
+    ranker = ModelRanker(make_model(), ITEMS, version=0, clock=lambda: next(times))
+    responses = ranker.rank([make_request(seed=1), make_request(seed=2)])
+    assert [response.rank_ms for response in responses] == [250.0, 500.0]
+
+
+@pytest.mark.parametrize("ranker_class", [ModelRanker, RandomRanker])
+def test_requests_are_checked(ranker_class):
+    ranker = (
+        RandomRanker(items=ITEMS, seed=0)
+        if ranker_class is RandomRanker
+        else ModelRanker(make_model(), ITEMS, version=0)
+    )
+    with pytest.raises(RequestError, match="k == 99"):
+        ranker.rank([make_request(k=99)])
+    foreign = dataclasses.replace(make_request(), candidates_C=np.array([1, 5000], np.int32), k=1)
+    with pytest.raises(RequestError, match="candidate 5000 is not in the catalogue"):
+        ranker.rank([foreign])
+
+
+def test_no_requests_no_slates():
+    assert ModelRanker(make_model(), ITEMS, version=0).rank([]) == []
+
+
+def test_random_slates_repeat_by_seed_and_do_not_depend_on_candidate_order():
+    request = make_request(100, k=20)
+    first = RandomRanker(items=ITEMS, seed=1).rank([request])[0]
+    validate_response(request, first)
+    shuffled = dataclasses.replace(request, candidates_C=request.candidates_C[::-1].copy())
+    again = RandomRanker(items=ITEMS, seed=1).rank([make_request(seed=8), shuffled])[1]
+    assert again.ids_K.tolist() == first.ids_K.tolist()
+    other_seed = RandomRanker(items=ITEMS, seed=2).rank([request])[0]
+    other_request = RandomRanker(items=ITEMS, seed=1).rank(
+        [dataclasses.replace(request, request_id=5)]
+    )[0]
+    assert other_seed.ids_K.tolist() != first.ids_K.tolist()
+    assert other_request.ids_K.tolist() != first.ids_K.tolist()
+
+
+def test_random_slates_favour_nobody():
+    ranker = RandomRanker(items=ITEMS, seed=0)
+    request = make_request(N, k=20)
+    shown = np.zeros(N)
+    for number in range(1000):
+        shown[ranker.rank([dataclasses.replace(request, request_id=number)])[0].ids_K] += 1
+    # 1000 draws of 20 of 200: mean 100, standard deviation sqrt(1000 * 0.1 * 0.9) = 9.5.
+    assert abs(shown - 100).max() < 5 * 9.5
+    assert 7 < shown.std() < 12
+
+
+def test_a_ranker_class_is_found_by_name():
+    assert load_ranker_class("ifa_ray.ranker:RandomRanker") is RandomRanker
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("RandomRanker", "must be written package.module:Class"),
+        ("ifa_ray.ranker:", "must be written package.module:Class"),
+        (":RandomRanker", "must be written package.module:Class"),
+        ("ifa_ray.ranker:a.b", "must be written package.module:Class"),
+        ("ifa_ray.rankers:RandomRanker", "cannot import ifa_ray.rankers: No module named"),
+        ("ifa_ray.ranker:RandomRankers", "Did you mean 'RandomRanker'?"),
+        ("ifa_ray.ranker:ranking_scores", "is a function, must be a class"),
+        ("ifa_ray.config:ModelConfig", "has no method rank"),
+    ],
+)
+def test_a_wrong_ranker_name_says_what_is_wrong(spec, message):
+    with pytest.raises(ConfigError) as error:
+        load_ranker_class(spec)
+    assert message in str(error.value)
+
+
+def test_an_error_inside_a_users_module_is_not_hidden(tmp_path, monkeypatch):
+    (tmp_path / "broken_ranker.py").write_text("raise RuntimeError('mine')\n")
+    (tmp_path / "needy_ranker.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match="mine"):
+        load_ranker_class("broken_ranker:Mine")
+    with pytest.raises(ConfigError, match="No module named 'no_such_module'"):
+        load_ranker_class("needy_ranker:Mine")
+
+
+def test_rankers_need_torch_and_numpy_alone():
+    code = (
+        "import sys, ifa_ray.ranker, ifa_ray.models, ifa_ray.plugins\n"
+        "print([m for m in ('ray', 'polars', 'pyarrow', 'pandas', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

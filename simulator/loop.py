@@ -128,6 +128,7 @@ class _Run:
         )
         self._trainers: dict[str, ArmTrainer] = {}
         self._embedded = cluster.embedded
+        self._deploying = asyncio.Lock()
         # Application names are the cluster's: another run, or a deployed ranker, may be there.
         self._prefix = f"run-{os.urandom(4).hex()}-"
 
@@ -209,7 +210,8 @@ class _Run:
     async def _live_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
         """An arm's days in order; its replicates and shards side by side within a day."""
         await self._wait_for(arm, 0)
-        await asyncio.to_thread(self._serve, arm)
+        async with self._deploying:  # serve.run is not safe to call from two threads
+            await asyncio.to_thread(self._serve, arm)
         for day in range(self._config.days):
             version = self._config.version_of_day(day) if arm.ranker is None else 0
             await self._wait_for(arm, version)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -29,6 +29,7 @@ from ifa_ray.data.log import (
     write_timings,
 )
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.errors import RankerError
 from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
 from simulator.day import DayLog, ShardState, run_day, run_warmup
 from simulator.presets import RunConfig
@@ -125,6 +126,10 @@ class UserShards:
                 return await handle.rank.remote(
                     slot=key.replicate, requests=requests, min_version=version, exact=True
                 )
+            except RayTaskError as error:
+                if isinstance(error.cause, RankerError):
+                    raise RankerError(f"arm {key.arm}: {error.cause}") from None
+                raise
             except _TRANSIENT:
                 if attempt == MAX_TRIES - 1:
                     raise

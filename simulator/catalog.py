@@ -29,7 +29,7 @@ TOPICS_PER_GROUP = 4
 # KuaiRand's catalogue: median 35 s, 95th percentile 268 s (tier B), as a lognormal.
 DURATION_MEDIAN_S = 35.1
 DURATION_LOG_SD = 1.2356
-DURATION_RANGE_S = (2.0, 1800.0)
+DURATION_RANGE_S = (2.0, 900.0)
 
 # Weight of the item at a popularity rank: (rank + N * OFFSET) ** -SLOPE, so that the shape of the
 # head does not depend on N; the top 1% of items then hold about 44% of the weight.
@@ -102,9 +102,10 @@ def make_catalog(config: WorldConfig, seed: int) -> Catalog:
 
     quality_N = 0.5 * normal(seed, Purpose.AUTHOR_QUALITY, author_N)
     quality_N += np.sqrt(0.75) * normal(seed, Purpose.QUALITY, item)
-    topic_duration_N = normal(seed, Purpose.TOPIC_DURATION, topic_N)
-    log_duration_z_N = 0.5 * topic_duration_N
-    log_duration_z_N += np.sqrt(0.75) * normal(seed, Purpose.DURATION, item)
+    topic_duration_K = normal(seed, Purpose.TOPIC_DURATION, np.arange(k))
+    topic_duration_K -= topic_duration_K.mean()
+    log_duration_z_N = 0.4 * (topic_duration_K / topic_duration_K.std())[topic_N]
+    log_duration_z_N += np.sqrt(0.84) * normal(seed, Purpose.DURATION, item)
     duration_s_N = np.clip(
         DURATION_MEDIAN_S * np.exp(DURATION_LOG_SD * log_duration_z_N), *DURATION_RANGE_S
     )

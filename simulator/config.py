@@ -104,7 +104,7 @@ class WorldConfig(Config):
     sessions_per_day: float = 1.2
     max_sessions: int = 3
     max_requests: int = 8
-    session_impressions: float = 40.0
+    session_impressions: float = 36.0
     active_rate: float = 0.85
     sample_rate: float = 0.1
     rand_share: float = 0.01
@@ -119,12 +119,12 @@ class WorldConfig(Config):
     popularity_gain: float = 0.2
     topic_boredom: float = 0.12
     author_boredom: float = 0.2
-    leave_gain: float = 1.5
+    leave_gain: float = 1.0
     return_gain: float = 1.5
     activity_spread: float = 1.0
     refresh_rate: float = 0.04
     replay_share: float = 0.15
-    zero_share: float = 0.33
+    zero_share: float = 0.37
     category_noise: float = 0.2
     content_noise: float = 0.5
     retrieval_noise: float = 0.3

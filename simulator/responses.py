@@ -32,15 +32,15 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 SKIP_MEAN_S = 1.6
-DURATION_GAIN = 0.5
+DURATION_GAIN = 0.4
 """Longer videos are watched longer, less than in proportion (KuaiRand: 78 s mean, 14.8 s play)."""
 LOOP_LIMIT = 3.0
 
 # (gain of utility, bonus of a click, bonus of a long view), in logits. The bonuses put likes and
 # comments mostly on watched videos, as in KuaiRand-Pure: P(like|click) = .034, else .005.
 FEEDBACK = {
-    "is_like": (Purpose.LIKE, 0.5, 0.8, 0.4),
-    "is_comment": (Purpose.COMMENT, 0.5, 1.5, 1.0),
+    "is_like": (Purpose.LIKE, 0.6, 1.1, 0.4),
+    "is_comment": (Purpose.COMMENT, 0.6, 1.8, 1.0),
     "is_follow": (Purpose.FOLLOW, 0.8, 1.2, 0.5),
     "is_forward": (Purpose.FORWARD, 0.3, 0.8, 0.3),
     "is_hate": (Purpose.HATE, -0.6, 0.0, 0.0),

@@ -26,13 +26,13 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Behaviours, Candidates, RankModel
 from ifa_ray.models.chosen_attention import chosen_attention
 from ifa_ray.models.head_walk import walk_heads
-from ifa_ray.models.layers import Dense, Table
+from ifa_ray.models.layers import Dense, Projection, Table
 from ifa_ray.schema import ACTIONS
 
 __all__ = ["Twin"]
 
 _CROSS_WIDTH = 8
-_QUERY_KEY_GAIN = 1.2
+_QUERY_KEY_SCALE = 2.0
 
 # Scores searched at once: 2 MiB of them, so that they are read from a cache and not from memory.
 _CHUNK_SCORES = 1 << 19
@@ -49,10 +49,10 @@ class Twin(RankModel):
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items)
         width, cross_features = config.width, 2
-        self.query = Dense(width, width, bias=False, gain=_QUERY_KEY_GAIN)  # W^q
-        self.key = Dense(width, width, bias=False, gain=_QUERY_KEY_GAIN)  # W^h
-        self.value = Dense(width + cross_features * _CROSS_WIDTH, width, bias=False)
-        self.output = Dense(width, width, bias=False)
+        self.query = Projection(width, width, scale=_QUERY_KEY_SCALE)  # W^q
+        self.key = Projection(width, width, scale=_QUERY_KEY_SCALE)  # W^h
+        self.value = Projection(width + cross_features * _CROSS_WIDTH, width)
+        self.output = Projection(width, width)
         self.action_group = Table(len(_GROUPS) + 1, _CROSS_WIDTH, std=0.2)
         self.gap = Table(NUM_GAPS, _CROSS_WIDTH, std=0.2)
         self.cross_weights = nn.ModuleList(  # W^c: w_j of each cross feature

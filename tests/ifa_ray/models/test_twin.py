@@ -12,6 +12,16 @@ from ifa_ray.models import build_model
 from ifa_ray.models.twin import _action_groups
 
 
+def make_twin(**changes):
+    """A TWIN whose projections are no longer where they start, at multiples of the identity."""
+    model = build_model(make_config("twin", **changes), ITEMS, seed=2)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in (model.query, model.key, model.value, model.output):
+            layer.weight.add_(0.3 * torch.randn(layer.weight.shape, generator=generator))
+    return model
+
+
 def attended(model, *requests):
     """Runs the model and returns what `attend` was given and what it returned."""
     seen = {}
@@ -68,7 +78,7 @@ def strongest(byte):
 @pytest.mark.parametrize("length", [3, 6, 7, 40, 64])
 @torch.no_grad()
 def test_both_stages_follow_the_equations(length):
-    model = build_model(make_config("twin"), ITEMS, seed=2)
+    model = make_twin()
     seen = attended(model, make_request(9, length))
     expected = literal_twin(model, seen["can"][0], seen["behaviours"])
     torch.testing.assert_close(seen["cs"][0], expected, rtol=1e-4, atol=1e-5)
@@ -76,7 +86,7 @@ def test_both_stages_follow_the_equations(length):
 
 @torch.no_grad()
 def test_searching_in_chunks_changes_nothing(monkeypatch):
-    model = build_model(make_config("twin"), ITEMS, seed=2)
+    model = make_twin()
     whole = attended(model, make_request(30, 50))["cs"]
     monkeypatch.setattr("ifa_ray.models.twin._CHUNK_SCORES", 4 * 50 * 7)
     torch.testing.assert_close(attended(model, make_request(30, 50))["cs"], whole)
@@ -84,7 +94,7 @@ def test_searching_in_chunks_changes_nothing(monkeypatch):
 
 @torch.no_grad()
 def test_what_was_not_found_does_not_matter_and_what_was_found_does():
-    model = build_model(make_config("twin", num_heads=1, top_k=3), ITEMS, seed=2)
+    model = make_twin(num_heads=1, top_k=3)
     history = make_history(40)
     seen = attended(model, make_request(1, history=history))
     key = model.key(seen["behaviours"].items_BTD[0])
@@ -95,7 +105,7 @@ def test_what_was_not_found_does_not_matter_and_what_was_found_does():
 
 
 def test_the_gradient_goes_through_the_exact_search_only():
-    model = build_model(make_config("twin"), ITEMS, seed=2)
+    model = make_twin()
     seen = attended(model, make_request(1, 50))
     inherent = seen["behaviours"].items_BTD
     (gradient,) = torch.autograd.grad(seen["cs"].sum(), inherent)

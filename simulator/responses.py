@@ -2,8 +2,8 @@
 
 Knows utilities and durations; no users, no slates. Watch time is a mixture: with probability
 p_skip a quick skip (zero, or exponential around a second), else a counterfactual lognormal watch
-time cut at the duration, unless the video is left to loop. It is drawn by the inverse CDF of the
-whole mixture, so more utility never shortens it.
+time cut at the duration, unless the video is left to loop. One uniform decides all of it: its low
+part is skips, its high part quantiles of the watch.
 """
 
 from __future__ import annotations

@@ -1,0 +1,179 @@
+"""The candidate contract: exactly C, unique, uploaded, unseen, from what is observed."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_worlds import TINY, live, tiny_world
+
+from ifa_ray.errors import RequestError
+from simulator.config import DAY_MS, START_MS
+from simulator.profiles import long_profiles, make_query
+from simulator.retrieval import QUOTAS, Channel, retrieve
+
+USERS = np.arange(12, dtype=np.int32)
+
+
+def query_of(world, shard, num_candidates=TINY.num_candidates, time_ms=START_MS + DAY_MS, round_=0):
+    size = len(shard.user_ids)
+    profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
+    return make_query(
+        world.config, shard.histories, profiles,
+        user_id_U=shard.user_ids, day_U=np.full(size, 1, np.int32),
+        session_U=np.zeros(size, np.int32), round_U=np.full(size, round_, np.int32),
+        time_ms_U=np.full(size, time_ms), num_candidates=num_candidates,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shard():
+    return live(tiny_world(), USERS, days=0)[0]
+
+
+@pytest.fixture(scope="module")
+def query(shard):
+    return query_of(tiny_world(), shard)
+
+
+@pytest.mark.parametrize("num_candidates", [TINY.warmup_candidates, TINY.num_candidates])
+def test_candidates_are_exactly_c_unique_uploaded_and_unseen(shard, num_candidates):
+    world = tiny_world()
+    query = query_of(world, shard, num_candidates)
+    found = retrieve(world.catalog.observed, world.config, query)
+    assert found.ids_UC.shape == found.channels_UC.shape == (len(USERS), num_candidates)
+    assert (found.ids_UC.dtype, found.channels_UC.dtype) == (np.int32, np.int8)
+    upload_ms = world.catalog.item_table().upload_ms_N
+    for row, user in enumerate(USERS.tolist()):
+        ids = found.ids_UC[row]
+        assert len(set(ids.tolist())) == num_candidates
+        assert upload_ms[ids].max() <= query.time_ms_U[row]
+        seen = shard.histories.view(user, limit=world.config.max_history).ids_T
+        assert not set(ids.tolist()) & set(seen.tolist())
+
+
+def test_every_channel_contributes_and_none_more_than_its_quota(query):
+    found = retrieve(tiny_world().catalog.observed, TINY, query)
+    for row in found.channels_UC:
+        counts = np.bincount(row, minlength=len(Channel))
+        assert counts[Channel.RANDOM] == 0
+        for channel, share in QUOTAS.items():
+            assert counts[channel] <= share * TINY.num_candidates
+        assert counts[Channel.EXPLORE] >= 0.1 * TINY.num_candidates
+    assert set(np.unique(found.channels_UC)) == set(Channel) - {Channel.RANDOM}
+
+
+def test_a_users_candidates_do_not_depend_on_who_else_asks(query):
+    catalog = tiny_world().catalog.observed
+    whole = retrieve(catalog, TINY, query)
+    for row in (0, 5, 11):
+        alone = retrieve(catalog, TINY, query.take(np.array([row])))
+        np.testing.assert_array_equal(alone.ids_UC[0], whole.ids_UC[row])
+        np.testing.assert_array_equal(alone.channels_UC[0], whole.channels_UC[row])
+
+
+def test_another_round_brings_other_candidates(shard):
+    world = tiny_world()
+    first, second = (
+        retrieve(world.catalog.observed, TINY, query_of(world, shard, round_=r)) for r in (0, 1)
+    )
+    assert (first.ids_UC != second.ids_UC).any(axis=1).all()
+
+
+def test_without_noise_the_recent_channel_is_the_brute_force_neighbourhood(shard):
+    world = tiny_world(retrieval_noise=0.0)
+    query = query_of(world, shard)
+    catalog = world.catalog.observed
+    found = retrieve(catalog, world.config, query)
+    live = int(catalog.num_live(query.time_ms_U[:1])[0])
+    quota = int(QUOTAS[Channel.RECENT] * TINY.num_candidates)
+    for row in range(len(USERS)):
+        recent = [int(i) for i in query.recent_UR[row] if i >= 0]
+        seen = set(query.seen_US[row].tolist())
+        content = catalog.content_q_ND.astype(int)
+        best = sorted(
+            (-max(int(content[i] @ content[j]) for j in recent), i)
+            for i in range(live)
+            if i not in seen
+        )[:quota]
+        chosen = found.ids_UC[row][found.channels_UC[row] == Channel.RECENT]
+        # Items at the cut-off score may be exchanged for one another; all better ones are there.
+        cut = best[-1][0]
+        assert {i for score, i in best if score < cut} <= set(chosen.tolist())
+        assert len(chosen) == quota
+
+
+def test_author_candidates_are_by_loved_authors(query):
+    catalog = tiny_world().catalog.observed
+    found = retrieve(catalog, TINY, query)
+    for row in range(len(USERS)):
+        ids = found.ids_UC[row][found.channels_UC[row] == Channel.AUTHOR]
+        assert set(catalog.items.author_id_N[ids].tolist()) <= set(query.authors_UA[row].tolist())
+
+
+def test_fresh_candidates_are_the_latest_and_popular_ones_are_popular(query):
+    catalog = tiny_world().catalog.observed
+    found = retrieve(catalog, TINY, query)
+    live = int(catalog.num_live(query.time_ms_U[:1])[0])
+    fresh = found.ids_UC[found.channels_UC == Channel.FRESH]
+    window = 10 * int(QUOTAS[Channel.FRESH] * TINY.num_candidates)
+    assert fresh.min() >= live - window
+    popular = found.ids_UC[found.channels_UC == Channel.POPULAR]
+    explored = found.ids_UC[found.channels_UC == Channel.EXPLORE]
+    share = catalog.popularity_N
+    assert share[popular].mean() > 2 * share[explored].mean()
+
+
+def test_a_user_without_history_gets_a_full_set(query):
+    catalog = tiny_world().catalog.observed
+    nothing = dataclasses.replace(
+        query,
+        recent_UR=np.full_like(query.recent_UR, -1),
+        long_UMD=np.zeros_like(query.long_UMD),
+        authors_UA=np.full_like(query.authors_UA, -1),
+        seen_US=np.full_like(query.seen_US, -1),
+    )
+    found = retrieve(catalog, TINY, nothing)
+    assert found.ids_UC.shape == (len(USERS), TINY.num_candidates)
+    assert not np.isin(found.channels_UC, [Channel.RECENT, Channel.LONG, Channel.AUTHOR]).any()
+
+
+def test_too_few_unseen_items_are_an_error_that_names_the_user(query):
+    catalog = tiny_world().catalog.observed
+    seen = np.tile(np.arange(1_150, dtype=np.int32), (len(USERS), 1))
+    with pytest.raises(RequestError, match=r"user 0: .* must be >= num_candidates == 80"):
+        retrieve(catalog, TINY, dataclasses.replace(query, seen_US=seen))
+
+
+def test_exploration_reaches_every_part_of_the_catalogue(shard):
+    world = tiny_world()
+    hits = np.zeros(TINY.num_items)
+    for round_ in range(60):
+        found = retrieve(world.catalog.observed, TINY, query_of(world, shard, round_=round_))
+        np.add.at(hits, found.ids_UC[found.channels_UC == Channel.EXPLORE], 1)
+    live = int(world.catalog.observed.num_live(np.array([START_MS + DAY_MS]))[0])
+    tenths = np.array([part.sum() for part in np.array_split(hits[:live], 10)])
+    assert tenths.min() > 0.6 * tenths.mean()
+    assert hits[live:].sum() == 0
+
+
+def test_profiles_find_the_category_that_is_liked_and_not_the_one_that_is_only_shown():
+    from ifa_ray.data.history import HistoryStore
+
+    world = tiny_world()
+    items = world.catalog.item_table()
+    liked = np.flatnonzero(items.category_N == 3)[:10].astype(np.int32)
+    shown = np.flatnonzero(items.category_N == 5)[:40].astype(np.int32)
+    histories = HistoryStore()
+    histories.append(4, shown, np.full(40, 0, np.uint8), np.arange(40))
+    histories.append(4, liked, np.full(10, 0b11, np.uint8), 40 + np.arange(10))
+    profiles = long_profiles(world.catalog.observed, histories, np.array([4], np.int32))
+    np.testing.assert_allclose(
+        profiles.content_UMD[0, 0], items.content_ND[liked].mean(axis=0), rtol=1e-5
+    )
+    assert not profiles.content_UMD[0, 1:].any()
+    assert profiles.category_lift_UG[0].argmax() == 3
+    assert profiles.category_lift_UG[0].argmin() == 5
+    authors, counts = np.unique(items.author_id_N[liked], return_counts=True)
+    found = profiles.authors_UA[0][profiles.authors_UA[0] >= 0]
+    assert counts[authors == found[0]][0] == counts.max()
+    assert set(found.tolist()) == set(authors.tolist())

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from ifa_ray.data.items import ItemTable
-from ifa_ray.schema import ACTIONS, History, RankRequest, TrainingSample
+from ifa_ray.schema import ACTIONS, History, RankRequest
 
-__all__ = ["catalogue", "labels", "request"]
+__all__ = ["catalogue", "request"]
 
 _DAY_MS = 86_400_000
 _NOW_MS = 400 * _DAY_MS
@@ -51,14 +51,3 @@ def request(items: ItemTable, m: int, n: int, *, seed: int, number: int) -> Rank
         ),
         k=min(m, 100),
     )
-
-
-def labels(asked: RankRequest, *, seed: int) -> TrainingSample:
-    """The request with ten impressions at random, most of them clicked."""
-    rng = np.random.default_rng([seed, 2, asked.request_id])
-    m = len(asked.candidates_C)
-    labels_CL = np.zeros((m, 4), np.uint8)
-    shown = rng.permutation(m)[:10]
-    labels_CL[shown] = np.array([1, 1, 1, 0], np.uint8) * (rng.random((len(shown), 4)) < 0.7)
-    labels_CL[shown, 0] = 1
-    return TrainingSample(request=asked, labels_CL=labels_CL)

@@ -1,0 +1,204 @@
+"""How long a request takes each model: ranking it, and learning from it.
+
+    python -m benchmarks.rank_latency [--quick] [--json PATH] [--threads N]
+
+Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
+forward, backward and the optimisers, on one request, with a plain sum of log-probabilities in
+place of the loss. Models take turns within a trial, so that a busy machine slows all of them alike.
+Torch and numpy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import describe_machine
+from benchmarks.synthetic import catalogue, request
+from ifa_ray.config import ModelConfig
+from ifa_ray.data.features import build_batch
+from ifa_ray.data.items import ItemTable
+from ifa_ray.models import MODELS, build_model
+from ifa_ray.ranker import ModelRanker
+from ifa_ray.schema import RankRequest
+
+__all__ = ["Result", "measure", "table"]
+
+BASELINE = "ifa"
+SEED = 0
+NUM_ITEMS = 50_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Size:
+    """One setting: m candidates, n behaviours, and the model settings that go with them."""
+
+    m: int
+    n: int
+    width: int
+    top_k: int
+    tower_widths: tuple[int, ...]
+    trials: int
+
+
+# The sizes of the presets `quick` and `standard`; top_k is 1% of the history, as in the paper.
+SIZES = (
+    Size(m=1_000, n=2_000, width=32, top_k=20, tower_widths=(64, 32), trials=30),
+    Size(m=10_000, n=10_000, width=64, top_k=100, tower_widths=(128, 64), trials=7),
+)
+QUICK_SIZES = (Size(m=200, n=400, width=16, top_k=4, tower_widths=(16,), trials=3),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """Milliseconds of one model at one size.
+
+    Attributes:
+        task: `rank` or `train`.
+        p50_ms, p25_ms, p75_ms: of the trials.
+        min_ms: the least disturbed trial.
+        times_baseline: ratio of the medians to the baseline's.
+    """
+
+    model: str
+    task: str
+    m: int
+    n: int
+    width: int
+    top_k: int
+    trials: int
+    p50_ms: float
+    p25_ms: float
+    p75_ms: float
+    min_ms: float
+    times_baseline: float
+
+
+def measure(size: Size, clock: Callable[[], float] = time.perf_counter) -> list[Result]:
+    """Times every model at one size, after one warm-up of each."""
+    items = catalogue(NUM_ITEMS, SEED)
+    asked = [
+        request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
+    ]
+    results = []
+    for task, prepare in (("rank", _prepare_rank), ("train", _prepare_train)):
+        work = {name: prepare(_config(name, size), items) for name in MODELS}
+        seconds: dict[str, list[float]] = {name: [] for name in MODELS}
+        for run in work.values():
+            run(asked[0])
+        for one in asked:
+            for name, run in work.items():
+                start = clock()
+                run(one)
+                seconds[name].append(clock() - start)
+        baseline = statistics.median(seconds[BASELINE])
+        results += [_result(name, task, size, s, baseline) for name, s in seconds.items()]
+    return results
+
+
+def _config(name: str, size: Size) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        width=size.width,
+        top_k=size.top_k,
+        max_history=size.n,
+        tower_widths=size.tower_widths,
+    )
+
+
+def _prepare_rank(config: ModelConfig, items: ItemTable) -> Callable[[RankRequest], object]:
+    ranker = ModelRanker(build_model(config, items, SEED), items, version=0)
+    return lambda asked: ranker.rank([asked])
+
+
+def _prepare_train(config: ModelConfig, items: ItemTable) -> Callable[[RankRequest], object]:
+    model = build_model(config, items, SEED)
+    optimizers = (
+        torch.optim.SparseAdam(list(model.sparse_parameters())),
+        torch.optim.Adam(model.dense_parameters()),
+    )
+
+    def step(asked: RankRequest) -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = -model.log_probabilities(build_batch([asked], items, config)).mean()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def _result(name: str, task: str, size: Size, seconds: list[float], baseline: float) -> Result:
+    p25, p50, p75 = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Result(
+        model=name,
+        task=task,
+        m=size.m,
+        n=size.n,
+        width=size.width,
+        top_k=size.top_k,
+        trials=size.trials,
+        p50_ms=p50 * 1e3,
+        p25_ms=p25 * 1e3,
+        p75_ms=p75 * 1e3,
+        min_ms=min(seconds) * 1e3,
+        times_baseline=p50 / baseline,
+    )
+
+
+def table(results: list[Result]) -> str:
+    """The results as aligned text, one block per task and size."""
+    lines = []
+    previous: tuple[object, ...] = ()
+    for r in results:
+        block = (r.task, r.m, r.n)
+        if block != previous:
+            lines += [
+                "",
+                f"{r.task}: m = {r.m:,}, n = {r.n:,}, width {r.width}, top_k {r.top_k}, "
+                f"{r.trials} trials",
+                f"  {'model':<12} {'p50 ms':>9} {'p25':>9} {'p75':>9} {'min':>9} "
+                f"{'x ' + BASELINE:>7}",
+            ]
+            previous = block
+        lines.append(
+            f"  {r.model:<12} {r.p50_ms:9.2f} {r.p25_ms:9.2f} {r.p75_ms:9.2f} {r.min_ms:9.2f} "
+            f"{r.times_baseline:7.2f}"
+        )
+    return "\n".join(lines[1:])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the benchmark and prints its table."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.rank_latency",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    machine: dict[str, Any] = describe_machine()
+    results = [r for size in (QUICK_SIZES if options.quick else SIZES) for r in measure(size)]
+    print(table(results))
+    print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
+    if options.json:
+        rows = [dataclasses.asdict(result) for result in results]
+        document = {"benchmark": "rank_latency", "machine": machine, "results": rows}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "sub" / "rank.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.rank_latency", "--quick", "--json", str(path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(path.read_text())
+
+
+def test_every_model_is_timed_at_ranking_and_training(quick):
+    text, document = quick
+    timed = {(row["task"], row["model"]) for row in document["results"]}
+    models = {"avg_pooling", "ifa", "ifa_plus", "twin"}
+    assert timed == {(task, model) for task in ("rank", "train") for model in models}
+    for model in models:
+        assert text.count(f"  {model} ") == 2
+
+
+def test_numbers_are_ordered_and_relative_to_ifa(quick):
+    _, document = quick
+    for row in document["results"]:
+        assert 0 < row["min_ms"] <= row["p25_ms"] <= row["p50_ms"] <= row["p75_ms"]
+        assert (row["times_baseline"] == 1) == (row["model"] == "ifa")
+
+
+def test_numbers_carry_their_context(quick):
+    _, document = quick
+    assert {"cpu", "cores", "torch_threads", "python", "torch", "numpy", "date"} <= set(
+        document["machine"]
+    )
+
+
+def test_benchmarks_need_torch_and_numpy_alone():
+    code = (
+        "import sys, benchmarks.rank_latency\n"
+        "print([m for m in ('ray', 'polars', 'pyarrow', 'pandas', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -126,10 +126,9 @@ class UserShards:
                 return await handle.rank.remote(
                     slot=key.replicate, requests=requests, min_version=version, exact=True
                 )
-            except RayTaskError as error:
-                if isinstance(error.cause, RankerError):
-                    raise RankerError(f"arm {key.arm}: {error.cause}") from None
-                raise
+            except RankerError as error:
+                # Ray raises it as it was, or in a wrapper that prints the remote traceback.
+                raise RankerError(f"arm {key.arm}: {getattr(error, 'cause', error)}") from None
             except _TRANSIENT:
                 if attempt == MAX_TRIES - 1:
                     raise

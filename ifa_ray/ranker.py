@@ -54,7 +54,7 @@ class ModelRanker:
         """Prepares the model for inference.
 
         Args:
-            model: its config names the ranking rule.
+            model: its config names the ranking rule; on the device that it will stay on.
             items: the catalogue that the model was built with.
             version: reported in every response.
             clock: seconds, for `rank_ms`.
@@ -63,6 +63,7 @@ class ModelRanker:
         self._items = items
         self._version = version
         self._clock = clock
+        self._device = model.device
         model.freeze()
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
@@ -79,8 +80,10 @@ class ModelRanker:
         start = self._clock()
         validate_request(request)
         batch = build_batch([request], self._items, self._model.config)
+        if self._device.type != "cpu":
+            batch = batch.to(self._device)
         with torch.inference_mode():
-            log_p_CL = self._model.log_probabilities(batch)[0].numpy()
+            log_p_CL = self._model.log_probabilities(batch)[0].cpu().numpy()
         scores_C = ranking_scores(log_p_CL, self._model.config.ranking_rule)
         if not np.isfinite(scores_C).all():
             bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])

@@ -150,6 +150,11 @@ class RankModel(nn.Module, ABC):
         impression_BC1 = log_sigmoid_BCL[..., :1]
         return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.user.user.weight.device
+
     def freeze(self) -> None:
         """Prepares a model whose weights will not change for fast inference."""
         self.eval()

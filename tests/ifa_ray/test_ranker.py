@@ -55,6 +55,7 @@ class FixedModel:
 
     def __init__(self, log_p_by_id):
         self.config = ModelConfig(name="ifa")
+        self.device = torch.device("cpu")
         self.log_p_by_id = log_p_by_id
 
     def freeze(self):

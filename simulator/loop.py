@@ -23,7 +23,6 @@ from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
-from ifa_ray.config import require
 from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import ConfigError, IfaRayError
@@ -32,6 +31,7 @@ from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.checkpoint import version_folder
 from ifa_ray.training.stream import StreamSettings
 from ifa_ray.training.trainer import ArmTrainer
+from simulator.cluster import Cluster
 from simulator.memory import PeakMemory
 from simulator.population import UserShards
 from simulator.presets import Arm, RunConfig
@@ -41,36 +41,10 @@ from simulator.result import RunFacts, write_result
 from simulator.retrieval_actor import RetrievalActor
 from simulator.world import World
 
-__all__ = ["Cluster", "run"]
+__all__ = ["run"]
 
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 400 * 2**20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """Where a run runs; nothing here changes a byte of its log.
-
-    Attributes:
-        address: of a Ray cluster; None starts an embedded, private one.
-        user_actors: that share the virtual shards.
-        retrieval_actors: that share the queries.
-        replicas: of each arm's ranker.
-    """
-
-    address: str | None = None
-    user_actors: int = 2
-    retrieval_actors: int = 1
-    replicas: int = 1
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the run brings its own Ray. A submitted job finds its cluster in RAY_ADDRESS."""
-        return self.address is None and "RAY_ADDRESS" not in os.environ
-
-    def __post_init__(self) -> None:
-        for field in ("user_actors", "retrieval_actors", "replicas"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
 
 
 def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:

@@ -137,7 +137,7 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
     name = f"slots[{place}] of {settings.name}"
     items = read_items(Path(slot.items))
     if settings.ranker is not None:
-        ranker = load_ranker_class(settings.ranker)(items=items, seed=settings.seed)
+        ranker = load_ranker_class(settings.ranker)(items=items, seed=slot.seed)
         return Slot(Loaded(0, ranker), name=name)
     assert slot.checkpoints is not None  # AppSettings checked it
     root = Path(slot.checkpoints)

@@ -22,6 +22,7 @@ class SlotSettings(BaseModel):
         items: path of the catalogue's Parquet file.
         checkpoints: folder of `version=00003` folders; None with a ranker of one's own.
         version: serve this version and no other; None follows what is pushed or asked for.
+        seed: given to a ranker of one's own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,6 +30,7 @@ class SlotSettings(BaseModel):
     items: str
     checkpoints: str | None = None
     version: int | None = Field(default=None, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class AppSettings(BaseModel):
@@ -40,7 +42,6 @@ class AppSettings(BaseModel):
         ranker: `package.module:Class` of a ranker of one's own, made as Class(items=..., seed=...);
             None ranks with the checkpoints. From the command line or a config only, never from
             a request: whoever sets it runs code.
-        seed: given to that class.
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
         num_replicas, num_cpus: processes, and the cores that each of them reserves.
         max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
@@ -56,7 +57,6 @@ class AppSettings(BaseModel):
     name: str
     slots: list[SlotSettings] = Field(min_length=1)
     ranker: str | None = None
-    seed: int = Field(default=0, ge=0)
     num_threads: int = Field(default=1, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)

@@ -29,7 +29,7 @@ class Loaded:
 class Slot:
     """At most two versions of one model: the newest, and the one that late requests still need.
 
-    In a simulation a request of day d must be scored by version d even when d + 1 has been pushed
+    In a simulation a day's requests must be scored by its version even when a newer one is here
     (`exact`), or the log would depend on which came first. Both versions are held by one reference
     that is replaced whole, so a reader sees the versions before a swap or after it, never between.
     The newest version never goes back.

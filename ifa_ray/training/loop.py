@@ -172,14 +172,19 @@ class Learner:
             seconds=self._clock() - started,
         )
 
-    def train(self, samples: Sequence[TrainingSample]) -> StreamMetrics:
-        """Tests then trains on consecutive batches of the samples, each seen once, in order.
+    def train(self, samples: Sequence[TrainingSample], tested: int | None = None) -> StreamMetrics:
+        """Tests then trains on consecutive batches of the samples, in order.
 
         The last batch may be short. The predictions of the whole call are kept until its end: 20
         bytes for each candidate.
+
+        Args:
+            samples: to learn from.
+            tested: the first so many of them make the metrics, all by default. Samples that come a
+                second time have been learned from, and must not.
         """
         size = self.training_config.batch_size
-        return summarise([self.step(batch) for batch in batches(samples, size)])
+        return summarise([self.step(batch) for batch in batches(samples, size)], tested)
 
     def arrays(self) -> LearnerArrays:
         """A copy of everything learned."""
@@ -228,15 +233,22 @@ def batches(samples: Sequence[TrainingSample], size: int) -> list[Sequence[Train
     return [samples[start : start + size] for start in range(0, len(samples), size)]
 
 
-def summarise(results: Sequence[BatchResult]) -> StreamMetrics:
-    """The metrics of consecutive batches, exact, over all of their candidates at once."""
+def summarise(results: Sequence[BatchResult], tested: int | None = None) -> StreamMetrics:
+    """The metrics of consecutive batches, exact, over all of their candidates at once.
+
+    Args:
+        results: of the batches.
+        tested: the first so many requests make the metrics, all by default; counts are of all.
+    """
     sizes = np.concatenate([np.empty(0, np.int64), *(r.sizes_B for r in results)])
+    tested_sizes = sizes[:tested]
+    X = int(tested_sizes.sum())
     # The place in the stream and not the request id: a stream may hold a request twice.
-    groups_X = np.repeat(np.arange(len(sizes)), sizes)
+    groups_X = np.repeat(np.arange(len(tested_sizes)), tested_sizes)
     none = np.empty((0, len(OBJECTIVES)), np.uint8)
     log_probs_XL = np.concatenate([none.astype(np.float32), *(r.log_probs_XL for r in results)])
     labels_XL = np.concatenate([none, *(r.labels_XL for r in results)])
-    columns = {name: (log_probs_XL[:, i], labels_XL[:, i]) for i, name in enumerate(OBJECTIVES)}
+    columns = {name: (log_probs_XL[:X, i], labels_XL[:X, i]) for i, name in enumerate(OBJECTIVES)}
     return StreamMetrics(
         steps=len(results),
         samples=len(sizes),

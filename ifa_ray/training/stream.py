@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
@@ -61,15 +62,27 @@ class StreamSettings(Config):
     num_threads: int = 1
     poll_s: float = 0.1
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Builds the settings, nested ones included, from plain values."""
+        model, training = values["model"], values["training"]
+        nested = {
+            "model": ModelConfig.from_dict(model),
+            "training": TrainingConfig.from_dict(training),
+        }
+        return super().from_dict({**values, **nested})
+
 
 def exactly(samples: Sequence[TrainingSample], count: int) -> list[TrainingSample]:
-    """The first `count` samples, going round again where there are fewer.
+    """So many samples: evenly spaced ones of more, or all and then round again of fewer.
 
     Arms must take equal numbers of steps, and an arm whose users leave early logs fewer requests.
 
     Raises:
         LogError: if there are none at all.
     """
+    if len(samples) > count:
+        return [samples[i * len(samples) // count] for i in range(count)]
     if not samples:
         raise LogError("len(requests) == 0 on a training day, must be >= 1: too few users came.")
     return [samples[i % len(samples)] for i in range(count)]
@@ -120,13 +133,15 @@ class _Slot:
     def learn(self, version: int) -> StreamMetrics:
         """Trains the version on its day of the log and publishes it."""
         learner = self._learner or self._restore(version)
-        samples = [sample for key in self._days(version) for sample in self._read(key)]
-        # By time across shards; the request id settles equal times.
-        samples.sort(key=lambda sample: (sample.request.time_ms, sample.request.request_id))
-        distinct = len(samples)
+        samples = self._samples(version)
+        distinct, day = len(samples), version
+        while not samples and day > 0:  # nobody came: the last day on which somebody did
+            day -= 1
+            samples = self._samples(day, append=False)
         if version > 0:
             samples = exactly(samples, self._settings.train_requests_per_day)
-        metrics = learner.train(samples)
+        # A sample that is gone over again was learned from, so it tests nothing.
+        metrics = learner.train(samples, tested=min(distinct, len(samples)))
         # Before the version: a version that is published has its time.
         write_atomically(
             self._folder.training_time(self._settings.arm, self.replicate, version),
@@ -162,11 +177,17 @@ class _Slot:
         self._learner = learner
         return learner
 
-    def _read(self, key: ShardDay) -> list[TrainingSample]:
-        impressions = read_impressions(self._folder.table("impressions", key))
-        requests = read_requests(self._folder.table("requests", key))
-        self._follower.append(impressions)
-        return self._follower.samples(requests, impressions)
+    def _samples(self, version: int, append: bool = True) -> list[TrainingSample]:
+        """The samples of a version's day, by time; its impressions join the histories once."""
+        samples = []
+        for key in self._days(version):
+            impressions = read_impressions(self._folder.table("impressions", key))
+            requests = read_requests(self._folder.table("requests", key))
+            if append:
+                self._follower.append(impressions)
+            samples += self._follower.samples(requests, impressions)
+        # Across shards; the request id settles equal times.
+        return sorted(samples, key=lambda each: (each.request.time_ms, each.request.request_id))
 
     def _days(self, version: int) -> Iterator[ShardDay]:
         """The shards of the day that a version adds: the warm-up, then day version - 1."""

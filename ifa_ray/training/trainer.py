@@ -18,7 +18,6 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.training.loop import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream
@@ -34,13 +33,7 @@ class TrainingFailed(IfaRayError, RuntimeError):
 
 def _train_loop(values: dict[str, Any]) -> None:
     """What the train worker runs."""
-    settings = StreamSettings.from_dict(
-        {
-            **values,
-            "model": ModelConfig.from_dict(values["model"]),
-            "training": TrainingConfig.from_dict(values["training"]),
-        }
-    )
+    settings = StreamSettings.from_dict(values)
 
     def on_version(replicate: int, version: int, metrics: StreamMetrics) -> None:
         if replicate == len(settings.model_seeds) - 1:

@@ -157,6 +157,8 @@ class WorldConfig(Config):
             if name.endswith(("_gain", "_boredom", "_noise", "_spread", "_sd", "_scale")):
                 require(value >= 0, name, value, ">= 0")
         require(self.content_width >= 4, "content_width", self.content_width, ">= 4")
+        require(self.slate_size <= self.num_candidates, "slate_size", self.slate_size,
+                f"<= num_candidates == {self.num_candidates}")  # fmt: skip
         require(self.slate_size <= self.warmup_candidates <= self.num_candidates,
                 "warmup_candidates", self.warmup_candidates,
                 "in [slate_size, num_candidates]")  # fmt: skip

@@ -35,7 +35,7 @@ from simulator.transition import leave_probability
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World
 
-__all__ = ["Sample", "draw_sample", "rates", "sample_config", "solve_levels"]
+__all__ = ["Sample", "draw_sample", "rates", "sample_config", "solve_levels", "solve_on_sample"]
 
 Array = npt.NDArray[np.float64]
 
@@ -61,8 +61,9 @@ WATCH_FIT: Mapping[str, float] = {
 WATCH_LEVELS = (
     "skip_level", "watch_level", "watch_log_sd", "watch_gain", "utility_scale", "bias_sd",
 )  # fmt: skip
+# A utility_scale of 1 is a world where tastes decide nearly everything; a misfit is more honest.
 LOWER = (-4.0, -1.0, 0.5, 0.0, 0.1, 0.05)
-UPPER = (4.0, 5.0, 2.5, 2.0, 4.0, 2.5)
+UPPER = (4.0, 5.0, 2.5, 2.0, 1.0, 1.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -258,7 +259,7 @@ def _solve_feedback(
         )
         return float(rate) - target
 
-    return _with(config, {field: float(brentq(excess, -20.0, 2.0, xtol=1e-4))})
+    return _with(config, {field: float(brentq(excess, -60.0, 20.0, xtol=1e-4))})
 
 
 def _solve_leaving(config: WorldConfig, sample: Sample) -> WorldConfig:
@@ -269,4 +270,4 @@ def _solve_leaving(config: WorldConfig, sample: Sample) -> WorldConfig:
         trial = dataclasses.replace(config, leave_level=level)
         return float(leave_probability(trial, centred_P).mean()) - 1 / config.session_impressions
 
-    return dataclasses.replace(config, leave_level=float(brentq(excess, -15.0, 5.0, xtol=1e-4)))
+    return dataclasses.replace(config, leave_level=float(brentq(excess, -60.0, 20.0, xtol=1e-4)))

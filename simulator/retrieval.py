@@ -3,14 +3,12 @@
 Knows the observed catalogue and what a query carries; no latent topics, no hidden user state, no
 ranker. Cost per query is O(N D / stripes) for the content channels and O(C) for the rest.
 
-Letters: U users (queries), C candidates, N items, D content width, R recent positives, M long
-interests, A loved authors, S seen items, Q a channel's quota.
+Letters: U users (queries), C candidates, N items, n items of a stripe, D content width, R recent
+positives, M long interests, A authors, S seen items, P proposals, Q a channel's quota.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 from collections.abc import Mapping
 
 import numpy as np
@@ -20,21 +18,9 @@ from ifa_ray.errors import RequestError
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, hash_keys, normal, uniform
+from simulator.queries import Candidates, Channel, RetrievalQuery
 
 __all__ = ["QUOTAS", "Candidates", "Channel", "RetrievalQuery", "retrieve"]
-
-
-class Channel(enum.IntEnum):
-    """What brought a candidate; logged, so never renumber."""
-
-    RECENT = 0
-    LONG = 1
-    AUTHOR = 2
-    POPULAR = 3
-    FRESH = 4
-    EXPLORE = 5
-    RANDOM = 6
-    """Not a retrieval channel: a slot that was filled at random (`is_rand`)."""
 
 
 QUOTAS: Mapping[Channel, float] = {
@@ -60,64 +46,6 @@ STRIDES = np.array([
 ])  # fmt: skip
 
 _UNWANTED = np.float32(-1e9)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class RetrievalQuery:
-    """What a platform knows of U users when they ask.
-
-    Attributes:
-        user_id_U, day_U, session_U, round_U: int32, keys of the random draws.
-        time_ms_U: int64.
-        recent_UR: int32, latest positives, -1 where there are fewer.
-        long_UMD: float32, content vectors of long interests; zeros where there are fewer.
-        authors_UA: int32, most loved authors first, -1 where there are fewer.
-        seen_US: int32, latest impressions, not to be shown again; -1 where there are fewer.
-        num_candidates: C.
-    """
-
-    user_id_U: npt.NDArray[np.int32]
-    day_U: npt.NDArray[np.int32]
-    session_U: npt.NDArray[np.int32]
-    round_U: npt.NDArray[np.int32]
-    time_ms_U: npt.NDArray[np.int64]
-    recent_UR: npt.NDArray[np.int32]
-    long_UMD: npt.NDArray[np.float32]
-    authors_UA: npt.NDArray[np.int32]
-    seen_US: npt.NDArray[np.int32]
-    num_candidates: int
-
-    def __len__(self) -> int:
-        return len(self.user_id_U)
-
-    @property
-    def keys(self) -> tuple[npt.NDArray[np.int32], ...]:
-        """User, day, session and round as columns, [U, 1] each."""
-        return tuple(
-            key[:, None] for key in (self.user_id_U, self.day_U, self.session_U, self.round_U)
-        )
-
-    def take(self, rows: npt.NDArray[np.int64]) -> RetrievalQuery:
-        """Some of the queries."""
-        arrays = {
-            field.name: getattr(self, field.name)[rows]
-            for field in dataclasses.fields(self)
-            if field.name != "num_candidates"
-        }
-        return RetrievalQuery(num_candidates=self.num_candidates, **arrays)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Candidates:
-    """The candidate sets of U users.
-
-    Attributes:
-        ids_UC: int32, unique in a row, in order of video id: the order says nothing.
-        channels_UC: int8, the first `Channel` that brought each.
-    """
-
-    ids_UC: npt.NDArray[np.int32]
-    channels_UC: npt.NDArray[np.int8]
 
 
 def retrieve(catalog: ObservedCatalog, config: WorldConfig, query: RetrievalQuery) -> Candidates:

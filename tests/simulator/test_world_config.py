@@ -1,0 +1,67 @@
+"""Settings are checked where they are made; every named world has its solved levels."""
+
+import dataclasses
+
+import pytest
+
+from ifa_ray.errors import ConfigError
+from simulator.config import LEVELS, SCALES, WORLDS, WorldConfig, uncalibrated_config, world_config
+
+
+@pytest.mark.parametrize("scale", sorted(SCALES))
+@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_every_named_world_has_levels_of_its_own(scale, world):
+    config = world_config(scale, world)
+    plain = uncalibrated_config(scale, world)
+    assert config.levels != plain.levels
+    assert dataclasses.replace(config, **plain.levels) == plain
+    assert set(config.levels) == set(LEVELS)
+
+
+def test_the_scales_have_the_sizes_they_are_named_for():
+    sizes = {
+        scale: (c.num_items, c.num_candidates, c.max_history, c.slate_size)
+        for scale, c in ((s, uncalibrated_config(s)) for s in SCALES)
+    }
+    assert sizes == {
+        "smoke": (2_000, 120, 200, 8),
+        "quick": (20_000, 1_000, 2_000, 10),
+        "standard": (200_000, 10_000, 10_000, 10),
+    }
+
+
+def test_a_config_survives_the_way_through_plain_values():
+    config = world_config("quick", "exact_heavy")
+    assert WorldConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_named_worlds_differ_in_what_decides():
+    exact, profile = (uncalibrated_config("quick", w) for w in ("exact_heavy", "profile_heavy"))
+    assert exact.loyalty_gain > profile.loyalty_gain
+    assert exact.mood_gain > profile.mood_gain
+    assert exact.taste_gain < profile.taste_gain
+    assert exact.drift_rate > profile.drift_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_candidates": 0}, "num_candidates == 0, must be >= 1"),
+        ({"loyalty_gain": -0.1}, "loyalty_gain == -0.1, must be >= 0"),
+        ({"rand_share": 0.2}, "rand_share == 0.2, must be in"),
+        ({"warmup_candidates": 5}, "warmup_candidates == 5, must be in"),
+        ({"min_history": 5_000}, "min_history == 5000, must be <= max_history == 2000"),
+        ({"num_items": 4_000}, "num_items == 4000, must be >= .* == 5000"),
+        ({"sessions_per_day": 0.5}, "sessions_per_day == 0.5"),
+    ],
+)
+def test_a_setting_outside_its_rule_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        WorldConfig(**changes)
+
+
+def test_unknown_names_are_answered_with_the_near_miss():
+    with pytest.raises(ConfigError, match="Did you mean 'quick'"):
+        world_config("quik")
+    with pytest.raises(ConfigError, match="Did you mean 'balanced'"):
+        world_config("quick", "balance")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ifa_ray.errors import ConfigError, IfaRayError
+from simulator.cluster import Cluster
 from simulator.presets import ARMS, PRESETS, RunConfig, override, preset
 from simulator.quiet import private_ray_environment, quiet_ray_logs
 
@@ -111,44 +111,63 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
-    config = load_config(args.out) if args.resume and _has_run(args.out) else None
-    config = _config(args, config)
-    root = args.out or Path("runs") / f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    with open_run(root, config, args.resume) as folder:
-        if args.address is None and "RAY_ADDRESS" not in os.environ:
-            private_ray_environment(root.resolve() / ".ray-home")
-        quiet_ray_logs()
-        from simulator.loop import Cluster, run
-
-        cluster = Cluster(
-            address=args.address,
-            user_actors=args.user_actors,
-            retrieval_actors=args.retrieval_actors,
-            replicas=args.replicas,
+    config = _config(args, load_config(args.out) if args.resume else None)
+    name = f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # Resolved now: `latest` may be what the user named, and will point elsewhere.
+    root = (args.out or Path("runs") / name).resolve()
+    cluster = Cluster(
+        address=args.address,
+        user_actors=args.user_actors,
+        retrieval_actors=args.retrieval_actors,
+        replicas=args.replicas,
+    )
+    if args.user_actors > config.shards:
+        print(
+            f"warning: user_actors == {args.user_actors}, but {config.shards} shards keep only "
+            f"{config.shards} busy.",
+            file=sys.stderr,
         )
+    _find_rankers(config)
+    with open_run(root, config, args.resume) as folder:
+        if not folder.result.exists():
+            if cluster.embedded:
+                private_ray_environment(root / ".ray-home")
+            quiet_ray_logs()
+            from simulator.loop import run
+
+            try:
+                run(folder, config, cluster)
+            except KeyboardInterrupt:
+                print(
+                    f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
+                    file=sys.stderr,
+                )
+                return EXIT_INTERRUPTED
         try:
-            run(folder, config, cluster)
-        except KeyboardInterrupt:
-            print(
-                f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
-                file=sys.stderr,
-            )
-            return EXIT_INTERRUPTED
-        link_latest(root)
+            link_latest(root)
+        except OSError as error:
+            print(f"warning: no `latest` beside {root}: {error.strerror}", file=sys.stderr)
         _print_verdict(json.loads(folder.result.read_bytes()))
         print(folder.report)
     return 0
 
 
-def _has_run(root: Path) -> bool:
-    return (root / "config.json").exists()
+def _find_rankers(config: RunConfig) -> None:
+    """Imports the rankers named on the command line, to fail before anything starts."""
+    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker is not None]
+    if specs:
+        from ifa_ray.plugins import load_ranker_class
+
+        for spec in specs:
+            load_ranker_class(spec)
 
 
 def _config(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
     """The preset with its flags, or the saved config, which flags may only repeat."""
     base = saved
     if base is None or args.preset is not None or args.world is not None:
-        base = preset(args.preset or "quick", args.world or "balanced")
+        name = args.preset or (saved.preset if saved else "quick")
+        base = preset(name, args.world or "balanced")
     changes = {
         name: getattr(args, flag.replace("-", "_"))
         for flag, (name, _) in SETTINGS.items()

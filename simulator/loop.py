@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import datetime
+import hashlib
 import logging
 import os
 import shutil
@@ -22,28 +24,32 @@ import ray
 from ray import serve
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
+from ray.serve.api import RunTarget
+from ray.serve.schema import ApplicationStatus
 
 from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
-from ifa_ray.errors import ConfigError, IfaRayError
+from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingError
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.checkpoint import version_folder
 from ifa_ray.training.stream import StreamSettings
-from ifa_ray.training.trainer import ArmTrainer
+from ifa_ray.training.trainer import ArmTrainer, start_supervisor
 from simulator.cluster import Cluster
 from simulator.memory import PeakMemory
+from simulator.parts import begin_part, end_part
 from simulator.population import UserShards
 from simulator.presets import Arm, RunConfig
 from simulator.progress import RunProgress
 from simulator.resources import ResourcePlan, plan_resources
-from simulator.result import RunFacts, write_result
+from simulator.result import write_result
 from simulator.retrieval_actor import RetrievalActor
 from simulator.world import World
 
 __all__ = ["run"]
 
 POLL_S = 0.1
+PATIENCE_S = 60.0
 OBJECT_STORE_BYTES = 400 * 2**20
 
 
@@ -58,26 +64,30 @@ def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:
     Raises:
         IfaRayError: whatever a part of the run raised, unchanged.
     """
-    started = time.time()
+    started = time.monotonic()
+    begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    memory = PeakMemory()
     progress = RunProgress(
         arms=tuple(arm.name for arm in config.parsed_arms),
         units_per_arm=config.replicates * config.days * config.shards,
     )
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        memory = stack.enter_context(PeakMemory())
-        progress.say(
-            f"{config.preset}: arms {', '.join(config.arms)}, {config.replicates} replicates x "
-            f"{config.users} users x {config.days} days, seed {config.seed}, in {folder.root}"
-        )
-        stack.enter_context(_ray_session(cluster))
-        progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
-        _Run(folder, config, cluster, progress, stack).live()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(progress)
+            stack.enter_context(memory)
+            progress.say(
+                f"{config.preset}: arms {', '.join(config.arms)}, {config.replicates} replicates x "
+                f"{config.users} users x {config.days} days, seed {config.seed}, in {folder.root}"
+            )
+            stack.enter_context(_ray_session(cluster))
+            progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+            _Run(folder, config, cluster, progress, stack).live()
+    finally:
+        # A cluster's processes are not this one's children.
+        peak = memory.peak_bytes if cluster.embedded else None
+        end_part(folder, time.monotonic() - started, peak)
     progress.say("analysing the log")
-    facts = RunFacts(
-        started_s=started, wall_s=time.time() - started, peak_memory_bytes=memory.peak_bytes
-    )
-    write_result(folder, config, facts)
+    write_result(folder, config)
 
 
 class _Run:
@@ -95,16 +105,17 @@ class _Run:
         self._progress, self._stack = progress, stack
         self._learning = [arm for arm in config.parsed_arms if arm.ranker is None]
         self._plan: ResourcePlan = plan_resources(
-            cpus=ray.cluster_resources().get("CPU", 0.0),
+            cpus=ray.available_resources().get("CPU", 0.0),
             trainers=len(self._learning),
             replicas=len(config.parsed_arms) * cluster.replicas,
             actors=cluster.user_actors + cluster.retrieval_actors,
         )
         self._trainers: dict[str, ArmTrainer] = {}
-        self._embedded = cluster.embedded
         self._deploying = asyncio.Lock()
-        # Application names are the cluster's: another run, or a deployed ranker, may be there.
-        self._prefix = f"run-{os.urandom(4).hex()}-"
+        # Application names are the cluster's, where other runs and deployed rankers may be. Of the
+        # folder, so that a resumed run replaces what a killed driver has left there.
+        path = str(folder.root.resolve())
+        self._prefix = f"run-{hashlib.sha256(path.encode()).hexdigest()[:8]}-"
 
     def live(self) -> None:
         """Everything that needs Ray."""
@@ -117,16 +128,17 @@ class _Run:
         actors = self._start_actors()
         try:
             asyncio.run(self._live_arms(actors))
-        except BaseExceptionGroup as group:
-            raise _first_error(group) from None
+        except (BaseExceptionGroup, RayTaskError) as error:
+            raise _first_error(error)  # noqa: B904  (its own cause stays its cause)
 
     def _start_trainers(self) -> None:
         """One long fit per arm; each waits in the folder for the warm-up's commits."""
-        config = self._config
+        config, supervisor = self._config, start_supervisor(max(1, len(self._learning)))
         for arm in self._learning:
             if self._published(arm, config.days):
                 continue
-            trainer = ArmTrainer(
+            self._trainers[arm.name] = ArmTrainer(
+                supervisor,
                 StreamSettings(
                     root=str(self._folder.root.resolve()),
                     arm=arm.name,
@@ -139,12 +151,14 @@ class _Run:
                 ),
                 num_cpus=self._plan.trainer_cpus,
             )
-            trainer.start()
-            self._trainers[arm.name] = trainer
 
     def _start_actors(self) -> list[ActorHandle]:
         settings = self._config.to_dict()
-        retrieval = [f"{self._prefix}retrieval-{i}" for i in range(self._cluster.retrieval_actors)]
+        # A killed driver's actors may still be dying under their names.
+        mark = os.urandom(4).hex()
+        retrieval = [
+            f"{self._prefix}retrieval-{mark}-{i}" for i in range(self._cluster.retrieval_actors)
+        ]
         self._retrieval = [
             ray.remote(num_cpus=self._plan.actor_cpus, max_restarts=3, max_task_retries=3)(
                 RetrievalActor
@@ -184,8 +198,7 @@ class _Run:
     async def _live_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
         """An arm's days in order; its replicates and shards side by side within a day."""
         await self._wait_for(arm, 0)
-        async with self._deploying:  # serve.run is not safe to call from two threads
-            await asyncio.to_thread(self._serve, arm)
+        await self._deploy(arm)
         for day in range(self._config.days):
             version = self._config.version_of_day(day) if arm.ranker is None else 0
             await self._wait_for(arm, version)
@@ -200,44 +213,59 @@ class _Run:
     async def _live_day(self, actor: ActorHandle, key: ShardDay, version: int) -> None:
         fresh = not self._folder.is_committed(key)
         summary = await actor.live_day.remote(key, version)
-        self._progress.lived(key.arm, key.day, summary["requests"] if fresh else 0)
+        self._progress.lived(key.arm, key.day, summary["requests"], fresh=fresh)
 
-    def _serve(self, arm: Arm) -> None:
-        """The arm's application: slot r of every replica holds replicate r's model."""
+    async def _deploy(self, arm: Arm) -> None:
+        """Brings up the arm's application, and returns once it runs."""
         name = self._prefix + arm.name
-        slots = [
-            SlotSettings(
-                items=str(self._folder.items(replicate).resolve()),
-                checkpoints=(
-                    str(self._folder.models(arm.name, replicate).resolve())
-                    if arm.ranker is None
-                    else None
-                ),
-            )
-            for replicate in range(self._config.replicates)
-        ]
-        settings = AppSettings(
+        if not self._cluster.embedded:  # a private Ray ends as a whole
+            self._stack.callback(serve.delete, name)
+        target = RunTarget(target=deployment_for(self._settings(arm)), name=name, route_prefix=None)
+        async with self._deploying:  # Serve's deploying is not safe to call from two threads
+            await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
+        asked, warned = time.monotonic(), False
+        while True:
+            status = (await asyncio.to_thread(serve.status)).applications[name]
+            if status.status == ApplicationStatus.RUNNING:
+                return
+            if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+                raise ServingError(f"arm {arm.name}: its application failed: {status.message}")
+            if not warned and time.monotonic() - asked > PATIENCE_S:
+                warned = True
+                free = ray.available_resources().get("CPU", 0.0)
+                self._progress.say(
+                    f"arm {arm.name}: its application waits for {self._plan.replica_cpus:g} CPUs "
+                    f"a replica; {free:g} of the cluster are free"
+                )
+            await asyncio.sleep(POLL_S)
+
+    def _settings(self, arm: Arm) -> AppSettings:
+        """Slot r of every replica holds replicate r's model."""
+        learns = arm.ranker is None
+        return AppSettings(
             name=arm.name,
-            slots=slots,
+            slots=[
+                SlotSettings(
+                    items=str(self._folder.items(r).resolve()),
+                    checkpoints=str(self._folder.models(arm.name, r).resolve()) if learns else None,
+                    seed=0 if learns else self._config.model_seed(r),
+                )
+                for r in range(self._config.replicates)
+            ],
             ranker=arm.ranker,
-            seed=self._config.seed,
             num_replicas=self._cluster.replicas,
             num_cpus=self._plan.replica_cpus,
             max_ongoing_requests=64,
         )
-        serve.run(deployment_for(settings), name=name, route_prefix=None)
-        if not self._embedded:  # a private Ray ends as a whole
-            self._stack.callback(serve.delete, name)
 
     async def _wait_for(self, arm: Arm, version: int) -> None:
         """Returns once a version of all the arm's replicates is published."""
         while arm.ranker is None and not self._published(arm, version):
-            trainer = self._trainers[arm.name]
-            trainer.check()
-            if trainer.done and not self._published(arm, version):
-                raise ConfigError(
-                    f"training of arm {arm.name} ended without version {version}: "
-                    "its models folder was changed while it ran."
+            trainer = self._trainers.get(arm.name)
+            if (trainer is None or trainer.has_ended()) and not self._published(arm, version):
+                raise CheckpointError(
+                    f"version {version} of arm {arm.name} is missing below "
+                    f"{self._folder.root / 'models' / arm.name}, though a later one was published."
                 )
             await asyncio.sleep(POLL_S)
 
@@ -256,18 +284,19 @@ def _serve_is_up() -> bool:
     return True
 
 
-def _first_error(group: BaseExceptionGroup) -> BaseException:
+def _first_error(error: BaseException) -> BaseException:
     """What went wrong first: an error of ours if there is one, out of Ray's wrapping."""
     leaves: list[BaseException] = []
-    rest: list[BaseException] = [group]
+    rest = [error]
     while rest:
         error = rest.pop(0)
         if isinstance(error, BaseExceptionGroup):
             rest.extend(error.exceptions)
+        elif isinstance(error, RayTaskError) and isinstance(error.cause, IfaRayError):
+            leaves.append(error.cause)
         else:
-            # A remote error carries the original, of its own type, as its cause.
-            leaves.append(error.cause if isinstance(error, RayTaskError) else error)
-    ours = [error for error in leaves if isinstance(error, IfaRayError)]
+            leaves.append(error)  # with the remote traceback, if it has one
+    ours = [leaf for leaf in leaves if isinstance(leaf, IfaRayError)]
     return (ours or leaves)[0]
 
 
@@ -275,32 +304,46 @@ def _first_error(group: BaseExceptionGroup) -> BaseException:
 def _ray_session(cluster: Cluster) -> Iterator[None]:
     """A private embedded Ray, or the cluster at the address; Serve is up within."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    if not cluster.embedded:
-        ray.init(address=cluster.address, log_to_driver=False)
-        found_serve = _serve_is_up()
-        try:
-            serve.start(proxy_location="Disabled")
-            yield
-        finally:
-            # Left running, a Serve without a proxy would refuse the next deployment its HTTP port.
-            if not found_serve:
-                serve.shutdown()
-            ray.shutdown()
-        return
+    if cluster.embedded:
+        yield from _embedded_ray()
+    else:
+        yield from _joined_ray(cluster)
+
+
+def _embedded_ray() -> Iterator[None]:
     # Short, because sockets lie below it and their paths are limited to 107 bytes.
     session = tempfile.mkdtemp(prefix="ifa-")
-    ray.init(
-        address="local",
-        # Ray Train asks the dashboard's state API when it cleans up after a dead controller.
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=OBJECT_STORE_BYTES,
-        _temp_dir=session,
-    )
     try:
+        ray.init(
+            address="local",
+            # Ray Train asks the dashboard's state API when it cleans up after a dead controller.
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=session,
+        )
         serve.start(proxy_location="Disabled")
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(session, ignore_errors=True)
+
+
+def _joined_ray(cluster: Cluster) -> Iterator[None]:
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"address == {cluster.address!r}, must be of a running Ray cluster: {error}"
+        ) from error
+    found_serve = _serve_is_up()
+    try:
+        serve.start(proxy_location="Disabled")
+        yield
+    finally:
+        # Left running, a Serve without a proxy would refuse the next deployment its HTTP port. But
+        # somebody may have come to use it.
+        if not found_serve and not serve.status().applications:
+            serve.shutdown()
+        ray.shutdown()

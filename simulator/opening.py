@@ -19,6 +19,8 @@ from simulator.presets import RunConfig
 
 __all__ = ["link_latest", "load_config", "open_run"]
 
+LOCK = ".lock"
+
 
 @contextlib.contextmanager
 def open_run(root: Path, config: RunConfig, resume: bool) -> Iterator[RunFolder]:
@@ -29,16 +31,19 @@ def open_run(root: Path, config: RunConfig, resume: bool) -> Iterator[RunFolder]
 
     Raises:
         ConfigError: if the folder is not empty, not writable, in use, or of another config.
-        LogError: if a committed file is missing, truncated or changed.
+        LogError, CheckpointError: if a committed file is missing, truncated or changed.
     """
+    folder = RunFolder(root)
+    if resume:
+        _require_same(load_config(root), config, root)
+    else:
+        _require_empty(root)
     _require_writable(root)
     with _locked(root):
-        folder = RunFolder(root)
-        if folder.config.exists() and resume:
-            _require_same(load_config(root), config, root)
+        if resume:
             _verify(folder, config)
         else:
-            _require_empty(root, resume)
+            _require_empty(root)
             text = json.dumps(config.to_dict(), indent=1, sort_keys=True)
             write_atomically(folder.config, text.encode())
         yield folder
@@ -55,14 +60,19 @@ def load_config(root: Path) -> RunConfig:
         return RunConfig.from_dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(
-            f"run == {str(root)!r}, must be a run's folder: it has no config.json."
+            f"out == {str(root)!r}, must be a run's folder: it has no config.json."
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the config of a run: {error}") from None
 
 
 def link_latest(root: Path) -> None:
-    """Points the symlink `latest` beside the run's folder to it; a real `latest` is left alone."""
+    """Points the symlink `latest` beside the run's folder to it; a real `latest` is left alone.
+
+    Raises:
+        OSError: if the folder above cannot be written.
+    """
+    root = root.resolve()
     link = root.parent / "latest"
     if link.exists() and not link.is_symlink():
         return
@@ -84,10 +94,10 @@ def _require_writable(root: Path) -> None:
         ) from None
 
 
-def _require_empty(root: Path, resume: bool) -> None:
-    found = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    if found and resume:
-        raise ConfigError(f"out == {str(root)!r} has no config.json, so no run to resume.")
+def _require_empty(root: Path) -> None:
+    if not root.is_dir():
+        return  # absent, or not a folder, which `_require_writable` says better
+    found = sorted(path.name for path in root.iterdir() if path.name != LOCK)
     if found:
         raise ConfigError(
             f"out == {str(root)!r} holds {len(found)} entries ({', '.join(found[:3])}, ...), "
@@ -109,22 +119,30 @@ def _require_same(saved: RunConfig, config: RunConfig, root: Path) -> None:
 
 
 def _verify(folder: RunFolder, config: RunConfig) -> None:
+    """Every finished file as it was written: nothing is lived on top of damage."""
+    from ifa_ray.data.log import read_items
+    from ifa_ray.training.checkpoint import load_metrics, version_folder
+
     for replicate in range(config.replicates):
-        for shard in range(config.shards):
-            days = [ShardDay(WARMUP, replicate, 0, shard)] + [
-                ShardDay(arm.name, replicate, day, shard)
-                for arm in config.parsed_arms
-                for day in range(config.days)
-            ]
-            for key in days:
-                if folder.is_committed(key):
-                    folder.verify(key)
+        if folder.items(replicate).exists():
+            read_items(folder.items(replicate))
+        worlds = [(WARMUP, 1), *((arm.name, config.days) for arm in config.parsed_arms)]
+        for arm, days in worlds:
+            for day in range(days):
+                for shard in range(config.shards):
+                    key = ShardDay(arm, replicate, day, shard)
+                    if folder.is_committed(key):
+                        folder.verify(key)
+            models = folder.models(arm, replicate)
+            published = len(list(models.glob("version=*")))
+            for version in range(published):  # without a gap: each was made of the one before
+                load_metrics(version_folder(models, version))
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
     # The lock dies with the process, so a killed driver leaves nothing to clean.
-    with (root / ".lock").open("w") as file:
+    with (root / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -165,11 +165,11 @@ class UserShards:
         write_impressions(self._folder.table("impressions", key), log.impressions)
         write_requests(self._folder.table("requests", key), log.requests)
         if timings is not None:
-            rows = np.array(sorted(timings)).reshape(-1, 3)
+            rows = sorted(timings)
             columns: dict[str, np.ndarray] = {
-                "request_id": rows[:, 0].astype(np.int64),
-                "rank_ms": rows[:, 1].astype(np.float32),
-                "wait_ms": rows[:, 2].astype(np.float32),
+                "request_id": np.array([row[0] for row in rows], np.int64),
+                "rank_ms": np.array([row[1] for row in rows], np.float32),
+                "wait_ms": np.array([row[2] for row in rows], np.float32),
             }
             write_timings(self._folder.table("timings", key), columns)
         buffer = io.BytesIO()

@@ -19,7 +19,7 @@ from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
 from simulator.config import WorldConfig, world_config
 
-__all__ = ["ARMS", "PRESETS", "Arm", "RunConfig", "preset"]
+__all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "preset"]
 
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
@@ -57,7 +57,9 @@ class Arm:
             return cls(name, BUILT_IN_RANKERS.get(name))
         require(name.isidentifier() and name != WARMUP and name not in ARMS, "arm", text,
                 "NAME=package.module:Class with a name that is not taken")  # fmt: skip
-        require(ranker.count(":") == 1, "arm", text, "NAME=package.module:Class")
+        module, _, class_name = ranker.partition(":")
+        require(bool(module) and class_name.isidentifier(), "arm", text,
+                "NAME=package.module:Class")  # fmt: skip
         return cls(name, ranker)
 
 
@@ -111,7 +113,11 @@ class RunConfig(Config):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds the config, nested ones included, from plain values."""
-        nested = {"world": WorldConfig, "model": ModelConfig, "training": TrainingConfig}
+        nested: dict[str, type[Config]] = {
+            "world": WorldConfig,
+            "model": ModelConfig,
+            "training": TrainingConfig,
+        }
         built = {
             key: nested[key].from_dict(value)
             if key in nested and isinstance(value, Mapping)
@@ -155,7 +161,7 @@ class RunConfig(Config):
 def _smoke(world: str) -> RunConfig:
     """Under a minute: shows that everything runs. Its verdict means nothing."""
     return RunConfig(
-        preset="smoke", users=6, days=2, burn_in_days=0, shards=2, train_requests_per_day=4,
+        preset="smoke", users=6, days=3, burn_in_days=0, shards=2, train_requests_per_day=4,
         world=dataclasses.replace(world_config("smoke", world), sample_rate=1.0),
         model=ModelConfig(name="ifa", width=16, top_k=10, max_history=200, tower_widths=(16,),
                           id_buckets=2_000, author_buckets=500, user_buckets=100),
@@ -178,7 +184,7 @@ def _standard(world: str) -> RunConfig:
     """The paper's sizes, 10,000 candidates against 10,000 impressions, on a small population."""
     return RunConfig(
         preset="standard", users=64, days=8, burn_in_days=1, shards=8, replicates=5,
-        train_requests_per_day=64,
+        train_requests_per_day=32,
         world=world_config("standard", world),
         model=ModelConfig(name="ifa", width=64, top_k=100, max_history=10_000,
                           tower_widths=(128, 64), id_buckets=200_000, author_buckets=50_000),

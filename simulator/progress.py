@@ -48,6 +48,7 @@ class RunProgress:
         self._console = Console(file=stream or sys.stderr)
         self._total = units_per_arm * len(arms)
         self._done = 0
+        self._fresh = 0
         self._requests = 0
         self._days = dict.fromkeys(arms, 0)
         self._started = clock()
@@ -89,13 +90,21 @@ class RunProgress:
             f"[{self._clock() - self._started:6.1f} s] {text}", highlight=False, soft_wrap=True
         )
 
-    def lived(self, arm: str, day: int, requests: int) -> None:
-        """A shard of the arm has lived a day, with so many requests."""
+    def lived(self, arm: str, day: int, requests: int, fresh: bool = True) -> None:
+        """A shard of the arm has lived a day, with so many requests.
+
+        Args:
+            arm: whose day.
+            day: which.
+            requests: made by its users.
+            fresh: False if an earlier part of a resumed run had lived it: then it took no time.
+        """
         now = self._clock()
-        if not self._done:
-            self._first_unit = now
         self._done += 1
-        self._requests += requests
+        if fresh:
+            self._first_unit = self._first_unit or now
+            self._fresh += 1
+            self._requests += requests
         self._days[arm] = max(self._days[arm], day + 1)
         if self._bar:
             self._bar.update(self._tasks[arm], advance=1, note=f"day {day}, {self._rate(now)}")
@@ -108,8 +117,9 @@ class RunProgress:
             )
 
     def _rate(self, now: float) -> str:
-        elapsed = now - self._first_unit
+        elapsed = now - (self._first_unit or now)
         return f"{self._requests / elapsed:.0f} requests/s" if elapsed > 0 else "-"
 
     def _eta_s(self, now: float) -> float:
-        return (now - self._first_unit) / self._done * (self._total - self._done)
+        elapsed = now - (self._first_unit or now)
+        return elapsed / max(1, self._fresh) * (self._total - self._done)

@@ -12,7 +12,7 @@ import os
 import warnings
 from pathlib import Path
 
-__all__ = ["private_ray_environment"]
+__all__ = ["private_ray_environment", "quiet_ray_logs"]
 
 
 def private_ray_environment(home: Path) -> None:

@@ -6,8 +6,6 @@ result.json, and `python -m simulator report` renders it again.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -25,9 +23,10 @@ from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.checkpoint import load_metrics, version_folder
 from simulator.calibration import calibration_of_run
+from simulator.parts import RunFacts, read_facts
 from simulator.presets import RunConfig
 
-__all__ = ["RunFacts", "write_result"]
+__all__ = ["build_result", "write_result"]
 
 RESULT_VERSION = 1
 
@@ -40,32 +39,18 @@ LIMITS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What only the driver knows. Of a resumed run: of its last part.
-
-    Attributes:
-        started_s: seconds since the epoch.
-        wall_s: from start to the end of the last day.
-        peak_memory_bytes: of all processes together, proportional set size.
-    """
-
-    started_s: float
-    wall_s: float
-    peak_memory_bytes: int
-
-
-def write_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[str, Any]:
+def write_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     """Analyses the run's log, writes result.json and report.html, and returns the result."""
-    result = build_result(folder, config, facts)
+    result = build_result(folder, config)
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(folder.result, text.encode())
     write_report(folder.root)
     return result
 
 
-def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[str, Any]:
+def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     """Every number of a finished run, as plain JSON values."""
+    facts = read_facts(folder)
     arms = [arm.name for arm in config.parsed_arms]
     items = {r: read_items(folder.items(r)) for r in range(config.replicates)}
     training = {
@@ -100,11 +85,11 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
             "burn_in_days": config.burn_in_days,
             "config_hash": config.config_hash,
             "config": config.to_dict(),
-            "started": datetime.datetime.fromtimestamp(facts.started_s, datetime.UTC).isoformat(
-                timespec="seconds"
-            ),
+            "started": facts.started,
+            "parts": facts.parts,
             "wall_s": round(facts.wall_s, 1),
-            "peak_memory_gib": round(facts.peak_memory_bytes / 2**30, 2),
+            "peak_memory_gib": facts.peak_memory_bytes
+            and round(facts.peak_memory_bytes / 2**30, 2),
             **provenance(),
         },
         "ab": analysis,
@@ -112,7 +97,7 @@ def build_result(folder: RunFolder, config: RunConfig, facts: RunFacts) -> dict[
         "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
         "calibration": calibration_of_run(folder, config),
         "health": [],  # the analysis has them all, the training budgets included
-        "limits": [*LIMITS, _top_k_limit(config.model)],
+        "limits": [*LIMITS, _top_k_limit(config.model), *_limits_of_parts(facts)],
     }
 
 
@@ -169,6 +154,19 @@ def _training_seconds(folder: RunFolder, config: RunConfig, arm: str) -> Iterato
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 5) if known else None
+
+
+def _limits_of_parts(facts: RunFacts) -> Iterator[str]:
+    if facts.unmeasured:
+        yield (
+            f"The run was resumed; {facts.unmeasured} of its {facts.parts} parts were killed, and "
+            "their time is not in the run time."
+        )
+    if facts.programs > 1:
+        yield (
+            f"The {facts.parts} parts of the run were lived by {facts.programs} different programs "
+            "(commits or library versions); parts.json has them."
+        )
 
 
 def _top_k_limit(model: ModelConfig) -> str:

@@ -1,9 +1,9 @@
 """Where a run keeps its log, models and commits, and what counts as committed.
 
-Knows paths, JSON and checksums; no Parquet, no Ray. The folder is the only thing that the world,
-the trainers and the rankers share: each writes whole files under their final names by renaming,
-and a day of a shard exists once its commit file does. So any process may be killed at any moment,
-and whoever comes next sees either all of a shard's day or none of it.
+Knows paths, JSON and checksums; not what is in the files, and no Ray. The folder is the only thing
+that the world, the trainers and the rankers share: each writes whole files under their final names
+by renaming, and a day of a shard exists once its commit file does. So any process may be killed at
+any moment, and whoever comes next sees either all of a shard's day or none of it.
 
     RUN/config.json                                    what the run is; a resumed run must agree
     RUN/worlds/replicate=0/items.parquet               the catalogue, as observed
@@ -12,7 +12,11 @@ and whoever comes next sees either all of a shard's day or none of it.
     RUN/commits/arm=twin/replicate=0/day=000/shard=00.json  checksums of the shard's day
     RUN/models/twin/replicate=0/version=00000/              checkpoints, one folder a version
     RUN/training_times/                                     seconds that each version took
+    RUN/parts.json                                          each start of the driver
+    RUN/train/, RUN/.ray-home/                              Ray Train's own files, Ray's token
     RUN/result.json, RUN/report.html
+
+Timings, training times and parts are measurements: all else repeats byte for byte.
 
 The prehistory of a replicate, which all its arms share, is day 0 of the pseudo arm `warmup`.
 """
@@ -20,21 +24,19 @@ The prehistory of a replicate, which all its arms share, is day 0 of the pseudo 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.data.tables import sha256_of
 from ifa_ray.errors import LogError
 
 __all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "write_atomically"]
 
 WARMUP = "warmup"
 TABLES = ("impressions", "requests", "timings")
-# Timings are measurements: they differ from run to run and are not part of what is compared.
-_CHECKED_TABLES = ("impressions", "requests")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -83,6 +85,11 @@ class RunFolder:
         return self.root / "config.json"
 
     @property
+    def parts(self) -> Path:
+        """Each start of the run's driver."""
+        return self.root / "parts.json"
+
+    @property
     def log(self) -> Path:
         """The folder of the log's tables."""
         return self.root / "log"
@@ -124,7 +131,7 @@ class RunFolder:
 
     def commit(self, key: ShardDay, summary: Mapping[str, Any]) -> None:
         """Commits a shard's day, after its files were written: checksums and a summary."""
-        files = {name: _sha256(path) for name, path in self._checked_files(key).items()}
+        files = {name: sha256_of(path) for name, path in self._checked_files(key).items()}
         record = {"sha256": files, "summary": dict(summary)}
         write_atomically(self.commit_file(key), json.dumps(record, sort_keys=True).encode())
 
@@ -150,17 +157,16 @@ class RunFolder:
         for name, path in self._checked_files(key).items():
             if not path.exists():
                 raise LogError(f"{path}: missing, but committed. Restore it, or start a new run.")
-            if _sha256(path) != expected.get(name):
+            if sha256_of(path) != expected.get(name):
                 raise LogError(
                     f"{path}: its checksum is not the committed one: the file is truncated or was "
                     "changed. Restore it, or start a new run; nothing was overwritten."
                 )
 
     def _checked_files(self, key: ShardDay) -> dict[str, Path]:
-        return {
-            **{table: self.table(table, key) for table in _CHECKED_TABLES},
-            "state": self.state(key),
-        }
+        # No ranker was timed in the prehistory.
+        tables = [table for table in TABLES if key.arm != WARMUP or table != "timings"]
+        return {**{name: self.table(name, key) for name in tables}, "state": self.state(key)}
 
     def _record(self, key: ShardDay) -> dict[str, Any]:
         path = self.commit_file(key)
@@ -175,8 +181,3 @@ class RunFolder:
                 f"{path}: not a commit record; it is truncated or was changed."
             ) from None
         return record
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

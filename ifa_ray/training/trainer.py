@@ -8,13 +8,14 @@ only state, so Ray Train's own checkpoints are not used and a fit never resumes 
 
 from __future__ import annotations
 
-import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -22,13 +23,81 @@ from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.training.loop import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream
 
-__all__ = ["ArmTrainer", "TrainingFailed"]
+__all__ = ["ArmTrainer", "TrainingFailed", "start_supervisor"]
 
 MAX_WORKER_FAILURES = 3
+MAX_CONTROLLER_FAILURES = 3
 
 
 class TrainingFailed(IfaRayError, RuntimeError):
-    """An arm's training ended before its last version; the cause is chained."""
+    """An arm's training ended before its last version."""
+
+
+def start_supervisor(num_arms: int) -> ActorHandle:
+    """An actor in which the fits of all arms wait, each on a thread of its own.
+
+    Not the driver's threads: a driver that ends while one of them is inside Ray may crash.
+    """
+    return ray.remote(num_cpus=0, max_concurrency=num_arms)(_Supervisor).remote()
+
+
+class ArmTrainer:
+    """An arm's training, started at once; says when it has ended or died."""
+
+    def __init__(self, supervisor: ActorHandle, settings: StreamSettings, num_cpus: float) -> None:
+        available = ray.cluster_resources().get("CPU", 0.0)
+        if num_cpus > available:
+            raise ConfigError(
+                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, "
+                f"must be <= {available}, all that the cluster has."
+            )
+        self._arm = settings.arm
+        self._fit = supervisor.fit.remote(settings.to_dict(), num_cpus)
+
+    def has_ended(self) -> bool:
+        """Whether the last version is published.
+
+        Raises:
+            TrainingFailed: with what the worker said, if training has failed.
+        """
+        ended, _ = ray.wait([self._fit], timeout=0)
+        if not ended:
+            return False
+        try:
+            ray.get(self._fit)
+        except RayError as error:
+            why = getattr(error, "cause", None) or error
+            raise TrainingFailed(f"training of arm {self._arm} failed: {why}") from error
+        return True
+
+
+class _Supervisor:
+    """Runs fits, and again those whose controller died: Ray Train restarts workers only."""
+
+    def fit(self, values: dict[str, Any], num_cpus: float) -> None:
+        """Trains an arm to its last version."""
+        for attempt in range(1 + MAX_CONTROLLER_FAILURES):
+            try:
+                _trainer(values, num_cpus).fit()
+            except ActorDiedError:
+                if attempt == MAX_CONTROLLER_FAILURES:
+                    raise
+            else:
+                return
+
+
+def _trainer(values: dict[str, Any], num_cpus: float) -> TorchTrainer:
+    return TorchTrainer(
+        _train_loop,
+        train_loop_config=values,
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": num_cpus}),
+        run_config=RunConfig(
+            # A fresh name: the same name would silently resume Ray Train's own state.
+            name=f"{values['arm']}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(Path(values["root"]) / "train"),
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+        ),
+    )
 
 
 def _train_loop(values: dict[str, Any]) -> None:
@@ -40,59 +109,3 @@ def _train_loop(values: dict[str, Any]) -> None:
             ray.train.report({"version": version, "steps": metrics.steps})
 
     train_stream(settings, on_version)
-
-
-class ArmTrainer:
-    """Runs an arm's `TorchTrainer.fit()` on a thread, and says when it has died.
-
-    `fit()` blocks until the last version is published, and installs no signal handlers off the
-    main thread, so that Ctrl-C stays the driver's.
-    """
-
-    def __init__(self, settings: StreamSettings, num_cpus: float) -> None:
-        available = ray.cluster_resources().get("CPU", 0.0)
-        if num_cpus > available:
-            raise ConfigError(
-                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, "
-                f"must be <= {available}, all that the cluster has."
-            )
-        self._arm = settings.arm
-        self._error: BaseException | None = None
-        self._trainer = TorchTrainer(
-            _train_loop,
-            train_loop_config=settings.to_dict(),
-            scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": num_cpus}),
-            run_config=RunConfig(
-                # A fresh name: the same name would silently resume Ray Train's own state.
-                name=f"{settings.arm}-{uuid.uuid4().hex[:8]}",
-                storage_path=str(Path(settings.root).resolve() / "train"),
-                failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
-            ),
-        )
-        self._thread = threading.Thread(target=self._fit, name=f"fit-{settings.arm}", daemon=True)
-
-    def start(self) -> None:
-        """Starts training in the background."""
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raises if training has failed.
-
-        Raises:
-            TrainingFailed: with the worker's error as its cause.
-        """
-        if self._error is not None:
-            raise TrainingFailed(f"training of arm {self._arm} failed: {self._error}") from (
-                self._error
-            )
-
-    @property
-    def done(self) -> bool:
-        """Whether the last version is published, or training has failed."""
-        return not self._thread.is_alive()
-
-    def _fit(self) -> None:
-        try:
-            self._trainer.fit()
-        except BaseException as error:  # Whatever ends a fit must reach the driver, not stderr.
-            self._error = error

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ifa_ray.data.run_folder import WARMUP, ShardDay, write_atomically
-from ifa_ray.errors import ConfigError, LogError
+from ifa_ray.errors import CheckpointError, ConfigError, LogError
 from simulator.opening import link_latest, load_config, open_run
 from simulator.presets import preset
 
@@ -40,13 +40,34 @@ def test_a_finished_run_is_not_started_again(tmp_path, config):
         pass
 
 
-def test_resuming_needs_a_run(tmp_path, config):
-    (tmp_path / "thesis.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["absent", ""])
+def test_resuming_needs_a_run(tmp_path, config, name):
     with (
         pytest.raises(ConfigError, match=r"no config\.json"),
+        open_run(tmp_path / name, config, resume=True),
+    ):
+        pass
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_gap_in_the_published_versions_is_named_on_resume(tmp_path, config):
+    with open_run(tmp_path, config, resume=False) as folder:
+        (folder.models("ifa", 0) / "version=00001").mkdir(parents=True)
+    with (
+        pytest.raises(CheckpointError, match=r"version=00000/checkpoint\.json"),
         open_run(tmp_path, config, resume=True),
     ):
         pass
+
+
+def test_hidden_files_are_files(tmp_path, config):
+    (tmp_path / ".git").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"holds 1 entries \(\.git"),
+        open_run(tmp_path, config, resume=False),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".git"]
 
 
 def test_resuming_needs_the_same_config(tmp_path, config):

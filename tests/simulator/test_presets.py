@@ -47,7 +47,9 @@ def test_an_unknown_arm_names_the_near_miss():
         Arm.parse("twinn")
 
 
-@pytest.mark.parametrize("text", ["mine=module", "=a:B", "ifa=a:B", "warmup=a:B", "m ine=a:B"])
+@pytest.mark.parametrize(
+    "text", ["mine=module", "mine=a:", "mine=:B", "=a:B", "ifa=a:B", "warmup=a:B", "m ine=a:B"]
+)
 def test_a_malformed_arm_is_refused(text):
     with pytest.raises(ConfigError, match=r"NAME=package\.module:Class"):
         Arm.parse(text)
@@ -63,7 +65,7 @@ def test_a_named_ranker_is_an_arm():
         ({"users": -1}, "users == -1, must be >= 1"),
         ({"replicates": 0}, "replicates == 0, must be >= 1"),
         ({"seed": -3}, "seed == -3, must be >= 0"),
-        ({"burn_in_days": 2}, "burn_in_days == 2, must be < days == 2"),
+        ({"burn_in_days": 3}, "burn_in_days == 3, must be < days == 3"),
         ({"arms": ("twin",)}, "at least a control and a treatment"),
         ({"arms": ("twin", "ifa", "twin")}, "named once each"),
         ({"world.num_candidates": -5}, "num_candidates == -5, must be >= 1"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
+from ifa_ray.data.run_folder import TABLES, WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import LogError
 
 KEY = ShardDay("twin", 1, 2, 3)
@@ -13,8 +13,8 @@ KEY = ShardDay("twin", 1, 2, 3)
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path)
-    for path in (folder.table("impressions", KEY), folder.table("requests", KEY)):
-        write_atomically(path, b"rows")
+    for table in TABLES:
+        write_atomically(folder.table(table, KEY), b"rows")
     write_atomically(folder.state(KEY), b"state")
     return folder
 
@@ -33,7 +33,7 @@ def test_a_day_is_committed_only_after_commit(folder):
     folder.verify(KEY)
 
 
-@pytest.mark.parametrize("table", ["impressions", "requests"])
+@pytest.mark.parametrize("table", TABLES)
 def test_a_truncated_file_is_named(folder, table):
     folder.commit(KEY, {})
     path = folder.table(table, KEY)
@@ -59,10 +59,13 @@ def test_a_truncated_commit_record_is_named(folder):
         folder.verify(KEY)
 
 
-def test_timings_are_not_part_of_what_is_verified(folder):
-    folder.commit(KEY, {})
-    write_atomically(folder.table("timings", KEY), b"1 ms")
-    folder.verify(KEY)
+def test_a_prehistory_has_no_timings(tmp_path):
+    folder, key = RunFolder(tmp_path), ShardDay(WARMUP, 0, 0, 0)
+    for path in (folder.table("impressions", key), folder.table("requests", key)):
+        write_atomically(path, b"rows")
+    write_atomically(folder.state(key), b"state")
+    folder.commit(key, {})
+    folder.verify(key)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):

@@ -136,7 +136,8 @@ def _effects(
 def _why_undefined(pairs: Sequence[tuple[Totals, Totals]], arm: str, control: str) -> str:
     for replicate, (b, a) in enumerate(pairs):
         for name, totals in ((arm, b), (control, a)):
-            if not totals.value:
+            # <= 0 and not == 0: a sum of differences may round below what it stands for.
+            if totals.value is None or totals.value <= 0:
                 return f"nothing to count in replicate {replicate} of {name}"
     raise AssertionError("every lift is defined")
 

@@ -189,6 +189,8 @@ def _compare(found: Sequence[Mapping[str, float]], config: WorldConfig) -> list[
         achieved = float(np.mean(values))
         # Within a factor of 1 + tolerance, either way.
         source = target["source"] + (" (solved)" if target["solved"] else "")
+        if key == "history_p50":
+            source += f" has {target['target']}; the target is this scale's"
         if key == "top_1pct_share":
             bound = np.mean([each["top_1pct_bound"] for each in found])
             source += f"; at most {bound:.2f} with so few users"

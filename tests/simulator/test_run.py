@@ -3,6 +3,7 @@
 Each run is a process of its own with a private Ray; nothing here mocks a part.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,12 +14,15 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
 ARMS = ["twin", "ifa", "ifa_plus"]
+SHARD_DAYS = 3 * 3 * 3 * 2  # arms x replicates x days x shards
 
 
 def start(out, *flags):
@@ -39,13 +43,40 @@ def finish(process, timeout_s=200):
 
 
 def digests(run):
-    """The checksum of every file of the two compared tables."""
-    files = sorted((run / "log").glob("*/**/*.parquet"))
+    """The checksum of everything that must repeat: impressions, requests, weights, metrics."""
+    files = [
+        *(run / "log" / "impressions").glob("**/*.parquet"),
+        *(run / "log" / "requests").glob("**/*.parquet"),
+        *(run / "models").glob("**/model.safetensors"),
+        *(run / "models").glob("**/checkpoint.json"),
+    ]
     return {
         path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if path.relative_to(run).parts[1] != "timings"
     }
+
+
+def wait_until(process, condition, timeout_s=150):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def lived_days(run):
+    """Committed shard-days of arms, the warm-up not counted."""
+    return len(list((run / "commits").glob("arm=[!w]*/**/*.json")))
+
+
+def kill_one(driver, title):
+    """SIGKILLs the first process below the driver that Ray gave this title."""
+    for child in psutil.Process(driver.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline()[0].startswith(title):
+                child.kill()
+                return
+    raise AssertionError(f"no process {title} below the driver")
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +111,13 @@ def test_the_report_opens_without_network(finished):
 
 
 def test_versions_are_trained_in_order_and_swapped_in(finished):
-    import polars as pl
-
-    log = pl.scan_parquet(finished / "log/impressions/arm=ifa/**/*.parquet", hive_partitioning=True)
+    pattern = finished / "log/impressions/arm=ifa/**/*.parquet"
+    log = pl.scan_parquet(pattern, hive_partitioning=True)
     by_day = log.group_by("day").agg(pl.col("model_version").unique()).sort("day").collect()
-    # Smoke has 2 days and lag 1: version 0 ranks both.
-    assert by_day["model_version"].to_list() == [[0], [0]]
+    # With a lag of 1, version 0 ranks days 0 and 1, and version 1, which learned day 0, day 2.
+    assert by_day["model_version"].to_list() == [[0], [0], [1]]
     versions = sorted(path.name for path in (finished / "models/ifa/replicate=0").iterdir())
-    assert versions == ["version=00000", "version=00001", "version=00002"]
+    assert versions == [f"version=0000{version}" for version in range(4)]
 
 
 def test_a_finished_run_links_latest(finished):
@@ -97,32 +127,45 @@ def test_a_finished_run_links_latest(finished):
 def test_a_killed_run_resumes_to_the_same_bytes_with_another_number_of_actors(finished, tmp_path):
     out = tmp_path / "killed"
     process = start(out, "--preset", "smoke", "--user-actors", "1")
-    commits = out / "commits"
-    deadline = time.monotonic() + 150
-    # Once some days, but not all, of the arms are committed.
-    while len(list(commits.glob("arm=[!w]*/**/*.json"))) < 3:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(process, lambda: lived_days(out) >= 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    committed = len(list(commits.glob("arm=[!w]*/**/*.json")))
-    assert 3 <= committed < 3 * 3 * 2 * 2
+    assert 3 <= lived_days(out) < SHARD_DAYS
     code, _, stderr = finish(start(out, "--resume", "--user-actors", "1"))
     assert code == 0, stderr
     expected = digests(finished)
-    assert len(expected) == 2 * (3 * 2 + 3 * 3 * 2 * 2)  # tables x (warm-up + arms) shard-days
+    # Two tables of the warm-up's 3 x 2 shards and the arms' days; two files of 4 versions each.
+    assert len(expected) == 2 * (3 * 2 + SHARD_DAYS) + 2 * (3 * 3 * 4)
     assert digests(out) == expected
+    result = json.loads((out / "result.json").read_bytes())
+    assert result["run"]["parts"] == 2
+
+
+def test_killed_workers_do_not_change_a_byte(finished, tmp_path):
+    out = tmp_path / "wounded"
+    process = start(out, "--preset", "smoke")
+    wait_until(process, lambda: list((out / "models").glob("*/*/version=00000")))
+    kill_one(process, "ray::RayTrainWorker")
+    wait_until(process, lambda: lived_days(out) >= 1)
+    kill_one(process, "ray::ServeReplica")
+    kill_one(process, "ray::UserShards")
+    code, _, stderr = finish(process)
+    assert code == 0, stderr
+    assert digests(out) == digests(finished)
+
+
+def test_a_finished_run_is_not_lived_again(finished):
+    before = (finished / "result.json").read_bytes()
+    code, stdout, stderr = finish(start(finished, "--resume"), timeout_s=60)
+    assert code == 0, stderr
+    assert stdout.strip().endswith(str(finished / "report.html"))
+    assert (finished / "result.json").read_bytes() == before
 
 
 def test_an_interrupted_run_says_how_to_resume(tmp_path):
     out = tmp_path / "interrupted"
     process = start(out, "--preset", "smoke", "--arms", "random,twin")
-    deadline = time.monotonic() + 60
-    while not list((out / "commits").glob("arm=warmup/**/*.json")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(process, lambda: list((out / "commits").glob("arm=warmup/**/*.json")))
     process.send_signal(signal.SIGINT)
     code, _, stderr = finish(process, timeout_s=60)
     assert code == 130

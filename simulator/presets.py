@@ -172,7 +172,8 @@ def _smoke(world: str) -> RunConfig:
 def _quick(world: str) -> RunConfig:
     """Under ten minutes on two cores: the whole comparison, small."""
     return RunConfig(
-        preset="quick", users=32, days=6, burn_in_days=1, shards=4, train_requests_per_day=64,
+        preset="quick", users=32, days=6, burn_in_days=1, shards=4, replicates=5,
+        train_requests_per_day=64,
         # So few requests a day that all of them are logged, and all may be learned from.
         world=dataclasses.replace(world_config("quick", world), sample_rate=1.0),
         # Top-k models look at 1% of the longest history, as in the paper (100 of 10,000).

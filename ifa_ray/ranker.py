@@ -91,12 +91,13 @@ class ModelRanker:
                 f"request {request.request_id}: score of candidate {request.candidates_C[bad]} "
                 f"== {scores_C[bad]} by version {self._version}, must be finite."
             )
-        ids_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        best_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
         return RankResponse(
             request_id=request.request_id,
-            ids_K=ids_K,
+            ids_K=request.candidates_C[best_K],
             scores_K=scores_K,
             model_version=self._version,
+            probabilities_KL=np.exp(log_p_CL[best_K]),
             rank_ms=(self._clock() - start) * 1e3,
         )
 
@@ -125,9 +126,12 @@ class RandomRanker:
         sequence = np.random.SeedSequence([self._seed, request.user_id, abs(request.request_id)])
         key = sequence.generate_state(1, np.uint64)[0]
         scores_C = _uniform(request.candidates_C.astype(np.uint64) ^ key)
-        ids_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        best_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
         return RankResponse(
-            request_id=request.request_id, ids_K=ids_K, scores_K=scores_K, model_version=0
+            request_id=request.request_id,
+            ids_K=request.candidates_C[best_K],
+            scores_K=scores_K,
+            model_version=0,
         )
 
 
@@ -143,14 +147,14 @@ def ranking_scores(log_p_CL: npt.NDArray[np.float32], rule: str) -> npt.NDArray[
 
 def _top_k(
     ids_C: npt.NDArray[np.int32], scores_C: npt.NDArray[np.float64], k: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The k best by rounded score, best first; equal scores in order of id."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Places and scores of the k best by rounded score, best first; equal ones in order of id."""
     rounded_C = np.round(scores_C, _DECIMALS)
     kth = np.partition(rounded_C, len(rounded_C) - k)[len(rounded_C) - k]
     contenders = np.flatnonzero(rounded_C >= kth)
     order = np.lexsort((ids_C[contenders], -rounded_C[contenders]))[:k]
-    best = contenders[order]
-    return ids_C[best], rounded_C[best].astype(np.float32)
+    best_K = contenders[order]
+    return best_K, rounded_C[best_K].astype(np.float32)
 
 
 def _uniform(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

@@ -137,7 +137,8 @@ class RankResponse:
         model_version: the one version that scored the whole request.
         rank_ms: what this request cost the ranker, milliseconds of CPU where one thread ranks, else
             of wall time; no queueing, no transport. 0 if the ranker does not say.
-        probabilities_KL: float32, p of each of `OBJECTIVES` given the candidate; None if not asked.
+        probabilities_KL: float32, p of each of `OBJECTIVES` given the candidate; None where a
+            ranker does not predict them.
     """
 
     request_id: int

@@ -26,6 +26,8 @@ def private_ray_environment(home: Path) -> None:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
             "RAY_AUTH_MODE": "token",
+            # One machine of our own is not taken away: its watchers, a process a trainer, may rest.
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
             # Many small actors on few cores are what we want; the default warns of every second.
             "RAY_worker_maximum_startup_concurrency": "32",
         }

@@ -68,6 +68,8 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
             replicates=config.replicates,
             days=config.days,
             burn_in_days=config.burn_in_days,
+            # Two slates, which most users see on a day that they come.
+            fixed_k=2 * config.world.slate_size,
         ),
         checks=[training_equal(training)],
     )

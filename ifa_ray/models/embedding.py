@@ -33,7 +33,7 @@ class ItemEmbedding(nn.Module):
     """Rows of the catalogue to vectors.
 
     The item features are buffers by row, rebuilt from the catalogue and never saved, so a
-    checkpoint fits a catalogue that has grown.
+    checkpoint's tensors do not depend on the catalogue's size.
     """
 
     category_R: torch.Tensor

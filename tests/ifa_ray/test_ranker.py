@@ -89,6 +89,7 @@ def test_a_slate_is_the_top_k_of_the_models_log_probabilities(name):
     best = clicks.argsort(descending=True)[:10]
     assert response.ids_K.tolist() == request.candidates_C[best.numpy()].tolist()
     np.testing.assert_allclose(response.scores_K, clicks[best], atol=1e-5)
+    np.testing.assert_allclose(response.probabilities_KL, log_p[best].exp(), rtol=1e-5)
     assert response.model_version == 4
     assert response.request_id == request.request_id
     assert response.ids_K.dtype == np.int32

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ifa_ray.errors import ConfigError, IfaRayError
 from simulator.cluster import Cluster
@@ -97,6 +98,14 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     for flag, (_, text) in SETTINGS.items():
         run.add_argument(f"--{flag}", type=int, metavar="N", help=text)
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting, as config.json names it: world.mood_gain=0, "
+        "model.ranking_rule=long_view, training.learning_rate=0.001; may be repeated",
+    )
     run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
     run.add_argument("--address", help="of a Ray cluster (default: a private one on this machine)")
@@ -173,9 +182,21 @@ def _config(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
         for flag, (name, _) in SETTINGS.items()
         if getattr(args, flag.replace("-", "_")) is not None
     }
+    changes |= dict(_setting(text) for text in args.set)
     if args.arms is not None:
         changes["arms"] = tuple(text.strip() for text in args.arms.split(","))
     return override(base, changes)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Reads NAME=VALUE; the value is JSON, or a plain word."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"set == {text!r}, must be NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _report(args: argparse.Namespace) -> int:

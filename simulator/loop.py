@@ -198,6 +198,8 @@ class _Run:
     async def _live_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
         """An arm's days in order; its replicates and shards side by side within a day."""
         await self._wait_for(arm, 0)
+        if arm.ranker is None:
+            self._progress.say(f"{arm.name}: version 0 has learned the warm-up")
         await self._deploy(arm)
         for day in range(self._config.days):
             version = self._config.version_of_day(day) if arm.ranker is None else 0

@@ -113,13 +113,15 @@ class RunProgress:
             days = ", ".join(f"{name} day {count}" for name, count in self._days.items())
             self.say(
                 f"{self._done}/{self._total} shard-days ({days}), {self._requests} requests, "
-                f"{self._rate(now)}, ETA {self._eta_s(now):.0f} s"
+                f"{self._rate(now)}, ETA {self._eta(now)}"
             )
 
     def _rate(self, now: float) -> str:
         elapsed = now - (self._first_unit or now)
         return f"{self._requests / elapsed:.0f} requests/s" if elapsed > 0 else "-"
 
-    def _eta_s(self, now: float) -> float:
+    def _eta(self, now: float) -> str:
         elapsed = now - (self._first_unit or now)
-        return elapsed / max(1, self._fresh) * (self._total - self._done)
+        if self._done == self._total or not elapsed:
+            return "0 s" if self._done == self._total else "-"
+        return f"{elapsed / self._fresh * (self._total - self._done):.0f} s"

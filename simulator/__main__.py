@@ -182,6 +182,9 @@ def _config(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
         for flag, (name, _) in SETTINGS.items()
         if getattr(args, flag.replace("-", "_")) is not None
     }
+    if args.candidates is not None:  # most of the warm-up makes do with fewer, never with more
+        fewer = min(args.candidates, base.world.warmup_candidates)
+        changes["world.warmup_candidates"] = fewer
     changes |= dict(_setting(text) for text in args.set)
     if args.arms is not None:
         changes["arms"] = tuple(text.strip() for text in args.arms.split(","))

@@ -227,19 +227,31 @@ def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         ConfigError: on an unknown name, or a value outside its rule.
     """
     top: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
+    pending: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         outer, dot, inner = name.partition(".")
-        if dot:
-            nested.setdefault(outer, {})[inner] = value
+        if not dot:
+            top |= _setting(config, "setting", name, value)
+        elif outer in ("world", "model", "training"):
+            fields = _setting(getattr(config, outer), f"{outer} setting", inner, value)
+            pending.setdefault(outer, {}).update(fields)
         else:
-            top[name] = value
-    for outer, values in nested.items():
-        if outer not in ("world", "model", "training"):
             raise ConfigError(f"setting {outer}.*, must be one of world.*, model.*, training.*.")
-        current = getattr(config, outer)
-        top[outer] = type(current).from_dict({**current.to_dict(), **values})
-    for name in top:
-        if name not in {field.name for field in dataclasses.fields(RunConfig)}:
-            raise unknown_name("setting", name, (f.name for f in dataclasses.fields(RunConfig)))
+    # Together, because what one setting may be depends on others.
+    for outer, fields in pending.items():
+        top[outer] = dataclasses.replace(getattr(config, outer), **fields)
     return dataclasses.replace(config, **top)
+
+
+def _setting(config: Config, kind: str, name: str, value: Any) -> dict[str, Any]:
+    """A field to replace, its name and type checked."""
+    names = [field.name for field in dataclasses.fields(config)]
+    if name not in names:
+        raise unknown_name(kind, name, names)
+    value = tuple(value) if isinstance(value, list) else value
+    expected = type(getattr(config, name))
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise ConfigError(f"{name} == {value!r}, must be of type {expected.__name__}.")
+    return {name: value}

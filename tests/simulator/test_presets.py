@@ -73,6 +73,11 @@ def test_a_named_ranker_is_an_arm():
         ({"model.top_k": 0}, "top_k == 0, must be >= 1"),
         ({"world.num_candidate": 5}, "Did you mean 'num_candidates'"),
         ({"dayz": 5}, "Did you mean 'days'"),
+        ({"days": "many"}, "days == 'many', must be of type int"),
+        ({"days": 2.5}, "days == 2.5, must be of type int"),
+        ({"users": True}, "users == True, must be of type int"),
+        ({"world.mood_gain": "high"}, "mood_gain == 'high', must be of type float"),
+        ({"wordl.mood_gain": 1}, r"setting wordl\.\*, must be one of world"),
     ],
 )
 def test_settings_outside_their_rule_are_refused(smoke, changes, says):

@@ -40,6 +40,9 @@ The paper does not define its diversity; ours is the nearest that longer watchin
 
 FIRST_LIMIT = "The user model decides who wins"
 
+FIRST_COLUMNS = ("steps", "samples", "candidates", "versions")
+"""Of the training table: what must be equal."""
+
 SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "no verdict": "?"}
 
 
@@ -246,8 +249,12 @@ def _grid_of(rows: Mapping[str, Mapping[str, Any]]) -> Row:
     """A table of arms with whatever columns they have; nested values get columns of their own."""
     flat = {name: _flat(row) for name, row in rows.items()}
     columns = list(dict.fromkeys(key for row in flat.values() for key in row))
+    columns.sort(key=lambda column: column not in FIRST_COLUMNS)  # stable: the rest as they come
     return {
-        "columns": [column.replace("_", " ").replace("auc ", "AUC ") for column in columns],
+        "columns": [
+            column.replace("_", " ").replace("gauc ", "GAUC ").replace("auc ", "AUC ")
+            for column in columns
+        ],
         "rows": [
             {"name": name, "cells": [_cell(row.get(column)) for column in columns]}
             for name, row in flat.items()

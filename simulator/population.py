@@ -40,7 +40,7 @@ __all__ = ["UserShards"]
 
 # Large enough to spread a call's fixed cost, small enough to spread a round over replicas.
 REQUESTS_PER_CALL = 4
-MAX_TRIES = 4
+MAX_TRIES = 7
 _TRANSIENT = (ActorDiedError, ActorUnavailableError, DeploymentUnavailableError)
 
 
@@ -132,7 +132,7 @@ class UserShards:
             except _TRANSIENT:
                 if attempt == MAX_TRIES - 1:
                     raise
-                await asyncio.sleep(0.5 * 2**attempt)  # a replica is back within seconds
+                await asyncio.sleep(0.5 * 2**attempt)  # a replica is back within half a minute
         raise AssertionError("unreachable")
 
     def _state_before(self, key: ShardDay) -> ShardState:

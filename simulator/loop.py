@@ -17,8 +17,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import ray
 from ray import serve
@@ -47,6 +48,8 @@ from simulator.retrieval_actor import RetrievalActor
 from simulator.world import World
 
 __all__ = ["run"]
+
+_T = TypeVar("_T")
 
 POLL_S = 0.1
 PATIENCE_S = 60.0
@@ -111,7 +114,7 @@ class _Run:
             actors=cluster.user_actors + cluster.retrieval_actors,
         )
         self._trainers: dict[str, ArmTrainer] = {}
-        self._deploying = asyncio.Lock()
+        self._serving = asyncio.Lock()
         # Application names are the cluster's, where other runs and deployed rankers may be. Of the
         # folder, so that a resumed run replaces what a killed driver has left there.
         path = str(folder.root.resolve())
@@ -222,12 +225,16 @@ class _Run:
         name = self._prefix + arm.name
         if not self._cluster.embedded:  # a private Ray ends as a whole
             self._stack.callback(serve.delete, name)
-        target = RunTarget(target=deployment_for(self._settings(arm)), name=name, route_prefix=None)
-        async with self._deploying:  # Serve's deploying is not safe to call from two threads
-            await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
+        settings = self._settings(arm)
+
+        def deploy() -> None:
+            target = RunTarget(target=deployment_for(settings), name=name, route_prefix=None)
+            serve.run_many([target], wait_for_applications_running=False)
+
+        await self._in_serve(deploy)
         asked, warned = time.monotonic(), False
         while True:
-            status = (await asyncio.to_thread(serve.status)).applications[name]
+            status = (await self._in_serve(serve.status)).applications[name]
             if status.status == ApplicationStatus.RUNNING:
                 return
             if status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
@@ -240,6 +247,15 @@ class _Run:
                     f"a replica; {free:g} of the cluster are free"
                 )
             await asyncio.sleep(POLL_S)
+
+    async def _in_serve(self, call: Callable[[], _T]) -> _T:
+        """Calls Serve on a thread, one call at a time.
+
+        Even making a deployment registers a module with the process's pickler for a moment, and
+        two threads that do so fail.
+        """
+        async with self._serving:
+            return await asyncio.to_thread(call)
 
     def _settings(self, arm: Arm) -> AppSettings:
         """Slot r of every replica holds replicate r's model."""

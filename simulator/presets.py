@@ -159,8 +159,8 @@ class RunConfig(Config):
 
 
 # What version 0 of every model learns from. With 8 a user, at `quick`, seed 0, 3 replicates, watch
-# seconds per user were 621 with TWIN, 757 with the random ranker and 802 with AvgPooling: nothing to
-# compare. With 24, the next value tried, on seed 100: TWIN 1,938, random 786.
+# seconds per user were 621 with TWIN, 757 with the random ranker and 802 with AvgPooling: nothing
+# to compare. With 24, the next value tried, on seed 100: TWIN 1,938, random 786.
 WARMUP_REQUESTS = 24
 
 

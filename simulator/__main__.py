@@ -1,4 +1,4 @@
-"""The command line: `python -m simulator run | report | calibration`.
+"""The command line: `python -m simulator run | log | report | calibration`.
 
 Parses and prints; the work is elsewhere. Ray is imported only by the command that needs it, after
 the environment that keeps it private is set.
@@ -10,12 +10,14 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.config import require
 from ifa_ray.errors import ConfigError, IfaRayError
 from simulator.cluster import Cluster
+from simulator.config import WORLDS
 from simulator.presets import ARMS, PRESETS, RunConfig, override, preset
 from simulator.quiet import private_ray_environment, quiet_ray_logs
 
@@ -38,6 +40,18 @@ examples:
   ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
 """
 
+LOG_HELP = """\
+Writes a warm-up log and nothing else: synthetic users live lifelong histories under the earlier
+policy, and their last requests are logged with all candidates. No ranker and no Ray: rankers can
+be trained and compared on it offline (python -m ifa_ray evaluate --data DIR). It is the beginning
+of a run, byte for byte: python -m simulator run --resume --out DIR continues it.
+
+examples:
+  python -m simulator log --preset quick --world balanced --replicates 5 --out logs/balanced
+  python -m simulator log --preset standard --users 64 --requests 16 --out logs/long
+  python -m simulator log --max-history 500 --set world.history_median=400 --out logs/short
+"""
+
 # Flags that replace one setting of the preset.
 SETTINGS = {
     "seed": ("seed", "everything random derives from it"),
@@ -49,6 +63,15 @@ SETTINGS = {
     "slate-size": ("world.slate_size", "how many of them are shown, at most"),
     "top-k": ("model.top_k", "k, behaviours that two-stage models look at"),
     "train-requests-per-day": ("train_requests_per_day", "samples each model learns per day"),
+}
+
+LOG_SETTINGS = {
+    **{flag: SETTINGS[flag] for flag in ("seed", "replicates", "users", "candidates")},
+    "requests": (
+        "world.warmup_requests_per_user",
+        "per user, made with all candidates and all logged: the last of the prehistory",
+    ),
+    "max-history": ("world.max_history", "T, the longest prehistory; models read as much"),
 }
 
 
@@ -69,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_run(commands)
+    _add_log(commands)
     report = commands.add_parser("report", help="write a finished run's report.html again")
     report.add_argument("run", type=Path, metavar="RUN_DIR")
     report.set_defaults(command=_report)
@@ -89,23 +113,12 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description=RUN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: quick)")
-    run.add_argument("--world", help="named world: balanced, exact_heavy or profile_heavy")
     run.add_argument(
         "--arms",
         help=f"comma-separated, the first is the control: {', '.join(ARMS)}, or "
         "NAME=package.module:Class for a ranker of your own (its code is run)",
     )
-    for flag, (_, text) in SETTINGS.items():
-        run.add_argument(f"--{flag}", type=int, metavar="N", help=text)
-    run.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other setting, as config.json names it: world.mood_gain=0, "
-        "model.ranking_rule=long_view, training.learning_rate=0.001; may be repeated",
-    )
+    _add_settings(run, SETTINGS)
     run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
     run.add_argument("--resume", action="store_true", help="continue the run in --out")
     run.add_argument("--address", help="of a Ray cluster (default: a private one on this machine)")
@@ -113,6 +126,44 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
     run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
     run.set_defaults(command=_run)
+
+
+def _add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    log = commands.add_parser(
+        "log",
+        help="write a warm-up log for offline comparisons, without rankers and without Ray",
+        description=LOG_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_settings(log, LOG_SETTINGS)
+    log.add_argument("--out", type=Path, required=True, help="the log's folder, absent or empty")
+    log.add_argument("--resume", action="store_true", help="finish the log in --out")
+    log.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="that live shards side by side; changes no byte (default: the cores)",
+    )
+    log.set_defaults(command=_log, arms=None)
+
+
+def _add_settings(
+    command: argparse.ArgumentParser, settings: Mapping[str, tuple[str, str]]
+) -> None:
+    """The flags that make a config of a preset."""
+    command.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: quick)")
+    command.add_argument("--world", help=f"named world: {', '.join(WORLDS)} (default: balanced)")
+    for flag, (_, text) in settings.items():
+        command.add_argument(f"--{flag}", type=int, metavar="N", help=text)
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting, as config.json names it: world.mood_gain=0, "
+        "model.ranking_rule=long_view, training.learning_rate=0.001; may be repeated",
+    )
+    command.set_defaults(settings=settings)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -161,6 +212,32 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _log(args: argparse.Namespace) -> int:
+    from simulator.opening import load_config, open_run
+    from simulator.warmup_log import usable_cores, write_warmup_log
+
+    config = _config(args, load_config(args.out) if args.resume else None)
+    processes = usable_cores() if args.processes is None else args.processes
+    require(processes >= 1, "processes", processes, ">= 1")
+    root = args.out.resolve()
+    with open_run(root, config, args.resume) as folder:
+        try:
+            total = write_warmup_log(folder, config, processes)
+        except KeyboardInterrupt:
+            print(
+                f"\ninterrupted; continue with: python -m simulator log --resume --out {root}",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+    print(
+        f"{config.replicates} replicates, {total['users']:,} users, {total['impressions']:,} "
+        f"impressions, {total['logged_requests']:,} logged requests of "
+        f"{config.world.num_candidates:,} candidates"
+    )
+    print(root)
+    return 0
+
+
 def _find_rankers(config: RunConfig) -> None:
     """Imports the rankers named on the command line, to fail before anything starts."""
     specs = [arm.ranker for arm in config.parsed_arms if arm.ranker is not None]
@@ -179,12 +256,14 @@ def _config(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
         base = preset(name, args.world or "balanced")
     changes = {
         name: getattr(args, flag.replace("-", "_"))
-        for flag, (name, _) in SETTINGS.items()
+        for flag, (name, _) in args.settings.items()
         if getattr(args, flag.replace("-", "_")) is not None
     }
     if args.candidates is not None:  # most of the warm-up makes do with fewer, never with more
         fewer = min(args.candidates, base.world.warmup_candidates)
         changes["world.warmup_candidates"] = fewer
+    if "world.max_history" in changes:  # of the world and of models that read it
+        changes["model.max_history"] = changes["world.max_history"]
     changes |= dict(_setting(text) for text in args.set)
     if args.arms is not None:
         changes["arms"] = tuple(text.strip() for text in args.arms.split(","))

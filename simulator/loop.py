@@ -28,7 +28,6 @@ from ray.exceptions import RayTaskError
 from ray.serve.api import RunTarget
 from ray.serve.schema import ApplicationStatus
 
-from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingError
 from ifa_ray.serving.app import deployment_for
@@ -40,12 +39,12 @@ from simulator.cluster import Cluster
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
 from simulator.population import UserShards
+from simulator.prehistory import write_catalogue
 from simulator.presets import Arm, RunConfig
 from simulator.progress import RunProgress
 from simulator.resources import ResourcePlan, plan_resources
 from simulator.result import write_result
 from simulator.retrieval_actor import RetrievalActor
-from simulator.world import World
 
 __all__ = ["run"]
 
@@ -123,10 +122,7 @@ class _Run:
     def live(self) -> None:
         """Everything that needs Ray."""
         for replicate in range(self._config.replicates):
-            path = self._folder.items(replicate)
-            if not path.exists():
-                seed = self._config.world_seed(replicate)
-                write_items(path, World(self._config.world, seed).catalog.item_table())
+            write_catalogue(self._folder, self._config, replicate)
         self._start_trainers()
         actors = self._start_actors()
         try:

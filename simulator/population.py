@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,16 +21,12 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ifa_ray.data.log import (
-    read_impressions,
-    write_impressions,
-    write_requests,
-    write_timings,
-)
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.data.log import read_impressions
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
-from simulator.day import DayLog, ShardState, run_day, run_warmup
+from simulator.day import ShardState, run_day
+from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
 from simulator.retrieval import Candidates, RetrievalQuery
 from simulator.world import World
@@ -66,13 +61,8 @@ class UserShards:
 
     async def warm_up(self, replicate: int, shard: int) -> dict[str, int]:
         """Lives the prehistory that all arms of a replicate share; returns its summary."""
-        key = ShardDay(WARMUP, replicate, 0, shard)
-        if not self._folder.is_committed(key):
-            world = self._world(replicate)
-            state = ShardState.new(world, self._config.shard_users(shard))
-            log = await run_warmup(world, state)
-            self._write(key, log, state, timings=None)
-        return self._folder.summary(key)
+        world = self._world(replicate)
+        return await live_prehistory(self._folder, self._config, world, replicate, shard)
 
     async def live_day(self, key: ShardDay, version: int) -> dict[str, int]:
         """Lives one day of one shard under an arm's ranker; returns the day's summary.
@@ -90,7 +80,7 @@ class UserShards:
                 rank=functools.partial(self._rank, key, version, timings),
                 model_version=version,
             )
-            self._write(key, log, state, timings)
+            write_shard_day(self._folder, key, log, state, timings)
             self._shards[key.arm, key.replicate, key.shard] = (key.day + 1, state)
         return self._folder.summary(key)
 
@@ -154,28 +144,6 @@ class UserShards:
                 columns["time_ms"],
             )
         return state
-
-    def _write(
-        self,
-        key: ShardDay,
-        log: DayLog,
-        state: ShardState,
-        timings: list[tuple[int, float, float]] | None,
-    ) -> None:
-        write_impressions(self._folder.table("impressions", key), log.impressions)
-        write_requests(self._folder.table("requests", key), log.requests)
-        if timings is not None:
-            rows = sorted(timings)
-            columns: dict[str, np.ndarray] = {
-                "request_id": np.array([row[0] for row in rows], np.int64),
-                "rank_ms": np.array([row[1] for row in rows], np.float32),
-                "wait_ms": np.array([row[2] for row in rows], np.float32),
-            }
-            write_timings(self._folder.table("timings", key), columns)
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **state.to_arrays())
-        write_atomically(self._folder.state(key), buffer.getvalue())
-        self._folder.commit(key, log.summary())
 
     def _build_world(self, replicate: int) -> World:
         return World(self._config.world, self._config.world_seed(replicate))

@@ -14,7 +14,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_impressions, read_items, read_requests
 from ifa_ray.data.movielens import LABEL_RULES, read_movielens
 from ifa_ray.data.run_folder import WARMUP, RunFolder
-from ifa_ray.errors import LogError, unknown_name
+from ifa_ray.errors import ConfigError, LogError, unknown_name
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.samples import LogFollower
 
@@ -39,7 +39,7 @@ class SampleStream:
 def read_stream(
     path: Path | str,
     *,
-    arm: str,
+    arm: str | None,
     replicate: int,
     num_sampled: int,
     max_history: int,
@@ -50,7 +50,7 @@ def read_stream(
 
     Args:
         path: of the folder.
-        arm: of a run, whose log to read.
+        arm: of a run, whose log to read; see `read_run`.
         replicate: of a run.
         num_sampled: films beside the rated one, in a MovieLens request.
         max_history: behaviours beyond the latest so many are left out.
@@ -91,22 +91,32 @@ def read_stream(
 
 def read_run(
     path: Path | str,
-    arm: str,
-    replicate: int,
+    arm: str | None = None,
+    replicate: int = 0,
     *,
     max_history: int,
     max_requests: int | None = None,
 ) -> SampleStream:
     """Reads the warm-up and all days of one arm's log, every shard.
 
+    Args:
+        path: the folder of a run, or of a log that is a warm-up alone.
+        arm: whose days follow the warm-up; `warmup` is none. None needs no choice: the warm-up
+            where nothing else was logged, or a single arm.
+        replicate: of which world.
+        max_history: behaviours beyond the latest so many are left out.
+        max_requests: cap, from the first on; None is all.
+
     Raises:
         LogError: as `read_table`, and where the arm has no log of that replicate.
-        ConfigError: if the arm is unknown, with the near miss.
+        ConfigError: if the arm is unknown, with the near miss, or one must be chosen.
     """
     require(max_requests is None or max_requests >= 1, "max_requests", max_requests, ">= 1")
     folder = RunFolder(Path(path))
     requests_root = folder.log / "requests"
-    arms = [entry.name.removeprefix("arm=") for entry in requests_root.glob("arm=*")]
+    arms = sorted(entry.name.removeprefix("arm=") for entry in requests_root.glob("arm=*"))
+    if arm is None:
+        arm = _only_arm(arms, requests_root)
     if arm not in arms:
         raise unknown_name("arm", arm, arms)
     follower = LogFollower(max_history=max_history)
@@ -121,11 +131,21 @@ def read_run(
     if not samples:
         raise LogError(f"{requests_root}: arm {arm}, replicate {replicate} has no requests.")
     used = samples[:max_requests]
+    what = "the warm-up alone" if arm == WARMUP else f"arm {arm}, {num_days} days with the warm-up"
     note = (
-        f"Run: arm {arm}, replicate {replicate}, {num_days} days with the warm-up; "
+        f"Run: replicate {replicate}, {what}; "
         f"{len(used):,} of {len(samples):,} sampled requests used, from the first on."
     )
     return SampleStream(items=read_items(folder.items(replicate)), samples=used, notes=(note,))
+
+
+def _only_arm(arms: list[str], root: Path) -> str:
+    lived = [name for name in arms if name != WARMUP]
+    if len(lived) > 1:
+        raise ConfigError(f"arm == None, must be one of {', '.join(arms)}: {root} holds several.")
+    if not arms:
+        raise LogError(f"{root}: no arm has logged anything.")
+    return lived[0] if lived else WARMUP
 
 
 def _read_day(folder: RunFolder, day: Path, follower: LogFollower) -> list[TrainingSample]:

@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(path: Path, arm: str = "twin", **settings: int | None) -> SampleStream:
+def read(path: Path, arm: str | None = "twin", **settings: int | None) -> SampleStream:
     return read_run(path, arm, 0, **{"max_history": 100, **settings})
 
 
@@ -105,3 +105,16 @@ def test_a_folder_is_known_by_its_files(run: Path, tmp_path: Path) -> None:
     (nothing / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,5.0,10\n")
     with pytest.raises(LogError, match="none of 1 ratings makes a request"):
         read_stream(nothing, **settings)
+
+
+def test_an_arm_need_not_be_named_where_there_is_no_choice(run: Path) -> None:
+    with pytest.raises(ConfigError, match="arm == None, must be one of ifa, twin, warmup"):
+        read(run, None)
+    requests = RunFolder(run).log / "requests"
+    for arm in ("ifa", "twin"):
+        (requests / f"arm={arm}").rename(run / arm)
+    stream = read(run, None)
+    assert [s.request.request_id for s in stream.samples] == [1, 3, 2]
+    assert "the warm-up alone; 3 of 3" in stream.notes[0]
+    (run / "twin").rename(requests / "arm=twin")
+    assert [s.request.request_id for s in read(run, None).samples] == [1, 3, 2, 14, 15, 26]

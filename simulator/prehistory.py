@@ -1,0 +1,86 @@
+"""What a shard's day leaves on disk, and the prehistory that every run begins with.
+
+Knows the run folder and worlds; no Ray, so a warm-up log can be made by plain processes
+(`simulator.warmup_log`) as well as by a run's actors, and is the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from ifa_ray.data.log import write_impressions, write_items, write_requests, write_timings
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from simulator.day import DayLog, ShardState, run_warmup
+from simulator.presets import RunConfig
+from simulator.world import World
+
+__all__ = ["live_prehistory", "write_catalogue", "write_shard_day"]
+
+
+def write_catalogue(folder: RunFolder, config: RunConfig, replicate: int) -> None:
+    """Writes the observed items of a replicate's world, unless they are there."""
+    path = folder.items(replicate)
+    if not path.exists():
+        world = World(config.world, config.world_seed(replicate))
+        write_items(path, world.catalog.item_table())
+
+
+async def live_prehistory(
+    folder: RunFolder, config: RunConfig, world: World, replicate: int, shard: int
+) -> dict[str, int]:
+    """Lives the prehistory of a shard's users, which all arms of a replicate share.
+
+    A committed one is not lived again.
+
+    Args:
+        folder: where its log is written and committed.
+        config: says which users are the shard's.
+        world: the replicate's.
+        replicate: which.
+        shard: which.
+
+    Returns:
+        Its summary.
+    """
+    key = ShardDay(WARMUP, replicate, 0, shard)
+    if not folder.is_committed(key):
+        state = ShardState.new(world, config.shard_users(shard))
+        log = await run_warmup(world, state)
+        write_shard_day(folder, key, log, state, timings=None)
+    return folder.summary(key)
+
+
+def write_shard_day(
+    folder: RunFolder,
+    key: ShardDay,
+    log: DayLog,
+    state: ShardState,
+    timings: Sequence[tuple[int, float, float]] | None,
+) -> None:
+    """Writes and commits a shard's day.
+
+    Args:
+        folder: of the run.
+        key: which day of which shard.
+        log: what its users did.
+        state: of the shard at the day's end.
+        timings: request id, ranking and waiting milliseconds of each request, in any order; None
+            where no ranker was timed.
+    """
+    write_impressions(folder.table("impressions", key), log.impressions)
+    write_requests(folder.table("requests", key), log.requests)
+    if timings is not None:
+        rows = sorted(timings)
+        columns: dict[str, np.ndarray] = {
+            "request_id": np.array([row[0] for row in rows], np.int64),
+            "rank_ms": np.array([row[1] for row in rows], np.float32),
+            "wait_ms": np.array([row[2] for row in rows], np.float32),
+        }
+        write_timings(folder.table("timings", key), columns)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **state.to_arrays())
+    write_atomically(folder.state(key), buffer.getvalue())
+    folder.commit(key, log.summary())

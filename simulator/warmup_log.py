@@ -1,0 +1,114 @@
+"""A log without a closed loop: lifelong histories and requests under the earlier policy, no Ray.
+
+Knows the run folder and processes. What it leaves is the beginning of a run: `run --resume`
+continues it, and `ifa_ray.training.sources.read_run` reads it, so that rankers can be trained and
+compared offline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from ifa_ray.config import require
+from ifa_ray.data.run_folder import WARMUP, RunFolder
+from ifa_ray.errors import LogError
+from simulator.memory import PeakMemory
+from simulator.parts import begin_part, end_part
+from simulator.prehistory import live_prehistory, write_catalogue
+from simulator.presets import RunConfig
+from simulator.progress import RunProgress
+from simulator.world import World
+
+__all__ = ["usable_cores", "write_warmup_log"]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
+    """Writes the catalogues and warm-up logs of all replicates.
+
+    The bytes depend on the config alone: every shard is a pure function of it.
+
+    Args:
+        folder: open (see `simulator.opening.open_run`); what is committed in it is not done again.
+        config: of the run that this is the beginning of.
+        processes: how many shards are lived at a time, each in a process of its own; 1 is this one.
+
+    Returns:
+        Counts, summed over shards and replicates.
+
+    Raises:
+        LogError: if a process died.
+    """
+    require(processes >= 1, "processes", processes, ">= 1")
+    started = time.monotonic()
+    begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    jobs = list(itertools.product(range(config.replicates), range(config.shards)))
+    progress = RunProgress(arms=(WARMUP,), units_per_arm=len(jobs))
+    memory = PeakMemory()
+    total: dict[str, int] = {}
+    try:
+        with memory, progress:
+            progress.say(
+                f"{config.preset}: warm-up log of {config.replicates} replicates x {config.users} "
+                f"users, seed {config.seed}, in {folder.root}"
+            )
+            for summary in _live_all(folder.root, config, jobs, processes):
+                progress.lived(WARMUP, 0, summary["requests"])
+                for name, count in summary.items():
+                    total[name] = total.get(name, 0) + count
+    finally:
+        end_part(folder, time.monotonic() - started, memory.peak_bytes)
+    return total
+
+
+def _live_all(
+    root: Path, config: RunConfig, jobs: list[tuple[int, int]], processes: int
+) -> Iterator[dict[str, int]]:
+    """Summaries as they come."""
+    if processes == 1:
+        for job in jobs:
+            yield _live(root, config, *job)
+        return
+    # Spawned: what a fork inherits of threads' locks differs from machine to machine.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+        futures = [pool.submit(_live, root, config, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise LogError(
+                f"{root}: a process died before its shard was written, perhaps for want of memory: "
+                "each holds a world. Continue with --resume, and fewer --processes."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _live(root: Path, config: RunConfig, replicate: int, shard: int) -> dict[str, int]:
+    folder = RunFolder(root)
+    write_catalogue(folder, config, replicate)
+    world = _world(config, replicate)
+    return asyncio.run(live_prehistory(folder, config, world, replicate, shard))
+
+
+@functools.lru_cache(maxsize=1)
+def _world(config: RunConfig, replicate: int) -> World:
+    # Replicates come in order, so one world is enough and memory does not grow with them.
+    return World(config.world, config.world_seed(replicate))

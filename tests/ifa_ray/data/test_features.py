@@ -174,18 +174,18 @@ def test_a_request_gives_the_same_features_alone_and_in_a_batch():
 def test_counts_of_category_and_author_by_hand():
     items = dataclasses.replace(ITEMS, category_N=np.array([1, 1, 2, 2, 1, 9, 9, 9], np.int32))
     config = dataclasses.replace(CONFIG, cross_features=("author", "channel", "category"))
-    # Authors 7, 7, 5, 7; categories 1, 1, 2, 9; the third of author 5 and the fourth of 7.
+    # Of authors 7, 7, 5, 7 and categories 1, 1, 2, 9.
     past = history(
         10, 20, 40, 60, actions=[1, 7, 2, 0], ago_ms=[10 * 60_000, 60_000, 60_000, 1_000]
     )
-    batch = build_batch([request([20, 30, 70], past)], items, config)
+    batch = build_batch([request([20, 50, 70], past)], items, config)
     times = torch.expm1(batch.cross_counts_BCX).round()[0].tolist()
     category, author = [row[:4] for row in times], [row[4:] for row in times]
     # impressions, clicks, long views, likes
-    assert category == [[2, 2, 1, 1], [1, 0, 1, 0], [1, 0, 0, 0]]
+    assert category == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 0, 0, 0]]
     assert author == [[3, 2, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]
     gap = batch.history_gap_BT[0].tolist()
-    expected = [[gap[1], gap[3]], [gap[2], gap[2]], [gap[3], NUM_GAPS]]
+    expected = [[gap[1], gap[3]], [gap[1], gap[2]], [gap[3], NUM_GAPS]]
     assert batch.cross_gap_BCK[0].tolist() == expected
 
 

@@ -13,7 +13,23 @@ from typing import Any, Self
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["RANKING_RULES", "Config", "ModelConfig", "TrainingConfig", "require"]
+__all__ = [
+    "CROSS_FEATURES",
+    "RANKING_RULES",
+    "Config",
+    "ModelConfig",
+    "TrainingConfig",
+    "require",
+]
+
+CROSS_FEATURES = ("channel", "category", "author")
+"""What a platform knows of a user and a candidate together (f_ui); every model of a comparison gets
+the same ones.
+
+`channel`: the retrieval channel that brought the candidate. `category`, `author`: how often the
+user met the candidate's category or author, clicked, viewed long and liked it, and how long ago the
+last time was. They lift all models alike, so a comparison reports with and without them.
+"""
 
 RANKING_RULES = ("pitctr", "long_view")
 """How per-objective log-probabilities become one score; one rule for all arms of a comparison.
@@ -70,6 +86,9 @@ class ModelConfig(Config):
         strict_paper_concat: True keeps the printed [F_cs, F_cc, F_u, F_cro]; False adds F_can and
             F_can * F_cs, which every model then gets.
         id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
+        cross_features: of `CROSS_FEATURES`, those that are on.
+        ifa_plus_without: parts of `ifa_plus` switched off, for ablations; see
+            `ifa_ray.models.ifa_plus.PARTS`.
     """
 
     name: str
@@ -84,6 +103,8 @@ class ModelConfig(Config):
     id_buckets: int = 20_000
     author_buckets: int = 5_000
     user_buckets: int = 2_000
+    cross_features: tuple[str, ...] = ("channel",)
+    ifa_plus_without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("width", "num_heads", "top_k", "max_history", "id_buckets",
@@ -97,6 +118,11 @@ class ModelConfig(Config):
             raise unknown_name("ranking_rule", self.ranking_rule, RANKING_RULES)
         require(all(w >= 1 for w in self.tower_widths), "tower_widths", self.tower_widths,
                 "positive widths")  # fmt: skip
+        for feature in self.cross_features:
+            if feature not in CROSS_FEATURES:
+                raise unknown_name("cross_features", feature, CROSS_FEATURES)
+        require(len(set(self.cross_features)) == len(self.cross_features), "cross_features",
+                self.cross_features, "named once each")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

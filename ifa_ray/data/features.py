@@ -21,7 +21,16 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
 from ifa_ray.schema import ACTIONS, RankRequest
 
-__all__ = ["NUM_CHANNELS", "NUM_GAPS", "NUM_HOURS", "NUM_LENGTHS", "Batch", "build_batch"]
+__all__ = [
+    "COUNTS",
+    "NUM_CHANNELS",
+    "NUM_GAPS",
+    "NUM_HOURS",
+    "NUM_LENGTHS",
+    "Batch",
+    "build_batch",
+    "counted_keys",
+]
 
 NUM_HOURS = 24
 NUM_CHANNELS = 16
@@ -34,8 +43,12 @@ wider than the one before; the last holds everything beyond two years."""
 NUM_LENGTHS = 32
 """Buckets of the history's length: 0 is the empty history, then two per doubling."""
 
+COUNTS = ("impression", "is_click", "long_view", "is_like")
+"""What is counted of a candidate's category and author in the history, where that is a feature."""
+
 # Integers, so that a bucket never depends on how a machine rounds a logarithm.
 _GAP_EDGES_MS = (60_000 * 1.6 ** np.arange(NUM_GAPS - 1)).astype(np.int64)
+_DAY_MS = 86_400_000
 _LENGTH_EDGES = np.unique(np.floor(2.0 ** (np.arange(60) / 2)).astype(np.int64))[: NUM_LENGTHS - 1]
 _ACTION_MASK = (1 << len(ACTIONS)) - 1
 
@@ -51,6 +64,7 @@ class Batch:
         history_rows_BT: int64, rows of the latest behaviours, oldest first; 0 = unknown or padded.
         history_actions_BT: int64 in [0, 2**len(ACTIONS)), the action bytes.
         history_gap_BT: int64 in [0, NUM_GAPS), the bucket of the time since.
+        history_age_days_BT: float32 >= 0, the time since in days; 0 where padded.
         mask_BT: boolean, True = a real behaviour. The latest k are always the last k columns.
         history_code_BT: int64 in [0, T): equal for two behaviours exactly if their author is the
             same; T where padded.
@@ -58,6 +72,10 @@ class Batch:
         user_B: int64 in [0, config.user_buckets).
         hour_B: int64 in [0, NUM_HOURS), UTC.
         length_B: int64 in [0, NUM_LENGTHS), the bucket of the number of behaviours read.
+        cross_counts_BCX: float32, log(1 + how often) of each of `COUNTS` for each of K counted
+            keys, key after key; X = K * len(COUNTS), 0 where no key is counted.
+        cross_gap_BCK: int64 in [0, NUM_GAPS], the bucket of the time since the last behaviour with
+            the candidate's key; NUM_GAPS = never.
     """
 
     candidate_rows_BC: torch.Tensor
@@ -72,6 +90,9 @@ class Batch:
     user_B: torch.Tensor
     hour_B: torch.Tensor
     length_B: torch.Tensor
+    history_age_days_BT: torch.Tensor
+    cross_counts_BCX: torch.Tensor
+    cross_gap_BCK: torch.Tensor
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
@@ -81,13 +102,18 @@ class Batch:
         )
 
 
+def counted_keys(config: ModelConfig) -> tuple[str, ...]:
+    """The cross features that are counts, in a fixed order."""
+    return tuple(key for key in ("category", "author") if key in config.cross_features)
+
+
 def build_batch(requests: Sequence[RankRequest], items: ItemTable, config: ModelConfig) -> Batch:
     """Builds the batch of requests that were validated; O(m log N + n log N) for m and n in all.
 
     Args:
         requests: at least one.
         items: the catalogue, N items.
-        config: gives `max_history` and `user_buckets`.
+        config: gives `max_history`, `user_buckets` and the cross features.
 
     Raises:
         RequestError: if there is no request, or a candidate is not in the catalogue.
@@ -97,7 +123,7 @@ def build_batch(requests: Sequence[RankRequest], items: ItemTable, config: Model
     lengths = [min(len(request.history), config.max_history) for request in requests]
     size_BC = (len(requests), max(len(request.candidates_C) for request in requests))
     size_BT = (len(requests), max(1, *lengths))
-    T = size_BT[1]
+    T, keys = size_BT[1], counted_keys(config)
     columns = {
         "candidate_rows_BC": np.zeros(size_BC, np.int64),
         "mask_BC": np.zeros(size_BC, np.bool_),
@@ -111,14 +137,22 @@ def build_batch(requests: Sequence[RankRequest], items: ItemTable, config: Model
         "user_B": np.array([r.user_id % config.user_buckets for r in requests], np.int64),
         "hour_B": np.array([r.time_ms // 3_600_000 % NUM_HOURS for r in requests], np.int64),
         "length_B": np.searchsorted(_LENGTH_EDGES, np.array(lengths), side="right"),
+        "history_age_days_BT": np.zeros(size_BT, np.float32),
+        "cross_counts_BCX": np.zeros((*size_BC, len(keys) * len(COUNTS)), np.float32),
+        "cross_gap_BCK": np.full((*size_BC, len(keys)), NUM_GAPS, np.int64),
     }
     for b, (request, length) in enumerate(zip(requests, lengths, strict=True)):
-        _fill(columns, b, request, length, items)
+        _fill(columns, b, request, length, items, keys)
     return Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 
 def _fill(
-    columns: dict[str, np.ndarray], b: int, request: RankRequest, length: int, items: ItemTable
+    columns: dict[str, np.ndarray],
+    b: int,
+    request: RankRequest,
+    length: int,
+    items: ItemTable,
+    keys: tuple[str, ...],
 ) -> None:
     """Writes one request into row b of the columns."""
     C, T = len(request.candidates_C), columns["mask_BT"].shape[1]
@@ -135,14 +169,51 @@ def _fill(
     rows_T = items.rows(history.ids_T[-length:])
     columns["history_rows_BT"][b, start:] = rows_T
     columns["history_actions_BT"][b, start:] = history.actions_T[-length:] & _ACTION_MASK
-    columns["history_gap_BT"][b, start:] = _gap_buckets(
-        history.times_ms_T[-length:], request.time_ms
-    )
+    gap_T = _gap_buckets(history.times_ms_T[-length:], request.time_ms)
+    columns["history_gap_BT"][b, start:] = gap_T
+    age_days_T = (request.time_ms - history.times_ms_T[-length:]) / _DAY_MS
+    columns["history_age_days_BT"][b, start:] = age_days_T
     columns["mask_BT"][b, start:] = True
-    author_R = items.author_index_R
-    code_T, code_C = _local_codes(author_R[rows_T], author_R[rows_C], int(author_R[0]) + 1)
+    codes = {
+        key: _local_codes(index_R[rows_T], index_R[rows_C], int(index_R[0]) + 1)
+        for key, index_R in _indices(items, keys).items()
+    }
+    code_T, code_C = codes["author"]
     columns["history_code_BT"][b, start:] = code_T + start
     columns["candidate_code_BC"][b, :C] = np.where(code_C < length, code_C + start, T)
+    actions_T = columns["history_actions_BT"][b, start:]
+    for k, key in enumerate(keys):
+        counts_CX, last_C = _met(*codes[key], actions_T)
+        columns["cross_counts_BCX"][b, :C, k * len(COUNTS) : (k + 1) * len(COUNTS)] = counts_CX
+        columns["cross_gap_BCK"][b, :C, k] = np.append(gap_T, NUM_GAPS)[last_C]
+
+
+def _indices(items: ItemTable, keys: tuple[str, ...]) -> dict[str, npt.NDArray[np.int64]]:
+    """For each row of the catalogue its author's index, and that of every counted key."""
+    known = {"author": items.author_index_R}
+    return known | ({"category": items.category_index_R} if "category" in keys else {})
+
+
+def _met(
+    code_T: npt.NDArray[np.int64], code_C: npt.NDArray[np.int64], actions_T: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """How often and when the history met each candidate's key, O(T + C).
+
+    Returns:
+        log(1 + count) of each of `COUNTS`, [C, 4], and the place of the last behaviour with the
+        key, T where there is none.
+    """
+    T = len(code_T)
+    # One row more, of zeros: candidates whose key never occurred have code T.
+    counts_SX = np.zeros((T + 1, len(COUNTS)))
+    counts_SX[:, 0] = np.bincount(code_T, minlength=T + 1)
+    for x, action in enumerate(COUNTS[1:], start=1):
+        happened_T = (actions_T >> ACTIONS.index(action)) & 1
+        counts_SX[:, x] = np.bincount(code_T, weights=happened_T, minlength=T + 1)
+    last_S = np.full(T + 1, T)
+    last_S[:T] = 0
+    np.maximum.at(last_S, code_T, np.arange(T))
+    return np.log1p(counts_SX).astype(np.float32)[code_C], last_S[code_C]
 
 
 def _gap_buckets(times_ms_T: npt.NDArray[np.int64], now_ms: int) -> npt.NDArray[np.int64]:

@@ -55,8 +55,12 @@ class ItemTable:
     @functools.cached_property
     def author_index_R(self) -> npt.NDArray[np.int64]:
         """Each row's author as an index in [0, num_authors); num_authors for the unknown row 0."""
-        authors, index_N = np.unique(self.author_id_N, return_inverse=True)
-        return np.concatenate([[len(authors)], index_N])
+        return _index_of(self.author_id_N)
+
+    @functools.cached_property
+    def category_index_R(self) -> npt.NDArray[np.int64]:
+        """As `author_index_R`, of categories."""
+        return _index_of(self.category_N)
 
     def rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """Rows of the embedding tables: 1 + the item's place here, 0 for an unknown id."""
@@ -75,3 +79,8 @@ class ItemTable:
             unknown = ids[rows == 0][0]
             raise RequestError(f"candidate {unknown} is not in the catalogue of {len(self)} items.")
         return rows
+
+
+def _index_of(key_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    values, index_N = np.unique(key_N, return_inverse=True)
+    return np.concatenate([[len(values)], index_N])

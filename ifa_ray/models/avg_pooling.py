@@ -9,7 +9,7 @@ import torch
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
-from ifa_ray.models.base import Behaviours, Candidates, RankModel
+from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
 
 __all__ = ["AvgPooling"]
 
@@ -24,9 +24,9 @@ class AvgPooling(RankModel):
         self,
         candidates: Candidates,  # noqa: ARG002  (what this baseline does not look at)
         behaviours: Behaviours,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    ) -> Attended:
         """As `RankModel.attend`; the same for every candidate."""
         mask_BT1 = behaviours.mask_BT[..., None]
         total_BD = torch.where(mask_BT1, behaviours.features_BTD, 0.0).sum(dim=1)
         count_B1 = mask_BT1.sum(dim=1).clamp(min=1)
-        return (total_BD / count_B1)[:, None], []
+        return Attended((total_BD / count_B1)[:, None])

@@ -19,12 +19,17 @@ from torch.nn.functional import logsigmoid
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import Batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.models.embedding import ActionEmbedding, ItemEmbedding, UserEmbedding
+from ifa_ray.models.embedding import (
+    ActionEmbedding,
+    CrossEmbedding,
+    ItemEmbedding,
+    UserEmbedding,
+)
 from ifa_ray.models.layers import Table
 from ifa_ray.models.towers import Towers
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["Behaviours", "Candidates", "RankModel"]
+__all__ = ["Attended", "Behaviours", "Candidates", "Outputs", "RankModel"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,16 +54,45 @@ class Behaviours:
     Attributes:
         items_BTD: embeddings of the items alone (in TWIN's words, inherent features).
         features_BTD: F_seq, items and what the user did with them.
-        actions_BT, gap_BT, code_BT, rows_BT, mask_BT: as in `Batch`.
+        actions_BT, gap_BT, age_days_BT, code_BT, rows_BT, mask_BT: as in `Batch`.
     """
 
     items_BTD: torch.Tensor
     features_BTD: torch.Tensor
     actions_BT: torch.Tensor
     gap_BT: torch.Tensor
+    age_days_BT: torch.Tensor
     code_BT: torch.Tensor
     rows_BT: torch.Tensor
     mask_BT: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attended:
+    """What candidates found in the history.
+
+    Attributes:
+        cs_BCD: F_cs; [B, 1, D] where it is the same for all candidates. 0 for an empty history.
+        blocks: further blocks [B, C, *], which the towers get beside it.
+        auxiliary_BC: logits of p(click|can) that a search stage learns by; None for most models.
+    """
+
+    cs_BCD: torch.Tensor
+    blocks: tuple[torch.Tensor, ...] = ()
+    auxiliary_BC: torch.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model says of a batch; what it says of padded candidates means nothing.
+
+    Attributes:
+        logits_BCL: of the towers, float32.
+        auxiliary_BC: as in `Attended`.
+    """
+
+    logits_BCL: torch.Tensor
+    auxiliary_BC: torch.Tensor | None
 
 
 class RankModel(nn.Module, ABC):
@@ -86,31 +120,31 @@ class RankModel(nn.Module, ABC):
         self.items = ItemEmbedding(config, items)
         self.actions = ActionEmbedding(config.width)
         self.user = UserEmbedding(config)
+        self.cross = CrossEmbedding(config)
         shared_width = config.width * (1 if config.strict_paper_concat else 3)
         self.towers = Towers(
-            block_width=shared_width + extra_width,
+            block_width=shared_width + extra_width + self.cross.width,
             user_width=self.user.width,
+            channel="channel" in config.cross_features,
             tower_widths=config.tower_widths,
             objectives=len(OBJECTIVES),
         )
 
     @abstractmethod
-    def attend(
-        self, candidates: Candidates, behaviours: Behaviours
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """Lets the candidates read the history.
 
         Args:
             candidates: the set to rank; some may be padding.
             behaviours: the history; T >= 1, but none of it need be real.
-
-        Returns:
-            F_cs, [B, C, D] (or [B, 1, D] where it is the same for all), and further blocks
-            [B, C, *]. F_cs of an empty history is 0.
         """
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Computes logits [B, C, L] float32; those of padded candidates mean nothing."""
+        return self.outputs(batch).logits_BCL
+
+    def outputs(self, batch: Batch) -> Outputs:
+        """Computes logits, and what else the model learns by."""
         C = batch.candidate_rows_BC.shape[1]
         reads = slice(-self._history_reads, None)
         history_rows_BT = batch.history_rows_BT[:, reads]
@@ -123,6 +157,7 @@ class RankModel(nn.Module, ABC):
             features_BTD=items_BTD + self.actions(actions_BT),
             actions_BT=actions_BT,
             gap_BT=batch.history_gap_BT[:, reads],
+            age_days_BT=batch.history_age_days_BT[:, reads],
             code_BT=batch.history_code_BT[:, reads],
             rows_BT=history_rows_BT,
             mask_BT=batch.mask_BT[:, reads],
@@ -133,12 +168,12 @@ class RankModel(nn.Module, ABC):
             code_BC=batch.candidate_code_BC,
             mask_BC=batch.mask_BC,
         )
-        cs_BCD, blocks = self.attend(candidates, behaviours)
-        if self.config.strict_paper_concat:
-            blocks = [cs_BCD.expand_as(can_BCD), *blocks]
-        else:
-            blocks = [cs_BCD.expand_as(can_BCD), can_BCD, can_BCD * cs_BCD, *blocks]
-        return self.towers(blocks, self.user(batch), batch.channel_BC)
+        found = self.attend(candidates, behaviours)
+        blocks = [found.cs_BCD.expand_as(can_BCD)]
+        if not self.config.strict_paper_concat:
+            blocks += [can_BCD, can_BCD * found.cs_BCD]
+        blocks += [*found.blocks, *self.cross(batch)]
+        return Outputs(self.towers(blocks, self.user(batch), batch.channel_BC), found.auxiliary_BC)
 
     def log_probabilities(self, batch: Batch) -> torch.Tensor:
         """Computes log p(objective|can), [B, C, L] float32 (section 4.3).

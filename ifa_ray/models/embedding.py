@@ -14,12 +14,18 @@ import torch
 from torch import nn
 
 from ifa_ray.config import ModelConfig
-from ifa_ray.data.features import NUM_HOURS, NUM_LENGTHS, Batch
+from ifa_ray.data.features import COUNTS, NUM_GAPS, NUM_HOURS, NUM_LENGTHS, Batch, counted_keys
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.layers import Dense, Table
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["NUM_CATEGORIES", "ActionEmbedding", "ItemEmbedding", "UserEmbedding"]
+__all__ = [
+    "NUM_CATEGORIES",
+    "ActionEmbedding",
+    "CrossEmbedding",
+    "ItemEmbedding",
+    "UserEmbedding",
+]
 
 NUM_CATEGORIES = 256
 """Rows of the category table: 0 is unknown, category c is 1 + c modulo 255."""
@@ -138,3 +144,24 @@ class UserEmbedding(nn.Module):
         """F_u, [B, U]."""
         parts = (self.user(batch.user_B), self.hour(batch.hour_B), self.length(batch.length_B))
         return torch.cat(parts, dim=-1)
+
+
+class CrossEmbedding(nn.Module):
+    """Cross features F_cro of a user and a candidate, but for the channel, which `Towers` folds.
+
+    Of each counted key: the logarithms of its counts, and an embedding of the time since the user
+    last met it.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        keys = counted_keys(config)
+        self.gap = nn.ModuleDict({key: Table(NUM_GAPS + 1, _SMALL_WIDTH, std=0.2) for key in keys})
+        self.width = len(keys) * (len(COUNTS) + _SMALL_WIDTH)
+
+    def forward(self, batch: Batch) -> list[torch.Tensor]:
+        """Blocks [B, C, *], `width` wide together; none where no key is counted."""
+        if not self.width:
+            return []
+        gaps = [gap(batch.cross_gap_BCK[..., k]) for k, gap in enumerate(self.gap.values())]
+        return [batch.cross_counts_BCX, *gaps]

@@ -14,7 +14,7 @@ import torch
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
-from ifa_ray.models.base import Behaviours, Candidates, RankModel
+from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
 from ifa_ray.models.code_heads import code_sums, read_codes
 from ifa_ray.models.embedding import NUM_CATEGORIES
 from ifa_ray.models.layers import Dense
@@ -39,9 +39,7 @@ class IFAPlus(RankModel):
         self.candidates_to_candidates = LinearAttention(config.width, config.phi)
         self.code_value = Dense(config.width, _VALUE_WIDTH, bias=False)
 
-    def attend(
-        self, candidates: Candidates, behaviours: Behaviours
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs of the dense head; F_cc, log-mass, and what each code of the candidate recalls."""
         can_BCD = candidates.features_BCD
         cs_BCD, mass_BC = self.candidates_to_sequence(
@@ -49,7 +47,7 @@ class IFAPlus(RankModel):
         )
         cc_BCD, _ = self.candidates_to_candidates(can_BCD, can_BCD, candidates.mask_BC)
         log_mass_BC1 = torch.log(mass_BC + _LOG_FLOOR)[..., None]
-        return cs_BCD, [cc_BCD, log_mass_BC1, *self._recall(candidates, behaviours)]
+        return Attended(cs_BCD, (cc_BCD, log_mass_BC1, *self._recall(candidates, behaviours)))
 
     def _recall(self, candidates: Candidates, behaviours: Behaviours) -> list[torch.Tensor]:
         """Action rates, mean value and log count of the candidate's category and author."""

@@ -34,7 +34,13 @@ class Towers(nn.Module):
     """
 
     def __init__(
-        self, *, block_width: int, user_width: int, tower_widths: tuple[int, ...], objectives: int
+        self,
+        *,
+        block_width: int,
+        user_width: int,
+        tower_widths: tuple[int, ...],
+        objectives: int,
+        channel: bool = True,
     ) -> None:
         """Builds the towers.
 
@@ -43,21 +49,24 @@ class Towers(nn.Module):
             user_width: U.
             tower_widths: hidden widths of each tower.
             objectives: L.
+            channel: whether the retrieval channel is a feature.
         """
         super().__init__()
         self._objectives = objectives
         widths = (*tower_widths, 1)
         first = objectives * widths[0]
-        fan_in = block_width + user_width + _CHANNEL_WIDTH
+        fan_in = block_width + user_width + _CHANNEL_WIDTH * channel
         gain = _RELU_GAIN if tower_widths else 1.0
-        self.channel = Table(NUM_CHANNELS, _CHANNEL_WIDTH, std=0.2)
         self.from_blocks = Dense(block_width, first, gain=gain * math.sqrt(block_width / fan_in))
         self.from_user = Dense(
             user_width, first, bias=False, gain=gain * math.sqrt(user_width / fan_in)
         )
-        self.from_channel = Dense(
-            _CHANNEL_WIDTH, first, bias=False, gain=gain * math.sqrt(_CHANNEL_WIDTH / fan_in)
-        )
+        self.channel, self.from_channel = None, None
+        if channel:
+            self.channel = Table(NUM_CHANNELS, _CHANNEL_WIDTH, std=0.2)
+            self.from_channel = Dense(
+                _CHANNEL_WIDTH, first, bias=False, gain=gain * math.sqrt(_CHANNEL_WIDTH / fan_in)
+            )
         self.layers = nn.ModuleList(
             TowerLayer(objectives, i, o, gain=_RELU_GAIN if o > 1 else 0.1)
             for i, o in itertools.pairwise(widths)
@@ -85,10 +94,11 @@ class Towers(nn.Module):
         """
         B, C = channel_BC.shape
         L = self._objectives
-        channel_rows = self.from_channel(self.channel.weight)
         hidden = self.from_blocks(torch.cat(blocks, dim=-1))
         hidden = hidden + self.from_user(user_BU)[:, None]
-        hidden = hidden + nn.functional.embedding(channel_BC, channel_rows)
+        if self.channel is not None and self.from_channel is not None:
+            channel_rows = self.from_channel(self.channel.weight)
+            hidden = hidden + nn.functional.embedding(channel_BC, channel_rows)
         x_LNH = hidden.view(B * C, L, -1).transpose(0, 1)
         for layer in self.layers:
             x_LNH = layer(torch.relu(x_LNH))

@@ -23,7 +23,7 @@ from torch.nn.functional import embedding
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import NUM_GAPS
 from ifa_ray.data.items import ItemTable
-from ifa_ray.models.base import Behaviours, Candidates, RankModel
+from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
 from ifa_ray.models.chosen_attention import chosen_attention
 from ifa_ray.models.head_walk import walk_heads
 from ifa_ray.models.layers import Dense, Projection, Table
@@ -61,9 +61,7 @@ class Twin(RankModel):
         self.beta = Dense(cross_features, config.num_heads, bias=False)
         self.register_buffer("_group_P", torch.from_numpy(_action_groups()), persistent=False)
 
-    def attend(
-        self, candidates: Candidates, behaviours: Behaviours
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs by two-stage attention, O(C T) in the search."""
         head_width = self.config.width // self.config.num_heads
         query_BCD = self.query(candidates.features_BCD) / head_width**0.5
@@ -89,7 +87,7 @@ class Twin(RankModel):
             key, bias, value = (x[b, -n:] for x in (key_BTD, bias_BTH, value_BTD))
             chosen_CK = self._search(query_BCD[b], key, bias)
             attended.append(chosen_attention(query_BCD[b], key, bias, value, chosen_CK))
-        return self.output(torch.stack(attended)), []
+        return Attended(self.output(torch.stack(attended)))
 
     @torch.no_grad()
     def _search(

@@ -25,9 +25,11 @@ from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.training.losses import entire_space_log_probs, entire_space_loss
+from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
+
+_CLICK = OBJECTIVES.index("is_click")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,11 +147,14 @@ class Learner:
         started = self._clock()
         self.model.train()
         batch = build_batch([s.request for s in samples], self.items, self.model_config)
-        logits_BCL = self.model(batch)
+        outputs = self.model.outputs(batch)
+        logits_BCL = outputs.logits_BCL
         labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
         loss, _ = entire_space_loss(
             logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights
         )
+        if outputs.auxiliary_BC is not None:
+            loss = loss + auxiliary_loss(outputs.auxiliary_BC, labels_BCL[..., _CLICK], mask_BC)
         if not torch.isfinite(loss):
             ids = [sample.request.request_id for sample in samples]
             raise RankerError(

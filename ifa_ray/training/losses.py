@@ -12,9 +12,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-__all__ = ["entire_space_log_probs", "entire_space_loss", "log1mexp", "log_complement"]
+__all__ = [
+    "auxiliary_loss",
+    "entire_space_log_probs",
+    "entire_space_loss",
+    "log1mexp",
+    "log_complement",
+]
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
@@ -83,3 +89,16 @@ def entire_space_loss(
     losses_L = masked_BCL.sum(dim=(0, 1)) / mask_BC.sum()
     weights_L = torch.tensor(weights, dtype=torch.float32, device=losses_L.device)
     return (weights_L * losses_L).sum(), losses_L
+
+
+def auxiliary_loss(
+    logits_BC: torch.Tensor, labels_BC: torch.Tensor, mask_BC: torch.Tensor
+) -> torch.Tensor:
+    """Cross entropy of one probability given the candidate, by which a search stage learns.
+
+    A mean over the real candidates of the batch, float32, as in `entire_space_loss`.
+    """
+    cross_entropy_BC = binary_cross_entropy_with_logits(
+        logits_BC.float(), labels_BC.to(torch.float32), reduction="none"
+    )
+    return torch.where(mask_BC, cross_entropy_BC, 0.0).sum() / mask_BC.sum()

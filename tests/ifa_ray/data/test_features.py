@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ifa_ray.config import ModelConfig
+from ifa_ray.config import CROSS_FEATURES, ModelConfig
 from ifa_ray.data.features import NUM_GAPS, NUM_HOURS, NUM_LENGTHS, Batch, build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
@@ -157,23 +157,49 @@ def test_the_length_bucket_grows_with_the_length_read():
 
 def test_a_request_gives_the_same_features_alone_and_in_a_batch():
     one = request([10, 20, 70], history(10, 60, 40), channels=[1, 2, 3])
-    alone = batch_of(one)
-    batch = batch_of(request([10, 20, 30, 40], history(*[50] * 9)), one)
+    config = dataclasses.replace(CONFIG, cross_features=CROSS_FEATURES)
+    alone = batch_of(one, config=config)
+    batch = batch_of(request([10, 20, 30, 40], history(*[50] * 9)), one, config=config)
     for field in dataclasses.fields(Batch):
         value, expected = getattr(batch, field.name)[1], getattr(alone, field.name)[0]
         if field.name.endswith("BT"):
             value = value[-3:]
-        if field.name.endswith("BC"):
+        if "_BC" in field.name:
             value = value[:3]
         if "code" in field.name:  # places, shifted by the padding
             value = value - 6
         assert torch.equal(value, expected), field.name
 
 
+def test_counts_of_category_and_author_by_hand():
+    items = dataclasses.replace(ITEMS, category_N=np.array([1, 1, 2, 2, 1, 9, 9, 9], np.int32))
+    config = dataclasses.replace(CONFIG, cross_features=("author", "channel", "category"))
+    # Of authors 7, 7, 5, 7 and categories 1, 1, 2, 9.
+    past = history(
+        10, 20, 40, 60, actions=[1, 7, 2, 0], ago_ms=[10 * 60_000, 60_000, 60_000, 1_000]
+    )
+    batch = build_batch([request([20, 50, 70], past)], items, config)
+    times = torch.expm1(batch.cross_counts_BCX).round()[0].tolist()
+    category, author = [row[:4] for row in times], [row[4:] for row in times]
+    # impressions, clicks, long views, likes
+    assert category == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 0, 0, 0]]
+    assert author == [[3, 2, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]
+    gap = batch.history_gap_BT[0].tolist()
+    expected = [[gap[1], gap[3]], [gap[1], gap[2]], [gap[3], NUM_GAPS]]
+    assert batch.cross_gap_BCK[0].tolist() == expected
+
+
+def test_ages_are_days():
+    batch = batch_of(request([10], history(10, 20, ago_ms=[36 * HOUR_MS, 0])))
+    assert batch.history_age_days_BT.tolist() == [[1.5, 0.0]]
+
+
 def test_indices_are_int64_and_masks_boolean():
     batch = batch_of(request([10], history(10)))
     for field in dataclasses.fields(Batch):
+        floats = field.name.startswith(("cross_counts", "history_age"))
         wanted = torch.bool if field.name.startswith("mask") else torch.int64
+        wanted = torch.float32 if floats else wanted
         assert getattr(batch, field.name).dtype == wanted, field.name
 
 

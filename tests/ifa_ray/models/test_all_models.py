@@ -7,6 +7,7 @@ import pytest
 import torch
 from rank_cases import ITEMS, NOW_MS, make_config, make_history, make_items, make_request
 
+from ifa_ray.config import CROSS_FEATURES
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import MODELS, build_model
@@ -78,7 +79,7 @@ def test_an_empty_history_reads_as_zero(model, monkeypatch):
 
     monkeypatch.setattr(model, "attend", spy)
     logits_of(model, make_request(8, 0), make_request(8, 9))
-    cs_BCD, _ = read[0]
+    cs_BCD = read[0].cs_BCD
     assert (cs_BCD[0] == 0).all()
     assert (cs_BCD[1] != 0).any()
 
@@ -151,11 +152,16 @@ def test_every_single_behaviour_reaches_the_scores(name):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("strict", [False, True])
-def test_gradients_reach_every_parameter(name, strict):
-    model = build_model(make_config(name, strict_paper_concat=strict), ITEMS, seed=1)
+@pytest.mark.parametrize("on", [("channel",), CROSS_FEATURES])
+def test_gradients_reach_every_parameter(name, strict, on):
+    config = make_config(name, strict_paper_concat=strict, cross_features=on)
+    model = build_model(config, ITEMS, seed=1)
     batch = build_batch([make_request(20, 60, seed) for seed in range(3)], ITEMS, model.config)
     weights = torch.randn(3, 20, len(OBJECTIVES), generator=torch.Generator().manual_seed(0))
+    outputs = model.outputs(batch)
     (model.log_probabilities(batch) * weights).sum().backward()
+    if outputs.auxiliary_BC is not None:
+        (outputs.auxiliary_BC * weights[..., 0]).sum().backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         gradient = parameter.grad.to_dense()
@@ -245,6 +251,17 @@ def test_a_catalogue_without_content_vectors_is_fine(name):
     model = build_model(make_config(name), items, seed=1)
     batch = build_batch([make_request()], items, model.config)
     assert model(batch).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("on", [(), ("channel",), ("category",), CROSS_FEATURES])
+def test_any_cross_features_may_be_on(name, on):
+    model = build_model(make_config(name, cross_features=on), ITEMS, seed=1)
+    asked = make_request()
+    logits = logits_of(model, asked)
+    assert logits.isfinite().all()
+    moved = dataclasses.replace(asked, channels_C=(asked.channels_C + 1) % 5)
+    assert torch.equal(logits_of(model, moved), logits) == ("channel" not in on)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -29,8 +29,9 @@ def attended(model, *requests):
 
     def spy(candidates, behaviours):
         seen["can"], seen["behaviours"] = candidates.features_BCD, behaviours
-        seen["cs"] = attend(candidates, behaviours)[0]
-        return seen["cs"], []
+        found = attend(candidates, behaviours)
+        seen["cs"] = found.cs_BCD
+        return found
 
     model.attend = spy
     try:

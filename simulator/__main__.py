@@ -16,6 +16,7 @@ from typing import Any
 
 from ifa_ray.config import require
 from ifa_ray.errors import ConfigError, IfaRayError
+from ifa_ray.processes import usable_cores
 from simulator.cluster import Cluster
 from simulator.config import WORLDS
 from simulator.presets import ARMS, PRESETS, RunConfig, override, preset
@@ -214,7 +215,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _log(args: argparse.Namespace) -> int:
     from simulator.opening import load_config, open_run
-    from simulator.warmup_log import usable_cores, write_warmup_log
+    from simulator.warmup_log import write_warmup_log
 
     config = _config(args, load_config(args.out) if args.resume else None)
     processes = usable_cores() if args.processes is None else args.processes

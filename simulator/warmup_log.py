@@ -11,17 +11,16 @@ import asyncio
 import datetime
 import functools
 import itertools
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import WARMUP, RunFolder
 from ifa_ray.errors import LogError
+from ifa_ray.processes import worker_pool
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
 from simulator.prehistory import live_prehistory, write_catalogue
@@ -29,14 +28,7 @@ from simulator.presets import RunConfig
 from simulator.progress import RunProgress
 from simulator.world import World
 
-__all__ = ["usable_cores", "write_warmup_log"]
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+__all__ = ["write_warmup_log"]
 
 
 def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
@@ -85,9 +77,7 @@ def _live_all(
         for job in jobs:
             yield _live(root, config, *job)
         return
-    # Spawned: what a fork inherits of threads' locks differs from machine to machine.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context) as pool:
+    with worker_pool(min(processes, len(jobs))) as pool:
         futures = [pool.submit(_live, root, config, *job) for job in jobs]
         try:
             for future in as_completed(futures):
@@ -97,8 +87,6 @@ def _live_all(
                 f"{root}: a process died before its shard was written, perhaps for want of memory: "
                 "each holds a world. Continue with --resume, and fewer --processes."
             ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _live(root: Path, config: RunConfig, replicate: int, shard: int) -> dict[str, int]:

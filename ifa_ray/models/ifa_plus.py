@@ -21,7 +21,10 @@ from ifa_ray.models.layers import Dense
 from ifa_ray.models.linear_attention import LinearAttention
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["IFAPlus"]
+__all__ = ["PARTS", "IFAPlus"]
+
+PARTS: tuple[str, ...] = ()
+"""What `ModelConfig.ifa_plus_without` may name."""
 
 _VALUE_WIDTH = 8
 _CODE_WIDTH = len(ACTIONS) + _VALUE_WIDTH + 1

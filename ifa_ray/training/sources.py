@@ -18,7 +18,7 @@ from ifa_ray.errors import ConfigError, LogError, unknown_name
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.samples import LogFollower
 
-__all__ = ["SampleStream", "read_run", "read_stream"]
+__all__ = ["SampleStream", "read_run", "read_stream", "run_replicates"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,6 +137,12 @@ def read_run(
         f"{len(used):,} of {len(samples):,} sampled requests used, from the first on."
     )
     return SampleStream(items=read_items(folder.items(replicate)), samples=used, notes=(note,))
+
+
+def run_replicates(path: Path | str) -> tuple[int, ...]:
+    """The replicates that have a log in a run's folder; none in any other folder."""
+    folders = RunFolder(Path(path)).log.glob("requests/arm=*/replicate=*")
+    return tuple(sorted({int(entry.name.removeprefix("replicate=")) for entry in folders}))
 
 
 def _only_arm(arms: list[str], root: Path) -> str:

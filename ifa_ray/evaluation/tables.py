@@ -1,0 +1,238 @@
+"""The tables of a comparison as text: of the paper's lists, differences with tests, costs.
+
+Knows estimates and how numbers are written; not where they are shown: `markdown` is one form, the
+command line's is another. Every table of tests counts them, so that one small p of many is not
+taken for a finding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from ifa_ray.evaluation.estimates import METRICS, Comparison, Estimate, compare, model_estimate
+from ifa_ray.evaluation.lists import (
+    PAPER_TABLES,
+    REFERENCES,
+    TITLES,
+    covered_lists,
+    model_lists,
+)
+from ifa_ray.evaluation.result import Evaluation
+from ifa_ray.schema import OBJECTIVES
+
+__all__ = ["TextTable", "facts", "footer", "markdown", "tables"]
+
+ALPHA = 0.05
+PAPER_NOTE = "Paper: another data set, not comparable. AUC of impression, click, long view, like."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """One table.
+
+    Attributes:
+        title: above it.
+        columns: the heads; the first column is of names, the others of numbers.
+        rows: as many cells each.
+        notes: below it, one sentence or two each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def tables(evaluation: Evaluation) -> list[TextTable]:
+    """All tables: for each list of models that was asked for whole, then the rest, then cost."""
+    config = evaluation.config
+    lists = covered_lists(config.models)
+    groups = [(TITLES[name], model_lists()[name], name) for name in lists]
+    named = {model for _, models, _ in groups for model in models}
+    rest = [model for model in config.models if model not in named]
+    if not groups:
+        groups = [("", config.models, "")]
+    elif rest:
+        groups.append(("Other models", tuple(rest), ""))
+    found: list[TextTable] = []
+    for title, models, name in groups:
+        prefix = f"{title}. " if title else ""
+        found += [_metric_table(evaluation, prefix, models, name, metric) for metric in METRICS]
+        reference = REFERENCES.get(name, config.control)
+        if reference in config.models and any(model != reference for model in models):
+            found += [
+                _difference_table(evaluation, prefix, models, reference, metric)
+                for metric in METRICS
+            ]
+    return [*found, _cost_table(evaluation)]
+
+
+def facts(evaluation: Evaluation) -> list[str]:
+    """What was the same for all models, one sentence or two each."""
+    config = evaluation.config
+    whole, half = evaluation.runs[0].whole, evaluation.runs[0].second_half
+    streams = len({run.stream for run in evaluation.runs})
+    first, last = config.seed_range[0], config.seed_range[-1]
+    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    return [
+        *evaluation.notes,
+        f"The same for every model: {whole.samples:,} requests, {whole.candidates:,} candidates, "
+        f"{whole.steps:,} steps of {config.batch_size}, Adam {config.learning_rate:g}, width "
+        f"{config.width}, towers {'-'.join(map(str, config.tower_widths))}, top k {config.top_k}, "
+        f"history up to {config.max_history:,}, {seeds}.",
+        f"Cross features, the same for every model: {', '.join(config.cross_features) or 'none'}.",
+        f"Metrics: test before train, over the last {half.samples:,} requests; mean ± standard "
+        f"error over seeds. {streams} stream(s): "
+        + (
+            "each seed has its own data and weights."
+            if streams == config.seeds
+            else "seeds share data, so the spread tells of weights alone."
+        ),
+    ]
+
+
+def footer(evaluation: Evaluation) -> list[str]:
+    """Where the numbers come from."""
+    here = evaluation.provenance
+    hardware, versions = here["hardware"], here["versions"]
+    dirty = " with local changes" if here["git_dirty"] else ""
+    lines = [
+        f"{hardware['cpu']}, {evaluation.config.threads} thread(s); python {versions['python']}, "
+        f"torch {versions['torch']}; commit {here['git_commit']}{dirty}; {here['date']}; "
+        f"settings {evaluation.config.settings_hash}."
+    ]
+    if len(evaluation.programs) > 1:
+        commits = {str(program["git_commit"])[:12] for program in evaluation.programs}
+        lines.append(
+            f"The runs were made by {len(evaluation.programs)} different programs (commits "
+            f"{', '.join(sorted(commits))}), in several parts."
+        )
+    return lines
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """All of it, ready to paste into a page."""
+    lines = [f"- {fact}" for fact in facts(evaluation)]
+    for table in tables(evaluation):
+        lines += ["", f"**{table.title}**", ""]
+        lines.append(f"| {' | '.join(table.columns)} |")
+        lines.append("|---|" + "---:|" * (len(table.columns) - 1))
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+        lines += [f"\n{note}" for note in table.notes]
+    lines += ["", *footer(evaluation)]
+    return "\n".join(lines) + "\n"
+
+
+def _metric_table(
+    evaluation: Evaluation, prefix: str, models: Sequence[str], name: str, metric: str
+) -> TextTable:
+    cells = {
+        model: [model_estimate(evaluation.runs, model, metric, goal) for goal in OBJECTIVES]
+        for model in models
+    }
+    rows = [(model, *map(_mean, cells[model])) for model in models]
+    columns: tuple[str, ...] = ("model", *OBJECTIVES)
+    notes: list[str] = []
+    paper = PAPER_TABLES.get(name)
+    if paper is not None and metric == "auc":
+        columns += ("paper",)
+        rows = [(*row, " ".join(f"{value:.4f}" for value in paper[row[0]])) for row in rows]
+        notes = [PAPER_NOTE, _order_note(cells, paper)]
+    return TextTable(
+        title=f"{prefix}{metric.upper()}", columns=columns, rows=tuple(rows), notes=tuple(notes)
+    )
+
+
+def _order_note(
+    cells: dict[str, list[Estimate]], paper: dict[str, tuple[float, ...]] | object
+) -> str:
+    """How many pairs of models stand in the paper's order here, objective by objective."""
+    assert isinstance(paper, dict)
+    texts = []
+    for place, objective in enumerate(OBJECTIVES):
+        known = [(paper[m][place], e[place].mean) for m, e in cells.items()]
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(known, 2)
+            if a[1] is not None and b[1] is not None
+        ]
+        same = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs)  # type: ignore[operator]
+        texts.append(f"{objective} {same} of {len(pairs)}" if pairs else f"{objective} none")
+    return f"Pairs of models in the paper's order, by means: {', '.join(texts)}."
+
+
+def _difference_table(
+    evaluation: Evaluation, prefix: str, models: Sequence[str], reference: str, metric: str
+) -> TextTable:
+    found = compare(evaluation.runs, models, reference, metric)
+    rows = tuple((f"{each.model} {each.objective}", *_comparison(each)) for each in found)
+    return TextTable(
+        title=f"{prefix}{metric.upper()} minus {reference}'s, paired by seed",
+        columns=("model, objective", "difference", "s.e.", "95% t-interval", "p", "p, Holm"),
+        rows=rows,
+        notes=(_count_note(found),),
+    )
+
+
+def _count_note(found: Sequence[Comparison]) -> str:
+    tested = [each for each in found if each.difference.p is not None]
+    if not tested:
+        return f"{len(found)} comparisons and no test: 2 or more seeds are needed."
+    small = sum(each.difference.p < ALPHA for each in tested)  # type: ignore[operator]
+    left = sum(each.p_holm is not None and each.p_holm < ALPHA for each in tested)
+    return (
+        f"{len(tested)} comparisons in this table: {small} have p < {ALPHA:g}, where chance alone "
+        f"gives {ALPHA * len(tested):.1f}; {left} after Holm's adjustment for all of them."
+    )
+
+
+def _cost_table(evaluation: Evaluation) -> TextTable:
+    rows = tuple(
+        (
+            model,
+            f"{cost.rank_ms:.2f}",
+            f"{cost.train_ms:.2f}",
+            "not known" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f}",
+        )
+        for model, cost in ((name, evaluation.costs[name]) for name in evaluation.config.models)
+    )
+    return TextTable(
+        title="Cost of a request, measured alone after the comparison",
+        columns=("model", "rank, ms", "train, ms", "peak, MiB"),
+        rows=rows,
+        notes=(
+            f"Medians over the stream's last {evaluation.config.timed_requests} requests, models "
+            "taking turns; training is a request's share of its batch. Peak: resident memory while "
+            "ranking beyond model and catalogue, in a fresh process, of the largest 3.",
+        ),
+    )
+
+
+def _comparison(each: Comparison) -> tuple[str, ...]:
+    value = each.difference
+    if value.mean is None:
+        return (f"not defined: {value.undefined}", "", "", "", "")
+    if value.standard_error is None or value.half_width is None or value.p is None:
+        return (f"{value.mean:+.4f}", "", "", "", "")
+    low, high = value.mean - value.half_width, value.mean + value.half_width
+    assert each.p_holm is not None
+    return (
+        f"{value.mean:+.4f}",
+        f"{value.standard_error:.4f}",
+        f"{low:+.4f} to {high:+.4f}",
+        _p(value.p),
+        _p(each.p_holm),
+    )
+
+
+def _p(value: float) -> str:
+    return "< .0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _mean(value: Estimate) -> str:
+    if value.mean is None:
+        return f"not defined: {value.undefined}"
+    spread = "" if value.standard_error is None else f" ± {value.standard_error:.4f}"
+    return f"{value.mean:.4f}{spread}"

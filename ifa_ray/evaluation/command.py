@@ -72,7 +72,7 @@ _SIZES = (
     ("--max-history", "max_history", "T, behaviours beyond the latest T are not read"),
     ("--id-buckets", "id_buckets", "rows of the hashed item table"),
     ("--author-buckets", "author_buckets", "rows of the hashed author table"),
-    ("--timed-requests", "timed_requests", "ranked one by one to measure costs"),
+    ("--timed-requests", "timed_requests", "ranked one by one to measure costs, 0 to measure none"),
     ("--threads", "threads", "of torch; compare runs of equal numbers only"),
 )
 

@@ -47,7 +47,7 @@ class EvaluationConfig(Config):
         tower_widths: hidden widths of each objective's tower.
         id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
         cross_features: of `ifa_ray.config.CROSS_FEATURES`, on for every model.
-        timed_requests: how many are ranked one by one for the cost of a request.
+        timed_requests: how many are ranked one by one for the cost of a request; 0 measures none.
         threads: of torch; sums in another order are other numbers.
     """
 
@@ -79,9 +79,9 @@ class EvaluationConfig(Config):
         for field, names in (("models", self.models), ("control", (self.control,))):
             for name in names:
                 self._check_name(field, name)
-        for field in ("seeds", "num_sampled", "timed_requests", "threads"):
+        for field in ("seeds", "num_sampled", "threads"):
             require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        for field in ("max_requests", "first_seed"):
+        for field in ("max_requests", "first_seed", "timed_requests"):
             require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
         require(
             self.replicate in (None, EACH)

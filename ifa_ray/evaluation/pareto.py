@@ -7,7 +7,6 @@ joins those that no other beats in both.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -20,9 +19,14 @@ FONT_PX = 13
 # Of a sans-serif letter, on the generous side: what fits by it fits in any browser's font.
 LETTER_PX = 7.4
 RADIUS = 5.0
+# A label further away than this gets a line to its point.
+LEADER_FROM_PX = 12.0
+# How much further away a label may go to cross no bar, and for its line to cross nothing.
+BAR_COST_PX, LINE_COST_PX = 40.0, 60.0
+RINGS = 80
 
 _STYLE = """\
-svg { background: #fff; }
+.ground { fill: #fff; } .back { fill: #fff; fill-opacity: .6; }
 text {
   font: 13px system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
   fill: #17191e;
@@ -32,15 +36,15 @@ text {
 .end { text-anchor: end; } .mid { text-anchor: middle; }
 line, path { fill: none; stroke-width: 1; }
 .grid { stroke: #e6e6e0; } .zero { stroke: #8a919e; stroke-dasharray: 4 4; }
-.interval { stroke: #7e8ec9; stroke-width: 2; } .leader { stroke: #a9afba; }
+.interval, .cut { stroke: #b3bee8; stroke-width: 2; } .leader { stroke: #8a919e; }
 .front { stroke: #2b56e0; stroke-width: 1.5; stroke-dasharray: 2 3; }
 .dot { fill: #fff; stroke: #2b56e0; stroke-width: 2; } .best { fill: #2b56e0; }
 .control { fill: #17191e; stroke: #17191e; }
 @media (prefers-color-scheme: dark) {
-  svg { background: #101216; }
+  .ground { fill: #101216; } .back { fill: #101216; fill-opacity: .6; }
   text { fill: #e9eaee; } .muted { fill: #9ba2af; }
   .grid { stroke: #242830; } .zero { stroke: #6b7280; }
-  .interval { stroke: #5b6cae; } .leader { stroke: #555c69; }
+  .interval, .cut { stroke: #43528f; } .leader { stroke: #7b8290; }
   .front { stroke: #8ea9ff; }
   .dot { fill: #101216; stroke: #8ea9ff; } .best { fill: #8ea9ff; }
   .control { fill: #e9eaee; stroke: #e9eaee; }
@@ -90,6 +94,10 @@ class Box:
             and other.top < self.bottom
         )
 
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """The point of the box that is nearest to this one."""
+        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
+
 
 def front(points: Sequence[Point]) -> list[Point]:
     """The points that no other beats: cheaper with each step down, better with each step up."""
@@ -114,6 +122,7 @@ def pareto_svg(points: Sequence[Point], *, title: str, x_label: str, y_label: st
     """
     frame = _Frame.around(points)
     parts = [
+        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>',
         f'<text class="title" x="{LEFT}" y="26">{escape(title)}</text>',
         f'<text class="muted" x="{LEFT}" y="46">{escape(y_label)}</text>',
         f'<text class="muted end" x="{RIGHT}" y="{BOTTOM + 44}">{escape(x_label)}</text>',
@@ -131,21 +140,18 @@ def pareto_svg(points: Sequence[Point], *, title: str, x_label: str, y_label: st
         for i, p in enumerate(best)
     )
     parts.append(f'<path class="front" d="{path}"/>')
-    for point in points:
-        x = frame.x(point.cost)
-        if point.half_width:
-            low, high = (frame.y(value) for value in point.extent)
-            parts.append(_line(x, low, x, high, "interval"))
     places = [(frame.x(p.cost), frame.y(p.quality)) for p in points]
-    bars = [
-        Box(frame.x(p.cost) - 2, frame.y(p.extent[1]), frame.x(p.cost) + 2, frame.y(p.extent[0]))
-        for p in points
-    ]
+    bars = []
+    for point, (x, _) in zip(points, places, strict=True):
+        low, high = (frame.y(value) for value in point.extent)
+        bars.append(Box(x - 1, high, x + 1, low))
+        if point.half_width:
+            parts.append(_line(x, low, x, high, "interval"))
+            parts += _cuts(frame, point, x)
     boxes = place_labels([p.name for p in points], places, bars)
     for (x, y), box in zip(places, boxes, strict=True):
-        end_x = min(max(x, box.left), box.right)
-        end_y = min(max(y, box.top + 3), box.bottom - 3)
-        if math.hypot(end_x - x, end_y - y) > 14:
+        end_x, end_y = box.nearest(x, y)
+        if math.hypot(end_x - x, end_y - y) > LEADER_FROM_PX:
             parts.append(_line(x, y, end_x, end_y, "leader"))
     for point, (x, y) in zip(points, places, strict=True):
         kind = "control" if point.is_control else "best" if point in best else ""
@@ -155,6 +161,10 @@ def pareto_svg(points: Sequence[Point], *, title: str, x_label: str, y_label: st
             f"<title>{escape(label)}</title></circle>"
         )
     for point, box in zip(points, boxes, strict=True):
+        parts.append(
+            f'<rect class="back" x="{box.left:.1f}" y="{box.top:.1f}" '
+            f'width="{box.right - box.left:.1f}" height="{box.bottom - box.top:.1f}" rx="3"/>'
+        )
         parts.append(_text(box.left + 2, box.bottom - 4, point.name, "label"))
     body = "\n".join(parts)
     return (
@@ -167,10 +177,10 @@ def pareto_svg(points: Sequence[Point], *, title: str, x_label: str, y_label: st
 def place_labels(
     names: Sequence[str], places: Sequence[tuple[float, float]], bars: Sequence[Box]
 ) -> list[Box]:
-    """A box for each label, near its point, over no other label, point or bar.
+    """A box for each label, near its point, over no other label and no point.
 
-    Greedy: each label takes the nearest free place, the most crowded points first. A bar may be
-    crossed where there is nowhere else; another label or point never is.
+    Greedy, the most crowded points first: each label takes the place that is nearest after what
+    crossing a bar, or a leader over a label or a point, costs.
     """
     dots = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places]
 
@@ -178,27 +188,41 @@ def place_labels(
         return sum(math.dist(places[i], place) < 60 for place in places)
 
     taken: dict[int, Box] = {}
+    leaders: list[list[Box]] = []
     for i in sorted(range(len(names)), key=lambda i: (-crowd(i), i)):
-        fixed = [*taken.values(), *dots]
-        free = (
-            box
-            for box in _candidates(*places[i], len(names[i]) * LETTER_PX + 4)
-            if not any(box.overlaps(other) for other in fixed)
-        )
-        first = next(free)  # the search has no end, the canvas' edges are its only limit
-        clear = (
-            box
-            for box in itertools.chain([first], itertools.islice(free, 40))
-            if not any(box.overlaps(bar) for bar in bars)
-        )
-        taken[i] = next(clear, first)
+        others = [*taken.values(), *(dot for j, dot in enumerate(dots) if j != i)]
+        best: tuple[float, Box, list[Box]] | None = None
+        for gap, box in _candidates(*places[i], len(names[i]) * LETTER_PX + 4):
+            if best is not None and gap >= best[0]:
+                break
+            if any(box.overlaps(other) for other in (*others, dots[i])):
+                continue
+            leader = _along(places[i], box.nearest(*places[i]))
+            cost = gap + BAR_COST_PX * sum(box.overlaps(bar) for bar in bars)
+            cost += LINE_COST_PX * sum(any(b.overlaps(o) for b in leader) for o in others)
+            cost += LINE_COST_PX * sum(any(b.overlaps(box) for b in line) for line in leaders)
+            if best is None or cost < best[0]:
+                best = (cost, box, leader)
+        assert best is not None, "more labels than the figure holds"
+        taken[i] = best[1]
+        leaders.append(best[2])
     return [taken[i] for i in range(len(names))]
 
 
-def _candidates(x: float, y: float, width: float) -> Iterator[Box]:
-    """Places for a label around a point, inside the figure, nearest first."""
+def _along(start: tuple[float, float], stop: tuple[float, float]) -> list[Box]:
+    """Small boxes on the line from a point to its label; none where no line is drawn."""
+    length = math.dist(start, stop)
+    if length <= LEADER_FROM_PX:
+        return []
+    step_x, step_y = (stop[0] - start[0]) / length, (stop[1] - start[1]) / length
+    middle = [(start[0] + d * step_x, start[1] + d * step_y) for d in range(6, int(length), 3)]
+    return [Box(x - 1, y - 1, x + 1, y + 1) for x, y in middle]
+
+
+def _candidates(x: float, y: float, width: float) -> Iterator[tuple[float, Box]]:
+    """Places for a label around a point, inside the figure, nearest first, with their distance."""
     height = FONT_PX + 5
-    for ring in itertools.count():
+    for ring in range(RINGS):
         gap = RADIUS + 3 + 9 * ring
         for angle in range(0, 360, 30 if ring < 3 else 10):
             dx, dy = math.cos(math.radians(angle)), -math.sin(math.radians(angle))
@@ -212,9 +236,7 @@ def _candidates(x: float, y: float, width: float) -> Iterator[Box]:
                 and box.top >= TOP - 10
                 and box.bottom <= BOTTOM - 2
             ):
-                yield box
-        if ring > 200:
-            raise AssertionError("more labels than the figure holds")
+                yield gap, box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +295,17 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 def _text(x: float, y: float, text: str, kind: str) -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
+
+
+def _cuts(frame: _Frame, point: Point, x: float) -> list[str]:
+    """Arrowheads where an interval goes on beyond the figure."""
+    low, high = point.extent
+    parts = []
+    if high > frame.high:
+        parts.append(f'<path class="cut" d="M{x - 5:.1f} {TOP + 7} L{x:.1f} {TOP} l5 7"/>')
+    if low < frame.low:
+        parts.append(f'<path class="cut" d="M{x - 5:.1f} {BOTTOM - 7} L{x:.1f} {BOTTOM} l5 -7"/>')
+    return parts
 
 
 def _signed(value: float) -> str:

@@ -25,8 +25,8 @@ class Evaluation:
     Attributes:
         config: what was compared.
         runs: one for each model and seed.
-        costs: by model.
-        cost_provenance: of the process that measured the costs.
+        costs: by model; none where they were not measured.
+        cost_provenance: of the process that measured the costs; None where none did.
         programs: commit and versions of the processes that made the runs, each once.
         provenance: of this process.
     """
@@ -34,7 +34,7 @@ class Evaluation:
     config: EvaluationConfig
     runs: tuple[ModelRun, ...]
     costs: Mapping[str, Cost]
-    cost_provenance: Mapping[str, Any]
+    cost_provenance: Mapping[str, Any] | None
     programs: tuple[Mapping[str, Any], ...]
     provenance: Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "compared": "second half of the stream, test before train",
         "summary": _summary(evaluation),
         "cost": {name: dataclasses.asdict(cost) for name, cost in evaluation.costs.items()},
-        "cost_provenance": dict(evaluation.cost_provenance),
+        "cost_provenance": evaluation.cost_provenance,
         "runs": [run.to_dict() for run in evaluation.runs],
         "programs": [dict(program) for program in evaluation.programs],
         "provenance": dict(evaluation.provenance),

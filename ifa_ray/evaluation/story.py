@@ -114,9 +114,9 @@ def evaluate(
 
 
 def pareto(evaluation: Evaluation) -> str | None:
-    """Quality against cost as SVG; None where the control was not run or AUC is not defined."""
+    """Quality against cost as SVG; None where one of them, or the control, is missing."""
     config = evaluation.config
-    if config.control not in config.models:
+    if config.control not in config.models or not evaluation.costs:
         return None
     points = []
     for model in config.models:
@@ -144,8 +144,10 @@ def pareto(evaluation: Evaluation) -> str | None:
 
 def _costs(
     config: EvaluationConfig, folder: EvaluationFolder | None, listener: Listener
-) -> tuple[dict[str, Cost], dict[str, Any]]:
+) -> tuple[dict[str, Cost], dict[str, Any] | None]:
     """Measured now, or by an earlier call that measured all of these models in turns."""
+    if config.timed_requests == 0:
+        return {}, None
     path = None if folder is None else folder.root / "cost.json"
     setting = {
         "hash": config.settings_hash,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ifa_ray.evaluation.estimates import METRICS, Comparison, Estimate, compare, model_estimate
 from ifa_ray.evaluation.lists import (
@@ -66,7 +66,7 @@ def tables(evaluation: Evaluation) -> list[TextTable]:
                 _difference_table(evaluation, prefix, models, reference, metric)
                 for metric in METRICS
             ]
-    return [*found, _cost_table(evaluation)]
+    return [*found, _cost_table(evaluation)] if evaluation.costs else found
 
 
 def facts(evaluation: Evaluation) -> list[str]:
@@ -74,6 +74,14 @@ def facts(evaluation: Evaluation) -> list[str]:
     config = evaluation.config
     whole, half = evaluation.runs[0].whole, evaluation.runs[0].second_half
     streams = len({run.stream for run in evaluation.runs})
+    if config.seeds == 1:
+        spread = "One seed: no spread is known."
+    elif streams == config.seeds:
+        spread = "Each seed has its own data and weights."
+    else:
+        spread = (
+            f"{config.seeds} seeds share {streams} stream(s): the spread tells of weights alone."
+        )
     first, last = config.seed_range[0], config.seed_range[-1]
     seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
     return [
@@ -84,12 +92,7 @@ def facts(evaluation: Evaluation) -> list[str]:
         f"history up to {config.max_history:,}, {seeds}.",
         f"Cross features, the same for every model: {', '.join(config.cross_features) or 'none'}.",
         f"Metrics: test before train, over the last {half.samples:,} requests; mean ± standard "
-        f"error over seeds. {streams} stream(s): "
-        + (
-            "each seed has its own data and weights."
-            if streams == config.seeds
-            else "seeds share data, so the spread tells of weights alone."
-        ),
+        f"error over seeds. {spread}",
     ]
 
 
@@ -104,10 +107,13 @@ def footer(evaluation: Evaluation) -> list[str]:
         f"settings {evaluation.config.settings_hash}."
     ]
     if len(evaluation.programs) > 1:
-        commits = {str(program["git_commit"])[:12] for program in evaluation.programs}
+        commits = {
+            str(program["git_commit"])[:12] + ("+changes" if program["git_dirty"] else "")
+            for program in evaluation.programs
+        }
         lines.append(
-            f"The runs were made by {len(evaluation.programs)} different programs (commits "
-            f"{', '.join(sorted(commits))}), in several parts."
+            f"The runs were made in parts, by {len(evaluation.programs)} different programs "
+            f"(commits {', '.join(sorted(commits))})."
         )
     return lines
 
@@ -146,20 +152,20 @@ def _metric_table(
 
 
 def _order_note(
-    cells: dict[str, list[Estimate]], paper: dict[str, tuple[float, ...]] | object
+    cells: Mapping[str, Sequence[Estimate]], paper: Mapping[str, tuple[float, ...]]
 ) -> str:
     """How many pairs of models stand in the paper's order here, objective by objective."""
-    assert isinstance(paper, dict)
     texts = []
     for place, objective in enumerate(OBJECTIVES):
-        known = [(paper[m][place], e[place].mean) for m, e in cells.items()]
-        pairs = [
-            (a, b)
-            for a, b in itertools.combinations(known, 2)
-            if a[1] is not None and b[1] is not None
+        # Pairs of (the paper's, ours).
+        known = [
+            (paper[model][place], found[place].mean or 0.0)
+            for model, found in cells.items()
+            if found[place].mean is not None
         ]
-        same = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs)  # type: ignore[operator]
-        texts.append(f"{objective} {same} of {len(pairs)}" if pairs else f"{objective} none")
+        pairs = list(itertools.combinations(known, 2))
+        same = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs)
+        texts.append(f"{objective} {same} of {len(pairs)}")
     return f"Pairs of models in the paper's order, by means: {', '.join(texts)}."
 
 
@@ -177,11 +183,11 @@ def _difference_table(
 
 
 def _count_note(found: Sequence[Comparison]) -> str:
-    tested = [each for each in found if each.difference.p is not None]
+    tested = [each.difference.p for each in found if each.difference.p is not None]
     if not tested:
         return f"{len(found)} comparisons and no test: 2 or more seeds are needed."
-    small = sum(each.difference.p < ALPHA for each in tested)  # type: ignore[operator]
-    left = sum(each.p_holm is not None and each.p_holm < ALPHA for each in tested)
+    small = sum(p < ALPHA for p in tested)
+    left = sum(each.p_holm is not None and each.p_holm < ALPHA for each in found)
     return (
         f"{len(tested)} comparisons in this table: {small} have p < {ALPHA:g}, where chance alone "
         f"gives {ALPHA * len(tested):.1f}; {left} after Holm's adjustment for all of them."

@@ -1,0 +1,163 @@
+"""A comparison that keeps its runs: killed, continued, grown, and refused."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from films import config, write_films
+
+from ifa_ray.errors import ConfigError, LogError
+from ifa_ray.evaluation import EvaluationConfig, evaluate
+from ifa_ray.evaluation.folder import EvaluationFolder
+from ifa_ray.evaluation.jobs import run_all
+
+ROOT = Path(__file__).parents[3]
+
+
+class Heard:
+    """Listens: how many runs were to be done, and how many were there."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[int, int]] = []
+        self.measured: list[tuple[str, int, int]] = []
+
+    def begin(self, runs: int, finished: int) -> None:
+        self.begun.append((runs, finished))
+
+    def batch(self, model: str, seed: int, done: int, total: int) -> None:
+        pass
+
+    def measure(self, what: str, done: int, total: int) -> None:
+        self.measured.append((what, done, total))
+
+
+@pytest.fixture(scope="module")
+def kept(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("kept") / "out"
+    evaluate(config(films), out=out)
+    return out
+
+
+def again(settings: EvaluationConfig, out: Path) -> Heard:
+    heard = Heard()
+    evaluate(settings, out=out, listener=heard)
+    return heard
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_killed_comparison_continues_to_the_same_numbers(
+    films: Path, tmp_path: Path, jobs: str
+) -> None:
+    out = tmp_path / "out"
+    flags = "--models avg_pooling,ifa,twin --seeds 2 --candidates-sampled 9 --width 8 --top-k 5 "
+    flags += f"--max-requests 0 --timed-requests 0 --jobs {jobs}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ifa_ray", "evaluate", "--data", str(films), "--out", str(out),
+         *flags.split()], cwd=ROOT, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == [], "workers end with their parent"
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*.json")}
+    assert 1 <= len(before) < 6
+
+    settings = config(
+        films, models=["avg_pooling", "ifa", "twin"], max_requests=0, timed_requests=0
+    )
+    heard = Heard()
+    evaluation = evaluate(settings, out=out, listener=heard)
+    assert heard.begun == [(6 - len(before), len(before))]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    wanted = [(model, seed) for seed in (0, 1) for model in settings.models]
+    whole = list(run_all(settings, wanted, 1, lambda *_: None))
+    for ours, theirs in zip(evaluation.runs, whole, strict=True):
+        assert (ours.model, ours.seed, ours.stream) == (theirs.model, theirs.seed, theirs.stream)
+        assert ours.whole.to_dict() == theirs.whole.to_dict()
+        assert ours.second_half.to_dict() == theirs.second_half.to_dict()
+
+
+def test_nothing_is_done_twice(films: Path, kept: Path) -> None:
+    table = (kept / "table.md").read_text()
+    heard = again(config(films), kept)
+    assert heard.begun == [(0, 4)]
+    assert heard.measured == []
+    now = (kept / "table.md").read_text()
+    assert now.splitlines()[:-1] == table.splitlines()[:-1]  # the last line holds the date
+
+
+def test_a_comparison_can_grow(films: Path, kept: Path) -> None:
+    heard = again(config(films, models=["avg_pooling", "twin"], seeds=3), kept)
+    assert heard.begun == [(2, 4)]
+    assert heard.measured == []
+    # Models must be measured in turns, so a new one means measuring all.
+    heard = again(config(films, models=["ifa", "twin"], first_seed=1, seeds=1), kept)
+    assert heard.begun == [(1, 1)]
+    assert heard.measured[-1] == ("memory", 6, 6)
+    found = json.loads((kept / "evaluation.json").read_text())
+    assert found["seeds"] == [1]
+    assert found["cost"].keys() == {"ifa", "twin"}
+
+
+def test_other_settings_are_refused_and_nothing_is_changed(films: Path, kept: Path) -> None:
+    before = {path: path.read_bytes() for path in kept.rglob("*.json")}
+    for other, message in (
+        ({"width": 16}, "width == 16, must be 8, with which"),
+        ({"cross_features": ["channel", "author"]}, r"cross_features == \['channel', 'author'\]"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(config(films, **other), out=kept)
+    assert {path: path.read_bytes() for path in kept.rglob("*.json")} == before
+
+
+def test_another_log_is_refused(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data == .*, with which"):
+        evaluate(config(write_films(tmp_path)), out=kept)
+
+
+def test_a_folder_of_something_else_is_refused(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"must be absent, empty or of an .* thesis\.txt"):
+        evaluate(config(films), out=tmp_path)
+    with pytest.raises(ConfigError, match="must be a folder"):
+        evaluate(config(films), out=tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_damaged_and_foreign_runs_are_named(films: Path, tmp_path: Path) -> None:
+    settings = config(films, models=["avg_pooling"], seeds=1)
+    folder = EvaluationFolder(tmp_path / "out", settings)
+    folder.open()
+    [run] = run_all(settings, [("avg_pooling", 0)], 1, lambda *_: None)
+    folder.save(run)
+    assert folder.load("avg_pooling", 0) == run
+    path = folder.path("avg_pooling", 0)
+    whole = path.read_text()
+    for damage, kind, message in (
+        (whole[:50], LogError, "avg_pooling-seed=0.json: not a record"),
+        (whole.replace('"second_half"', '"third"'), LogError, "not a run of avg_pooling, seed 0"),
+        (whole.replace(settings.settings_hash, "0" * 12), ConfigError, "of other settings"),
+    ):
+        path.write_text(damage)
+        with pytest.raises(kind, match=message):
+            folder.load("avg_pooling", 0)
+
+
+def test_writing_leaves_no_half_files(kept: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        assert not list(kept.rglob("*.tmp"))
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "cost.json", "evaluation.json", "pareto.svg", "runs", "settings.json", "table.md",
+    ]  # fmt: skip

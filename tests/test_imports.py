@@ -40,10 +40,14 @@ FORBIDDEN = {
         "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.cli",
     ),
     "ifa_ray.ranker": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
-    "ifa_ray.training": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
+    "ifa_ray.training": (
+        "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.evaluation", "ifa_ray.cli",
+    ),
+    "ifa_ray.evaluation": ("ifa_ray.serving", "ifa_ray.cli"),
     "ifa_ray.serving": ("ifa_ray.abtest", "ifa_ray.cli"),
     "ifa_ray.abtest": (
-        "ifa_ray.models", "ifa_ray.ranker", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.cli",
+        "ifa_ray.models", "ifa_ray.ranker", "ifa_ray.training", "ifa_ray.serving",
+        "ifa_ray.evaluation", "ifa_ray.cli",
     ),
     "benchmarks": ("simulator", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
 }  # fmt: skip

@@ -57,7 +57,7 @@ def measure_costs(
     stream: SampleStream,
     *,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[str, Cost]:
     """Every model's cost, of the last requests of a stream, whose histories are the longest.
 
@@ -68,8 +68,10 @@ def measure_costs(
         config: which models; `timed_requests` of them.
         stream: of any seed.
         on_progress: told (what is measured, steps done, steps in all).
-        clock: seconds.
+        clock: seconds; by default those of CPU where one thread works, which other programs
+            cannot lengthen by taking turns, else those of the wall.
     """
+    clock = clock or (time.process_time if config.threads == 1 else time.perf_counter)
     samples = stream.samples[-config.timed_requests :]
     parts = batches(samples, config.batch_size)
     total = len(parts) + len(samples) + len(config.models)

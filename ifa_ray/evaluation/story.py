@@ -23,7 +23,7 @@ from ifa_ray.evaluation.jobs import run_all
 from ifa_ray.evaluation.pareto import Point, pareto_svg
 from ifa_ray.evaluation.result import Evaluation, to_json
 from ifa_ray.evaluation.run import ModelRun, read_seed
-from ifa_ray.evaluation.tables import markdown
+from ifa_ray.evaluation.tables import markdown, time_kind
 from ifa_ray.provenance import provenance
 from ifa_ray.training.sources import run_replicates
 
@@ -136,7 +136,7 @@ def pareto(evaluation: Evaluation) -> str | None:
     return pareto_svg(
         points,
         title="Quality against cost of a request",
-        x_label=f"milliseconds to rank a request, {config.threads} thread(s), log scale",
+        x_label=f"milliseconds to rank a request ({time_kind(config)}), log scale",
         y_label=f"AUC of p(click|candidate) minus {config.control}'s, 95% interval over "
         f"{config.seeds} seed(s); cross features: {features}",
     )

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
+from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.estimates import METRICS, Comparison, Estimate, compare, model_estimate
 from ifa_ray.evaluation.lists import (
     PAPER_TABLES,
@@ -22,7 +23,7 @@ from ifa_ray.evaluation.lists import (
 from ifa_ray.evaluation.result import Evaluation
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["TextTable", "facts", "footer", "markdown", "tables"]
+__all__ = ["TextTable", "facts", "footer", "markdown", "tables", "time_kind"]
 
 ALPHA = 0.05
 PAPER_NOTE = "Paper: another data set, not comparable. AUC of impression, click, long view, like."
@@ -131,6 +132,13 @@ def markdown(evaluation: Evaluation) -> str:
     return "\n".join(lines) + "\n"
 
 
+def time_kind(config: EvaluationConfig) -> str:
+    """What a measured millisecond is."""
+    return (
+        "CPU time of one thread" if config.threads == 1 else f"Wall time, {config.threads} threads"
+    )
+
+
 def _metric_table(
     evaluation: Evaluation, prefix: str, models: Sequence[str], name: str, metric: str
 ) -> TextTable:
@@ -209,9 +217,10 @@ def _cost_table(evaluation: Evaluation) -> TextTable:
         columns=("model", "rank, ms", "train, ms", "peak, MiB"),
         rows=rows,
         notes=(
-            f"Medians over the stream's last {evaluation.config.timed_requests} requests, models "
-            "taking turns; training is a request's share of its batch. Peak: resident memory while "
-            "ranking beyond model and catalogue, in a fresh process, of the largest 3.",
+            f"{time_kind(evaluation.config)}. Medians over the stream's last "
+            f"{evaluation.config.timed_requests} requests, models taking turns; training is a "
+            "request's share of its batch. Peak: resident memory while ranking beyond model and "
+            "catalogue, in a fresh process, of the largest 3 requests.",
         ),
     )
 

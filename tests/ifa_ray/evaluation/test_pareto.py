@@ -7,15 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from ifa_ray.evaluation.pareto import (
-    HEIGHT,
-    WIDTH,
-    Box,
-    Point,
-    front,
-    pareto_svg,
-    place_labels,
-)
+from ifa_ray.evaluation.labels import Box, place_labels
+from ifa_ray.evaluation.pareto import CANVAS, HEIGHT, WIDTH, Point, front, pareto_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -69,7 +62,7 @@ def test_labels_cover_no_label_and_no_point(seed: int) -> None:
     places = [(200 + 60 * rng.random(), 150 + 250 * rng.random()) for _ in range(24)]
     names = [f"ifa_plus-part{i}" for i in range(24)]
     bars = [Box(x - 1, y - 60, x + 1, y + 60) for x, y in places]
-    boxes = place_labels(names, places, bars)
+    boxes = place_labels(names, places, bars, CANVAS)
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
     for box in boxes:

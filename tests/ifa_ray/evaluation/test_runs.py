@@ -65,7 +65,7 @@ def test_two_jobs_give_the_numbers_of_one(films: Path) -> None:
 
 
 def test_a_failure_in_a_job_is_raised_as_it_was(films: Path) -> None:
-    settings = config(films / "nowhere")
+    settings = config(films / "nowhere", models=["twin"], seeds=1)
     with pytest.raises(LogError, match=r"holds neither ratings\.csv"):
         run_here(settings, jobs=2)
 

@@ -92,6 +92,7 @@ def _print(console: Console, found: LogCheck) -> None:
             _moment(file.first_ms), _moment(file.last_ms),
         )  # fmt: skip
     console.print(table)
+    console.print()
     _print_rates(console, found.files)
     for name, value in found.facts.items():
         said = (
@@ -109,18 +110,10 @@ def _print(console: Console, found: LogCheck) -> None:
 
 
 def _print_rates(console: Console, files: Sequence[FileSummary]) -> None:
-    with_rates = [file for file in files if file.rates]
-    names = list(dict.fromkeys(name for file in with_rates for name in file.rates))
-    if not names:
-        return
-    table = _table(("rates", *names))
-    for file in with_rates:
-        table.add_row(
-            file.name, *(f"{file.rates[n]:.4f}" if n in file.rates else "" for n in names)
-        )
-    console.print()
-    console.print(table)
-    console.print()
+    for file in files:
+        if file.rates:
+            said = ", ".join(f"{name} {rate:.4f}" for name, rate in file.rates.items())
+            console.print(f"{file.name}: {said}", soft_wrap=True)
 
 
 def _print_found(console: Console, title: str, found: Sequence[Problem]) -> None:

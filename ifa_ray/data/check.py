@@ -1,6 +1,7 @@
 """Tells what is in a log and what is wrong with it: every problem, with a count and examples.
 
-Knows which check a folder is for; the rules are in `check_contract`, `check_csv`, `check_ebnerd`.
+Knows which check a folder is for; the rules are in `check_contract` (whose tables a
+run has, see `check_run`), `check_csv` and `check_ebnerd`.
 A problem is something that a reader refuses or that is certainly wrong; a note is odd and is
 found in real logs too.
 """
@@ -12,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.data.check_contract import check_run, check_tables
+from ifa_ray.data.check_contract import check_tables
 from ifa_ray.data.check_csv import check_kuairand, check_movielens
 from ifa_ray.data.check_ebnerd import check_ebnerd
 from ifa_ray.data.check_rules import FileSummary, Findings, Problem
+from ifa_ray.data.check_run import check_run
 from ifa_ray.data.ebnerd import is_ebnerd
-from ifa_ray.data.kuairand import is_kuairand
+from ifa_ray.data.kuairand_files import is_kuairand
 from ifa_ray.data.log_tables import LogTables
 from ifa_ray.data.movielens import is_movielens
 from ifa_ray.data.run_folder import is_run

@@ -13,7 +13,7 @@ import polars as pl
 
 from ifa_ray.data.check_contract import PLAY_RULES
 from ifa_ray.data.check_rules import Findings, Rule, is_flag, quantiles_of, summary_of
-from ifa_ray.data.kuairand import BEIJING_MS, LOG_COLUMNS, find_kuairand
+from ifa_ray.data.kuairand_files import BEIJING_MS, LOG_COLUMNS, find_kuairand
 from ifa_ray.schema import ACTIONS
 
 __all__ = ["check_kuairand", "check_movielens"]

@@ -149,7 +149,7 @@ class Findings:
 
 def is_flag(name: str) -> Rule:
     """A column that holds 0 and 1 alone."""
-    return Rule(f"{name} is not 0 or 1", ~pl.col(name).is_in([0, 1]))
+    return Rule(f"{name} is not 0 or 1", (pl.col(name) != 0) & (pl.col(name) != 1))
 
 
 def summary_of(

@@ -1,6 +1,7 @@
 """KuaiRand (Pure, 1K, 27K: the authors' CSV files) as the contract's tables.
 
-Knows the published layout; knows nothing of models. Gao et al., CIKM 2022; https://kuairand.com.
+Knows what a row means, not how it is read, which is in `kuairand_files`; knows nothing of models.
+Gao et al., CIKM 2022; https://kuairand.com.
 
     KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv, log_standard_4_22_to_5_08_pure.csv,
                        log_random_4_22_to_5_08_pure.csv, video_features_basic_pure.csv
@@ -31,8 +32,6 @@ Letters: I impressions, S slates, N videos, U users, C candidates.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,93 +40,22 @@ import polars as pl
 
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
+from ifa_ray.data.kuairand_files import (
+    USED_COLUMNS,
+    find_kuairand,
+    read_logs,
+    read_videos,
+)
 from ifa_ray.data.log_tables import (
     UNKNOWN_CHANNEL,
     LogTables,
     ReadSettings,
-    choose_users,
     evenly_spaced,
-    item_table,
     log_tables,
 )
 from ifa_ray.errors import LogError
-from ifa_ray.schema import ACTIONS
 
-__all__ = [
-    "BEIJING_MS",
-    "LOG_COLUMNS",
-    "TAG_BUCKETS",
-    "KuaiRandFiles",
-    "find_kuairand",
-    "is_kuairand",
-    "read_kuairand",
-]
-
-LOG_COLUMNS = (
-    "user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow",
-    "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "duration_ms",
-    "profile_stay_time", "comment_stay_time", "is_profile_enter", "is_rand", "tab",
-)  # fmt: skip
-"""The columns of a log file, in its order."""
-
-TAG_BUCKETS = 32
-BEIJING_MS = 8 * 3_600_000
-"""What the clock of the dates is ahead of `time_ms`."""
-
-_DAY_MS = 86_400_000
-_LOG_NAME = re.compile(r"log_(standard|random)_\d_\d\d_to_\d_\d\d_(pure|1k|27k)(_part\d+)?\.csv")
-_USED: Mapping[str, type[pl.DataType]] = {
-    "user_id": pl.Int64, "video_id": pl.Int64, "time_ms": pl.Int64,
-    **dict.fromkeys((*ACTIONS, "is_rand"), pl.Int64),
-    "play_time_ms": pl.Float64, "duration_ms": pl.Float64,
-}  # fmt: skip
-_VIDEO: Mapping[str, type[pl.DataType]] = {
-    "video_id": pl.Int64, "author_id": pl.Int64, "upload_dt": pl.String,
-    "video_duration": pl.Float64, "tag": pl.String,
-}  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KuaiRandFiles:
-    """The files of one version of KuaiRand.
-
-    Attributes:
-        version: pure, 1k or 27k.
-        logs: its log files, by name.
-        videos: basic features of the videos.
-        users: user features; they are checked, not learned from. May be missing.
-    """
-
-    version: str
-    logs: tuple[Path, ...]
-    videos: Path
-    users: Path
-
-
-def is_kuairand(path: Path) -> bool:
-    """Whether a folder, or `data/` in it, has a log file of KuaiRand's name."""
-    return any(_logs(folder) for folder in (path, path / "data"))
-
-
-def find_kuairand(path: Path | str) -> KuaiRandFiles:
-    """The files of a folder, whether or not they are readable.
-
-    Raises:
-        LogError: if there is no log, or logs of two versions.
-    """
-    folder = Path(path) / "data" if not _logs(Path(path)) else Path(path)
-    logs = _logs(folder)
-    if not logs:
-        raise LogError(f"{path}: has no log_standard_..._pure.csv, _1k.csv or _27k_part1.csv.")
-    versions = sorted({match[2] for match in map(_match, logs) if match})
-    if len(versions) > 1:
-        raise LogError(f"{folder}: holds logs of {' and '.join(versions)}, must be of one version.")
-    return KuaiRandFiles(
-        version=versions[0],
-        logs=tuple(logs),
-        videos=folder / f"video_features_basic_{versions[0]}.csv",
-        users=folder / f"user_features_{versions[0]}.csv",
-    )
+__all__ = ["read_kuairand"]
 
 
 def read_kuairand(
@@ -159,10 +87,10 @@ def read_kuairand(
     require(min_history >= 0, "min_history", min_history, ">= 0")
     require(slate_gap_ms >= 1, "slate_gap_ms", slate_gap_ms, ">= 1")
     files = find_kuairand(folder)
-    users, num_users, num_rows = _users(files, max_rows, max_users, settings.seed)
-    log = pl.concat([_read_log(path, users) for path in files.logs])
-    log = log.sort("user_id", "time_ms", maintain_order=True)
-    items, num_unknown = _read_items(files.videos, log)
+    log, num_users, num_rows = read_logs(
+        files, max_rows=max_rows, max_users=max_users, seed=settings.seed
+    )
+    items, num_unknown = read_videos(files.videos, log)
     slates = _slates(log, slate_gap_ms)
     kept, num_eligible = _kept_slates(slates, items, settings, min_history)
     if not len(kept):
@@ -171,7 +99,7 @@ def read_kuairand(
             f"catalogue are too short for {settings.num_sampled} sampled videos."
         )
     candidates = _Sampler(log, slates, items, settings)
-    columns = {name: log[name].to_numpy() for name in _USED}
+    columns = {name: log[name].to_numpy() for name in USED_COLUMNS}
     return log_tables(
         items=items,
         impressions={
@@ -189,8 +117,8 @@ def read_kuairand(
         },
         notes=(
             f"KuaiRand-{files.version}: {len(log):,} of {num_rows:,} impressions, those of "
-            f"{len(users):,} of {num_users:,} users, from {len(files.logs)} files; {len(items):,} "
-            f"videos, {num_unknown:,} of them without features.",
+            f"{log['user_id'].n_unique():,} of {num_users:,} users, from {len(files.logs)} "
+            f"files; {len(items):,} videos, {num_unknown:,} of them without features.",
             f"Requests: slates of less than {slate_gap_ms} ms between impressions; {len(kept):,} "
             f"of {num_eligible:,} possible ones used ({len(kept) / num_eligible:.1%}), evenly "
             "spaced in time.",
@@ -291,120 +219,3 @@ class _Sampler:
         sampled = drawn[~np.isin(drawn, seen)][:wanted]
         shown = self._videos[start:stop][s.candidate_I[start:stop]]
         return rng.permutation(np.append(sampled, shown))
-
-
-def _logs(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("log_*.csv") if _match(path))
-
-
-def _match(path: Path) -> re.Match[str] | None:
-    return _LOG_NAME.fullmatch(path.name)
-
-
-def _users(
-    files: KuaiRandFiles, max_rows: int, max_users: int | None, seed: int
-) -> tuple[npt.NDArray[np.int64], int, int]:
-    """The users whose rows are read; all users and rows of the logs, counted."""
-    counts = pl.concat(
-        [
-            _collect(path, _scan(path, _USED).group_by("user_id").agg(pl.len().alias("rows")))
-            for path in files.logs
-        ]
-    )
-    counts = counts.drop_nulls().group_by("user_id").agg(pl.col("rows").cast(pl.Int64).sum())
-    if not len(counts):
-        raise LogError(f"{files.logs[0]}: has no rows, must have at least one.")
-    users, rows = counts["user_id"].to_numpy(), counts["rows"].to_numpy()
-    chosen = choose_users(users, rows, max_rows=max_rows, max_users=max_users, seed=seed)
-    return chosen, len(users), int(rows.sum())
-
-
-def _read_log(path: Path, users: npt.NDArray[np.int64]) -> pl.DataFrame:
-    log = _collect(path, _scan(path, _USED).filter(_is_one_of("user_id", users)))
-    nulls = {name: count for name, count in log.null_count().row(0, named=True).items() if count}
-    if nulls:
-        raise LogError(f"{path}: column {next(iter(nulls))} has empty fields, must have none.")
-    for name in (*ACTIONS, "is_rand"):
-        values = log[name].to_numpy()
-        if not ((values == 0) | (values == 1)).all():
-            bad = values[(values != 0) & (values != 1)][0]
-            raise LogError(f"{path}: {name} == {bad}, must be 0 or 1.")
-    for name in ("user_id", "video_id", "play_time_ms", "duration_ms"):
-        values = log[name].to_numpy()
-        # Written so that NaN does not pass.
-        wrong = values[~((values >= 0) & (values <= np.iinfo(np.int32).max))]
-        if len(wrong):
-            raise LogError(f"{path}: {name} == {wrong[0]}, must be in [0, 2^31).")
-    return log
-
-
-def _read_items(path: Path, log: pl.DataFrame) -> tuple[ItemTable, int]:
-    """The videos of the log, and how many of them the feature file lacks."""
-    shown = log.group_by("video_id").agg(
-        pl.col("duration_ms").max(), pl.col("time_ms").min().alias("first_ms")
-    ).sort("video_id")  # fmt: skip
-    ids = shown["video_id"].to_numpy()
-    known = _collect(path, _scan(path, _VIDEO).filter(_is_one_of("video_id", ids)))
-    known = known.unique("video_id", keep="first").with_columns(
-        pl.lit(True).alias("known"),
-        # Beijing's midnight, in the milliseconds of the log.
-        (pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms"))
-         .dt.epoch("ms") - BEIJING_MS).alias("upload_ms"),
-    )  # fmt: skip
-    day_ms = (pl.col("first_ms") + BEIJING_MS) // _DAY_MS * _DAY_MS - BEIJING_MS
-    table = shown.join(known, on="video_id", how="left").sort("video_id").with_columns(
-        pl.min_horizontal("upload_ms", day_ms).alias("upload_ms"),
-        pl.coalesce("video_duration", "duration_ms").round().alias("duration_ms"),
-        (pl.col("author_id") + 1).fill_null(0).alias("author_id"),
-        # A video without tags has an empty field.
-        pl.col("tag").fill_null("").str.extract_all(r"\d+").cast(pl.List(pl.Int64)).alias("tags"),
-    )  # fmt: skip
-    items = item_table(
-        {
-            "video_id": ids,
-            "author_id": table["author_id"].to_numpy(),
-            "category": table.select((pl.col("tags").list.first() + 1).fill_null(0))
-            .to_series()
-            .to_numpy(),
-            "duration_ms": table["duration_ms"].to_numpy(),
-            "upload_ms": table["upload_ms"].to_numpy(),
-            "content": _tag_vectors(table["tags"]),
-        }
-    )
-    return items, int(table["known"].null_count())
-
-
-def _tag_vectors(tags: pl.Series) -> npt.NDArray[np.float32]:
-    """[N, TAG_BUCKETS], unit vectors; zeros where a video has no tags."""
-    rows = np.repeat(np.arange(len(tags)), tags.list.len().to_numpy())
-    content = np.zeros((len(tags), TAG_BUCKETS), np.float32)
-    flat = tags.explode().drop_nulls().to_numpy()
-    content[rows, flat % TAG_BUCKETS] = 1.0
-    return content / np.maximum(1.0, np.sqrt(content.sum(axis=1, keepdims=True)))
-
-
-def _is_one_of(column: str, ids: npt.NDArray[np.int64]) -> pl.Expr:
-    return pl.col(column).is_in(pl.Series(ids).implode())
-
-
-def _scan(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFrame:
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            last = file.read(1)
-    except FileNotFoundError:
-        raise LogError(f"{path}: no such file, must be that of a KuaiRand folder.") from None
-    except OSError:
-        raise LogError(f"{path}: is empty, must be a file of KuaiRand.") from None
-    # A number that was cut in half is still a number, so the last line must have its end.
-    if last != b"\n":
-        raise LogError(f"{path}: its last line has no end, is it truncated?")
-    return pl.scan_csv(path, schema_overrides=dict(columns)).select(list(columns))
-
-
-def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
-    try:
-        return frame.collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        why = str(error).splitlines()[0]
-        raise LogError(f"{path}: not a log or feature file of KuaiRand ({why}).") from None

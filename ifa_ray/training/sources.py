@@ -16,7 +16,8 @@ import numpy as np
 from ifa_ray.config import require
 from ifa_ray.data.ebnerd import is_ebnerd, read_ebnerd
 from ifa_ray.data.items import ItemTable
-from ifa_ray.data.kuairand import is_kuairand, read_kuairand
+from ifa_ray.data.kuairand import read_kuairand
+from ifa_ray.data.kuairand_files import is_kuairand
 from ifa_ray.data.log import read_impressions, read_items, read_requests
 from ifa_ray.data.log_tables import LogTables, ReadSettings, evenly_spaced
 from ifa_ray.data.movielens import LABEL_RULES, is_movielens, read_movielens

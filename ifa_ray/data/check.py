@@ -38,7 +38,8 @@ class LogCheck:
     Attributes:
         path: of the folder.
         format: whose check it was.
-        files: what each file holds.
+        files: what each file holds, or each table of a run.
+        rows: of each of a run's files.
         facts: of the whole log, by name.
         problems: mistakes.
         notes: oddities.
@@ -47,6 +48,7 @@ class LogCheck:
     path: str
     format: str
     files: tuple[FileSummary, ...]
+    rows: dict[str, int]
     facts: dict[str, Any]
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...]
@@ -100,7 +102,8 @@ def _done(findings: Findings, name: str) -> LogCheck:
         facts["share of candidates shown"] = facts["candidates shown"] / facts["candidates"]
     # The same rule in the same place is one problem, however many days found it.
     return LogCheck(
-        path=str(findings.root), format=name, files=tuple(findings.files), facts=facts,
+        path=str(findings.root), format=name, files=tuple(findings.files),
+        rows=findings.rows, facts=facts,
         problems=_merged(findings.problems), notes=_merged(findings.notes),
     )  # fmt: skip
 

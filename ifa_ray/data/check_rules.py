@@ -82,6 +82,7 @@ class Findings:
 
     Attributes:
         files, problems, notes: in the order of the check.
+        rows: of each file that was opened, by name, where `files` sums up many.
         facts: numbers of the whole log by name.
     """
 
@@ -90,6 +91,7 @@ class Findings:
         self.files: list[FileSummary] = []
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
+        self.rows: dict[str, int] = {}
         self.facts: dict[str, Any] = {}
 
     def name(self, path: Path) -> str:

@@ -109,6 +109,7 @@ def _read(findings: Findings, path: Path, table: str) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         findings.problem(name, f"is not a whole Parquet file ({str(error).splitlines()[0]})")
         return nothing
+    findings.rows[name] = len(frame)
     casts = []
     for column, kind in schema.items():
         found, wanted = frame.schema.get(column), types[column]

@@ -162,6 +162,15 @@ class _Codes:
     """Ids of the log as the contract's integers."""
 
     def __init__(self, behaviors: pl.DataFrame, seen: pl.DataFrame, history: pl.DataFrame) -> None:
+        for name, mine, its in (
+            ("user_id", behaviors["user_id"], history["user_id"]),
+            ("article ids", seen["article"], history["article"]),
+        ):
+            if mine.dtype != its.dtype and len(its):
+                raise LogError(
+                    f"history.parquet: {name} are {its.dtype}, must be {mine.dtype} as in "
+                    "behaviors.parquet."
+                )
         users = pl.concat([behaviors["user_id"], history["user_id"]], rechunk=True)
         articles = pl.concat([seen["article"], history["article"]], rechunk=True)
         self._users, self._articles = _ranks(users), _ranks(articles)
@@ -294,10 +303,22 @@ def _read_items(path: Path | None, columns: pl.DataFrame, codes: _Codes) -> tupl
     return items, int(table["known"].null_count())
 
 
+def _with_wide_ids(table: pl.DataFrame) -> pl.DataFrame:
+    """Integer ids in one type: the files differ in theirs."""
+    wide = []
+    for name, dtype in table.schema.items():
+        if name.endswith("_id") or "article_id" in name:
+            if dtype.is_integer():
+                wide.append(pl.col(name).cast(pl.Int64))
+            elif isinstance(dtype, pl.List) and dtype.inner.is_integer():
+                wide.append(pl.col(name).cast(pl.List(pl.Int64)))
+    return table.with_columns(wide)
+
+
 def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     """Reads the named columns; what a row cannot do without has no nulls."""
     try:
-        table = pl.read_parquet(path, columns=list(columns))
+        table = _with_wide_ids(pl.read_parquet(path, columns=list(columns)))
     except FileNotFoundError:
         raise LogError(f"{path}: no such file, must be that of an EB-NeRD split.") from None
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -200,4 +200,5 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         head = ", ".join(str(each) for each in value[:4])
         return f"[{head}, ... {len(value)} in all]" if len(value) > 4 else f"[{head}]"
-    return str(value)
+    # CSV fields are read as floats.
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)

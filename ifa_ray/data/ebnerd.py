@@ -79,17 +79,19 @@ def read_ebnerd(
     min_history: int = 5,
     max_rows: int = 12_000_000,
     max_users: int | None = None,
+    users_seed: int = 0,
 ) -> LogTables:
     """Reads a split. Nothing is sampled: `num_sampled` has no use here.
 
     Args:
         folder: of the split.
-        settings: cap and seed; a cap keeps evenly spaced requests.
+        settings: the cap, which keeps evenly spaced requests; nothing is drawn.
         long_view_s: read time that makes a click a long view.
         min_history: articles that a user must have seen before a request.
         max_rows: articles in view that may be held in memory; whole users are left out until they
             fit.
         max_users: users beyond so many are left out.
+        users_seed: of who is left out.
 
     Raises:
         LogError: naming the file that is missing, truncated or not of this layout.
@@ -104,7 +106,7 @@ def read_ebnerd(
         raise LogError(f"{folder}: is a bundle of splits, must be one of them: {folder / 'train'}.")
     behaviors = _read(path, _BEHAVIORS)
     num_rows, num_users = len(behaviors), behaviors["user_id"].n_unique()
-    behaviors = _of_chosen_users(path, behaviors, max_rows, max_users, settings.seed)
+    behaviors = _of_chosen_users(path, behaviors, max_rows, max_users, users_seed)
     history = _read_history(folder / "history.parquet", behaviors)
     seen = _seen(behaviors)
     articles = find_articles(folder)

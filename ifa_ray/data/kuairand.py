@@ -64,6 +64,7 @@ def read_kuairand(
     *,
     max_rows: int = 12_000_000,
     max_users: int | None = None,
+    users_seed: int = 0,
     min_history: int = 5,
     slate_gap_ms: int = 1_000,
 ) -> LogTables:
@@ -73,8 +74,10 @@ def read_kuairand(
         folder: of a version, or its `data/`.
         settings: sampled candidates, cap and seed. Draws are keyed by (seed, user, time), so the
             cap, which keeps evenly spaced requests, changes none of them.
-        max_rows: impressions that may be held in memory, about 200 bytes each; 1K has 11.7 million.
+        max_rows: impressions that may be held in memory, at about 300 bytes each; 1K has 11.7
+            million.
         max_users: users beyond so many are left out.
+        users_seed: of who is left out. Not that of `settings`: repetitions see the same users.
         min_history: impressions that a user must have before a request.
         slate_gap_ms: a pause of so much begins the next slate.
 
@@ -88,7 +91,7 @@ def read_kuairand(
     require(slate_gap_ms >= 1, "slate_gap_ms", slate_gap_ms, ">= 1")
     files = find_kuairand(folder)
     log, num_users, num_rows = read_logs(
-        files, max_rows=max_rows, max_users=max_users, seed=settings.seed
+        files, max_rows=max_rows, max_users=max_users, seed=users_seed
     )
     items, num_unknown = read_videos(files.videos, log)
     slates = _slates(log, slate_gap_ms)

@@ -165,14 +165,16 @@ def test_users_beyond_the_caps_are_left_out_whole(folder: Path) -> None:
     rows = {7: 6, 8: 1, 9: 8}
     left_out = set()
     for seed in range(20):
-        two = read(folder, max_users=2, seed=seed)
+        two = read(folder, max_users=2, users_seed=seed)
         users, counts = np.unique(two.impressions["user_id"], return_counts=True)
         assert dict(zip(users.tolist(), counts.tolist(), strict=True)) == {
             user: rows[user] for user in users.tolist()
         }
         assert f"{counts.sum()} of 15 impressions, those of 2 of 3 users" in two.notes[0]
         left_out |= rows.keys() - set(users.tolist())
-    assert left_out == {7, 8, 9}, "who is left out depends on the seed"
+        again = read(folder, max_users=2, users_seed=seed, seed=seed + 1)
+        assert set(again.impressions["user_id"].tolist()) == set(users.tolist())
+    assert left_out == {7, 8, 9}, "who is left out depends on a seed of its own"
     assert len(np.unique(read(folder, max_rows=14).impressions["user_id"])) == 2
 
 

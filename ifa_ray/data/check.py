@@ -18,7 +18,7 @@ from ifa_ray.data.check_csv import check_kuairand, check_movielens
 from ifa_ray.data.check_ebnerd import check_ebnerd
 from ifa_ray.data.check_rules import FileSummary, Findings, Problem
 from ifa_ray.data.check_run import check_run
-from ifa_ray.data.ebnerd import is_ebnerd
+from ifa_ray.data.ebnerd_files import is_ebnerd
 from ifa_ray.data.kuairand_files import is_kuairand
 from ifa_ray.data.log_tables import LogTables
 from ifa_ray.data.movielens import is_movielens

@@ -198,7 +198,10 @@ def _scan(
                                    for rule in _number_rules(column, column in may_be_empty)],
                        ("line",))  # fmt: skip
         kept = [column for column in columns if column in found]
-        typed = raw.select("line", *kept).with_columns(_number(column) for column in numbers)
+        typed = raw.select("line", *kept).with_columns(
+            *(_number(column) for column in numbers),
+            *(pl.lit(None, dtype=pl.Float64).alias(column) for column in missing),
+        )
         if not typed.select(pl.len()).collect(engine="streaming").item():
             findings.problem(name, "has no rows")
             return None

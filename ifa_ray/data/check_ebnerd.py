@@ -7,13 +7,19 @@ from pathlib import Path
 import polars as pl
 
 from ifa_ray.data.check_rules import Findings, Rule, quantiles_of, summary_of
-from ifa_ray.data.ebnerd import find_articles
+from ifa_ray.data.ebnerd_files import (
+    ARTICLE_COLUMNS,
+    BEHAVIOR_COLUMNS,
+    HISTORY_COLUMNS,
+    UNREADABLE,
+    find_articles,
+    with_wide_ids,
+    wrong_kinds,
+)
 
 __all__ = ["check_ebnerd"]
 
 _INVIEW, _CLICKED = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
-_NEEDED = ("impression_id", "user_id", "impression_time", "article_ids_inview",
-           "article_ids_clicked", "next_read_time")  # fmt: skip
 _SHOW = ("row", "impression_id", "user_id")
 _BEHAVIOR_RULES = (
     Rule("impression_id is there more than once", pl.col("impression_id").is_duplicated()),
@@ -30,7 +36,7 @@ _BEHAVIOR_RULES = (
     Rule("next_scroll_percentage is not in [0, 100]",
          ~pl.col("next_scroll_percentage").is_between(0, 100), is_note=True),
 )  # fmt: skip
-_LISTS = ("impression_time_fixed", "article_id_fixed", "read_time_fixed")
+_LISTS = HISTORY_COLUMNS[1:]
 _TIMES = pl.col("impression_time_fixed")
 _HISTORY_RULES = (
     Rule("user_id is there more than once", pl.col("user_id").is_duplicated()),
@@ -50,15 +56,14 @@ def check_ebnerd(findings: Findings, path: Path) -> None:
     if not (path / "behaviors.parquet").exists() and (path / "train").is_dir():
         findings.note(".", f"is a bundle of splits; {path / 'train'} is checked")
         path = path / "train"
-    behaviors = _read(findings, path / "behaviors.parquet", _NEEDED)
-    history = _read(findings, path / "history.parquet", ("user_id", *_LISTS))
+    behaviors = _read(findings, path / "behaviors.parquet", BEHAVIOR_COLUMNS)
+    history = _read(findings, path / "history.parquet", HISTORY_COLUMNS)
     articles_path = find_articles(path)
     articles = None
     if articles_path is None:
         findings.note("articles.parquet", "there is none: articles have no features")
     else:
-        columns = ("article_id", "category", "premium", "published_time", "body")
-        articles = _read(findings, articles_path, columns)
+        articles = _read(findings, articles_path, ARTICLE_COLUMNS)
         name = findings.name(articles_path)
         findings.files.append(summary_of(name, articles, item="article_id"))
         findings.nulls(name, articles, ("article_id",), ("row",))
@@ -74,20 +79,17 @@ def check_ebnerd(findings: Findings, path: Path) -> None:
 
 def _check_behaviors(findings: Findings, name: str, behaviors: pl.DataFrame) -> None:
     table = behaviors
-    if isinstance(_dtype(behaviors, "impression_time"), pl.Datetime):
+    if "impression_time" in behaviors.columns:
         table = behaviors.with_columns(_ms("impression_time").alias("time_ms"))
-    elif "impression_time" in behaviors.columns:
-        found = _dtype(behaviors, "impression_time")
-        findings.problem(name, f"column impression_time is {found}, must be a date and time")
     findings.files.append(summary_of(name, table, item=None))
-    needed = [n for n in _NEEDED if n != "next_read_time"]
+    needed = [n for n in BEHAVIOR_COLUMNS if n != "next_read_time"]
     findings.nulls(name, behaviors, needed, _SHOW)
-    findings.apply(name, _lists_only(findings, name, behaviors), _BEHAVIOR_RULES, _SHOW)
-    if isinstance(_dtype(behaviors, "article_ids_inview"), pl.List):
+    findings.apply(name, behaviors, _BEHAVIOR_RULES, _SHOW)
+    if "article_ids_inview" in behaviors.columns:
         in_view = int(behaviors["article_ids_inview"].list.len().sum())
         # In view is shown.
         findings.facts |= {"candidates": in_view, "candidates shown": in_view}
-        if isinstance(_dtype(behaviors, "article_ids_clicked"), pl.List) and in_view:
+        if "article_ids_clicked" in behaviors.columns and in_view:
             clicks = int(behaviors["article_ids_clicked"].list.len().sum())
             findings.facts["is_click per candidate"] = clicks / in_view
 
@@ -100,13 +102,16 @@ def _check_history(
     show = ("row", "user_id")
     findings.files.append(summary_of(name, history))
     findings.nulls(name, history, ("user_id", *_LISTS), show)
-    history = _lists_only(findings, name, history)
     findings.apply(name, history, _HISTORY_RULES, show)
     if "article_id_fixed" in history.columns:
         lengths = history["article_id_fixed"].list.len()
         findings.facts["clicks before the log per user"] = quantiles_of(lengths)
     both = ("user_id", "impression_time")
-    if "impression_time_fixed" in history.columns and set(both) <= set(behaviors.columns):
+    if set(both) <= set(behaviors.columns) and "user_id" in history.columns:
+        if behaviors.schema["user_id"] != history.schema["user_id"]:
+            mine, its = (frame.schema["user_id"] for frame in (behaviors, history))
+            findings.problem(name, f"user_id is {its}, must be {mine} as in behaviors.parquet")
+            return
         first = behaviors.group_by("user_id").agg(pl.col("impression_time").min().alias("first"))
         late = history.join(first, on="user_id", how="inner")
         findings.apply(name, late, [
@@ -125,7 +130,7 @@ def _check_articles(
 ) -> None:
     for frame, column, file in ((behaviors, "article_ids_inview", "behaviors.parquet"),
                                 (history, "article_id_fixed", "history.parquet")):  # fmt: skip
-        if not isinstance(_dtype(frame, column), pl.List):
+        if not {"user_id", column} <= set(frame.columns):
             continue
         flat = frame.select("user_id", pl.col(column).alias("article_id")).explode("article_id")
         findings.apply(findings.name(path / file), flat, [
@@ -134,38 +139,27 @@ def _check_articles(
         ], ("user_id",))  # fmt: skip
 
 
-def _lists_only(findings: Findings, name: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """Without the columns that should be lists and are not, which is found."""
-    wrong = [
-        column
-        for column in ("article_ids_inview", "article_ids_clicked", *_LISTS)
-        if column in frame.columns and not isinstance(_dtype(frame, column), pl.List)
-    ]
-    for column in wrong:
-        findings.problem(name, f"column {column} is {_dtype(frame, column)}, must be lists")
-    return frame.drop(wrong)
-
-
 def _read(findings: Findings, path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
+    """A file's columns that are of their kind; what is not is found."""
     name = findings.name(path)
-    try:
-        frame = pl.read_parquet(path)
-    except FileNotFoundError:
+    if not path.exists():
         findings.problem(name, "there is no such file")
         return pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        findings.problem(name, f"is not a whole Parquet file ({str(error).splitlines()[0]})")
+    try:
+        frame = pl.read_parquet(path)
+    except UNREADABLE as error:
+        why = (str(error).splitlines() or ["unreadable"])[0]
+        findings.problem(name, f"is not a whole Parquet file ({why})")
         return pl.DataFrame()
+    wrong = wrong_kinds(frame)
+    for column, kind in wrong.items():
+        findings.problem(name, f"column {column} is {frame.schema[column]}, must be {kind}")
     for column in columns:
         if column not in frame.columns:
             findings.problem(name, f"column {column} is missing")
     if not len(frame):
         findings.problem(name, "has no rows")
-    return frame.with_row_index("row")
-
-
-def _dtype(frame: pl.DataFrame, column: str) -> pl.DataType | None:
-    return frame.schema.get(column)
+    return with_wide_ids(frame.drop(wrong)).with_row_index("row")
 
 
 def _ms(column: str) -> pl.Expr:

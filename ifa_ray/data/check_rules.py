@@ -122,9 +122,15 @@ class Findings:
         rules = [rule for rule in rules if columns.issuperset(rule.breaks.meta.root_names())]
         if not rules:
             return
-        counts = lazy.select(
-            rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)
-        ).collect(engine="streaming").row(0)  # fmt: skip
+        try:
+            counts = _count(lazy, rules)
+        except pl.exceptions.PolarsError:
+            # A column is of a type that a rule cannot be asked of, which is found elsewhere.
+            for rule in rules if len(rules) > 1 else ():
+                self.apply(where, frame, [rule], show)
+            if len(rules) == 1:
+                self.note(where, f"could not be checked: {rules[0].says}")
+            return
         for rule, count in zip(rules, counts, strict=True):
             if not count:
                 continue
@@ -149,6 +155,14 @@ class Findings:
         self.apply(where, frame, rules, show)
 
 
+def _count(lazy: pl.LazyFrame, rules: Sequence[Rule]) -> tuple[int, ...]:
+    """How many rows break each rule."""
+    broken = (
+        rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)
+    )  # fmt: skip
+    return lazy.select(broken).collect(engine="streaming").row(0)
+
+
 def is_flag(name: str) -> Rule:
     """A column that holds 0 and 1 alone."""
     return Rule(f"{name} is not 0 or 1", (pl.col(name) != 0) & (pl.col(name) != 1))
@@ -168,9 +182,9 @@ def summary_of(
     columns = set(lazy.collect_schema().names())
     wanted: dict[str, pl.Expr] = {"rows": pl.len()}
     if user in columns:
-        wanted["users"] = pl.col(str(user)).n_unique()
+        wanted["users"] = pl.col(str(user)).drop_nulls().n_unique()
     if item in columns:
-        wanted["items"] = pl.col(str(item)).n_unique()
+        wanted["items"] = pl.col(str(item)).drop_nulls().n_unique()
     if time_ms in columns:
         wanted["first_ms"] = pl.col(str(time_ms)).min()
         wanted["last_ms"] = pl.col(str(time_ms)).max()

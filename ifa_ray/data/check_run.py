@@ -106,8 +106,9 @@ def _read(findings: Findings, path: Path, table: str) -> pl.DataFrame:
     except FileNotFoundError:
         findings.problem(name, "there is no such file")
         return nothing
-    except (pl.exceptions.PolarsError, OSError) as error:
-        findings.problem(name, f"is not a whole Parquet file ({str(error).splitlines()[0]})")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        why = (str(error).splitlines() or ["unreadable"])[0]
+        findings.problem(name, f"is not a whole Parquet file ({why})")
         return nothing
     findings.rows[name] = len(frame)
     casts = []

@@ -1,6 +1,7 @@
 """EB-NeRD (Ekstra Bladet's news log: a folder of one split) as the contract's tables.
 
-Knows the published Parquet files; knows nothing of models. Kruse et al., RecSys Challenge 2024;
+Knows what a row means, not how it is read, which is in `ebnerd_files`; knows nothing of models.
+Kruse et al., RecSys Challenge 2024;
 https://recsys.eb.dk. A split is `train/` or `validation/` of a bundle:
 
     behaviors.parquet        one row an impression of the site: what was in view, what was clicked
@@ -37,6 +38,12 @@ import numpy as np
 import polars as pl
 
 from ifa_ray.config import require
+from ifa_ray.data.ebnerd_files import (
+    ARTICLE_COLUMNS,
+    BEHAVIOR_COLUMNS,
+    find_articles,
+    read_columns,
+)
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log_tables import (
     LogTables,
@@ -49,26 +56,11 @@ from ifa_ray.data.log_tables import (
 )
 from ifa_ray.errors import LogError
 
-__all__ = ["find_articles", "is_ebnerd", "read_ebnerd"]
+__all__ = ["read_ebnerd"]
 
 _DAY_MS = 86_400_000
-_BEHAVIORS = ("impression_id", "user_id", "impression_time", "article_ids_inview",
-              "article_ids_clicked", "next_read_time")  # fmt: skip
 _HISTORY = {"impression_time_fixed": "time", "article_id_fixed": "article",
             "read_time_fixed": "read_s"}  # fmt: skip
-
-
-def is_ebnerd(path: Path) -> bool:
-    """Whether a folder is a split, or a bundle of splits, which `read_ebnerd` refuses by name."""
-    return any((folder / "behaviors.parquet").exists() for folder in (path, path / "train"))
-
-
-def find_articles(folder: Path) -> Path | None:
-    """The articles of a split: beside its files, or one folder up."""
-    for path in (folder / "articles.parquet", folder.parent / "articles.parquet"):
-        if path.exists():
-            return path
-    return None
 
 
 def read_ebnerd(
@@ -104,7 +96,7 @@ def read_ebnerd(
     path = folder / "behaviors.parquet"
     if not path.exists() and (folder / "train").is_dir():
         raise LogError(f"{folder}: is a bundle of splits, must be one of them: {folder / 'train'}.")
-    behaviors = _read(path, _BEHAVIORS)
+    behaviors = read_columns(path, BEHAVIOR_COLUMNS)
     num_rows, num_users = len(behaviors), behaviors["user_id"].n_unique()
     behaviors = _of_chosen_users(path, behaviors, max_rows, max_users, users_seed)
     history = _read_history(folder / "history.parquet", behaviors)
@@ -176,6 +168,7 @@ class _Codes:
         users = pl.concat([behaviors["user_id"], history["user_id"]], rechunk=True)
         articles = pl.concat([seen["article"], history["article"]], rechunk=True)
         self._users, self._articles = _ranks(users), _ranks(articles)
+        self.article_type = articles.dtype
         self._requests = _ranks(behaviors["impression_id"])
         self.num_requests = int(
             behaviors.select(self.request(pl.col("impression_id")).max()).item() + 1
@@ -212,9 +205,6 @@ def _of_chosen_users(
 ) -> pl.DataFrame:
     """The rows of as many whole users as fit; lists without repeats."""
     lists = ("article_ids_inview", "article_ids_clicked")
-    for name in lists:
-        if not isinstance(behaviors[name].dtype, pl.List):
-            raise LogError(f"{path}: column {name} is {behaviors[name].dtype}, must be lists.")
     if behaviors["impression_id"].is_duplicated().any():
         raise LogError(f"{path}: an impression_id is there more than once, must be unique.")
     behaviors = behaviors.with_columns(
@@ -260,7 +250,7 @@ def _seen(behaviors: pl.DataFrame) -> pl.DataFrame:
 
 def _read_history(path: Path, behaviors: pl.DataFrame) -> pl.DataFrame:
     """One row for each earlier click of the users who stay."""
-    lists = _read(path, ("user_id", *_HISTORY))
+    lists = read_columns(path, ("user_id", *_HISTORY))
     lengths = [lists[name].list.len() for name in _HISTORY]
     if not all((length == lengths[0]).all() for length in lengths):
         raise LogError(f"{path}: the lists of a user differ in length, must be equally long.")
@@ -280,7 +270,12 @@ def _read_items(path: Path | None, columns: pl.DataFrame, codes: _Codes) -> tupl
         table = seen.sort("video_id").with_columns(day_ms.alias("upload_ms"))
         names: Mapping[str, str] = {"video_id": "video_id", "upload_ms": "upload_ms"}
         return item_table({n: table[c].to_numpy() for n, c in names.items()}), len(table)
-    found = _read(path, ("article_id", "category", "premium", "published_time", "body"))
+    found = read_columns(path, ARTICLE_COLUMNS)
+    if found["article_id"].dtype != codes.article_type:
+        raise LogError(
+            f"{path}: article_id is {found['article_id'].dtype}, must be {codes.article_type} as "
+            "in behaviors.parquet."
+        )
     known = found.select(
         codes.article(pl.col("article_id")).alias("video_id"),
         "category", "premium",
@@ -303,43 +298,3 @@ def _read_items(path: Path | None, columns: pl.DataFrame, codes: _Codes) -> tupl
         }
     )
     return items, int(table["known"].null_count())
-
-
-def _with_wide_ids(table: pl.DataFrame) -> pl.DataFrame:
-    """Integer ids in one type: the files differ in theirs."""
-    wide = []
-    for name, dtype in table.schema.items():
-        if name.endswith("_id") or "article_id" in name:
-            if dtype.is_integer():
-                wide.append(pl.col(name).cast(pl.Int64))
-            elif isinstance(dtype, pl.List) and dtype.inner.is_integer():
-                wide.append(pl.col(name).cast(pl.List(pl.Int64)))
-    return table.with_columns(wide)
-
-
-def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Reads the named columns; what a row cannot do without has no nulls."""
-    try:
-        table = _with_wide_ids(pl.read_parquet(path, columns=list(columns)))
-    except FileNotFoundError:
-        raise LogError(f"{path}: no such file, must be that of an EB-NeRD split.") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
-        why = str(error).splitlines()[0]
-        hint = " A test split has no clicks." if "clicked" in why else ""
-        raise LogError(
-            f"{path}: must be a whole Parquet file with the columns {', '.join(columns)} "
-            f"({why}).{hint}"
-        ) from None
-    optional = ("next_read_time", "category", "premium", "published_time", "body")
-    for name in columns:
-        if name not in optional and table[name].null_count():
-            raise LogError(f"{path}: column {name} has nulls, must have none.")
-    for name in ("impression_time", "impression_time_fixed", "published_time"):
-        if name in columns:
-            dtype = table[name].dtype
-            inner = dtype.inner if isinstance(dtype, pl.List) else dtype
-            if not isinstance(inner, pl.Datetime):
-                raise LogError(f"{path}: column {name} is {dtype}, must be a date and time.")
-    if not len(table):
-        raise LogError(f"{path}: has no rows, must have at least one.")
-    return table

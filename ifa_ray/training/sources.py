@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ifa_ray.config import require
-from ifa_ray.data.ebnerd import is_ebnerd, read_ebnerd
+from ifa_ray.data.ebnerd import read_ebnerd
+from ifa_ray.data.ebnerd_files import is_ebnerd
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.kuairand import read_kuairand
 from ifa_ray.data.kuairand_files import is_kuairand

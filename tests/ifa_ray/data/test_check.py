@@ -369,6 +369,27 @@ def test_a_split_whose_files_are_cut_off_is_unusable(ebnerd: Path) -> None:
     assert sum("not a whole Parquet file" in each.rule for each in found.problems) == 2
 
 
+# Any damage.
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_damage_ends_a_check_before_its_report(
+    run: RunFolder, kuairand: Path, ebnerd: Path, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    for root in (run.root, kuairand, ebnerd):
+        files = sorted(path for path in root.rglob("*.*") if path.is_file())
+        for path in rng.choice(np.array(files, object), 2, replace=False):
+            data = bytearray(path.read_bytes())
+            if rng.random() < 0.3:
+                data = data[: rng.integers(len(data))]
+            for _ in range(4 if len(data) else 0):
+                data[rng.integers(len(data))] = rng.integers(256)
+            path.write_bytes(data)
+        found = check_log(root)
+        json.dumps(found.to_dict(), allow_nan=False)
+
+
 # The command.
 
 

@@ -23,6 +23,25 @@ MAX_COMPARED_ROWS = 50_000_000
 
 _INT32 = 2**31 - 1
 _KUAIRAND_SHOW = ("line", "user_id", "video_id", "time_ms")
+_BEIJING_DAY = (
+    (pl.col("time_ms") + BEIJING_MS)
+    .cast(pl.Int64, strict=False)
+    .cast(pl.Datetime("ms"))
+    .dt.strftime("%Y%m%d")
+    .cast(pl.Int64, strict=False)
+)
+_LOG_RULES = (
+    *(is_flag(flag) for flag in (*ACTIONS, "is_rand", "is_profile_enter")),
+    *(Rule(f"{column} is not in [0, 2^31)", ~pl.col(column).is_between(0, _INT32))
+      for column in ("user_id", "video_id", "play_time_ms", "duration_ms")),
+    Rule("time_ms is negative", pl.col("time_ms") < 0),
+    Rule("tab is not in [0, 14]", ~pl.col("tab").is_between(0, 14), is_note=True),
+    Rule("date is not the day of time_ms in Beijing", pl.col("date") != _BEIJING_DAY,
+         is_note=True),
+    Rule("time_ms of the user goes back: the reader sorts",
+         pl.col("time_ms") < pl.col("time_ms").shift().over("user_id"), is_note=True),
+    *PLAY_RULES,
+)  # fmt: skip
 _VIDEO_COLUMNS = ("video_id", "author_id", "video_type", "upload_dt", "upload_type",
                   "visible_status", "video_duration", "server_width", "server_height", "music_id",
                   "music_type", "tag")  # fmt: skip
@@ -31,70 +50,79 @@ _VIDEO_COLUMNS = ("video_id", "author_id", "video_type", "upload_dt", "upload_ty
 def check_kuairand(findings: Findings, path: Path) -> None:
     """Checks the logs of a version against each other and its feature files."""
     files = find_kuairand(path)
-    videos = _check_videos(findings, files.videos)
-    users = None
-    if files.users.exists():
-        users = _scan(findings, files.users, ("user_id",), ("user_id",))
-    else:
-        findings.note(findings.name(files.users), "there is no such file")
-    user_ids = None if users is None else users.select("user_id").collect()["user_id"]
+    videos, users = None, None
+    with findings.reading(findings.name(files.videos)):
+        videos = _check_videos(findings, files.videos)
+    with findings.reading(findings.name(files.users)):
+        users = _user_ids(findings, files.users)
     logs = []
     for file in files.logs:
-        log = _scan(findings, file, LOG_COLUMNS, LOG_COLUMNS)
-        if log is None:
-            continue
-        name = findings.name(file)
-        findings.files.append(summary_of(name, log, flags=(*ACTIONS, "is_rand")))
-        rules = [
-            *(is_flag(flag) for flag in (*ACTIONS, "is_rand", "is_profile_enter")),
-            *(Rule(f"{column} is not in [0, 2^31)", ~pl.col(column).is_between(0, _INT32))
-              for column in ("user_id", "video_id", "play_time_ms", "duration_ms")),
-            Rule("time_ms is negative", pl.col("time_ms") < 0),
-            Rule("tab is not in [0, 14]", ~pl.col("tab").is_between(0, 14), is_note=True),
-            Rule("date is not the day of time_ms in Beijing", _day_differs(), is_note=True),
-            Rule("time_ms of the user goes back: the reader sorts",
-                 pl.col("time_ms") < pl.col("time_ms").shift().over("user_id"), is_note=True),
-            *PLAY_RULES,
-        ]  # fmt: skip
-        if file.name.startswith("log_random"):
-            rules.append(Rule("is_rand is 0 in the log of random slots", pl.col("is_rand") == 0))
-        if videos is not None:
-            rules.append(
-                Rule(
-                    "video_id is not in the file of features",
-                    ~pl.col("video_id").is_in(videos.implode()),
-                    is_note=True,
-                )
-            )
-        if user_ids is not None:
-            rules.append(
-                Rule(
-                    "user_id is not in the file of users",
-                    ~pl.col("user_id").is_in(user_ids.implode()),
-                    is_note=True,
-                )
-            )
-        findings.apply(name, log, rules, _KUAIRAND_SHOW)
-        logs.append(log)
-    _check_across(findings, "all logs", logs, ("user_id", "video_id", "time_ms"))
+        with findings.reading(findings.name(file)):
+            log = _check_log(findings, file, videos, users)
+            logs += [] if log is None else [log]
+    with findings.reading("all logs"):
+        _check_across(findings, "all logs", logs, ("user_id", "video_id", "time_ms"))
     findings.note(
         "all logs", "there are no candidate sets: shares of shown candidates are not known"
     )
 
 
+def _user_ids(findings: Findings, path: Path) -> pl.Series | None:
+    if not path.exists():
+        # Nothing is learned from it.
+        findings.note(findings.name(path), "there is no such file")
+        return None
+    users = _scan(findings, path, ("user_id",), ("user_id",))
+    return None if users is None else users.select("user_id").collect()["user_id"]
+
+
+def _check_log(
+    findings: Findings, path: Path, videos: pl.Series | None, users: pl.Series | None
+) -> pl.LazyFrame | None:
+    """Checks one log file; None if it has no use."""
+    log = _scan(findings, path, LOG_COLUMNS, LOG_COLUMNS, quote=None)
+    if log is None:
+        return None
+    name = findings.name(path)
+    findings.files.append(summary_of(name, log, flags=(*ACTIONS, "is_rand")))
+    rules = [*_LOG_RULES]
+    if path.name.startswith("log_random"):
+        rules.append(Rule("is_rand is 0 in the log of random slots", pl.col("is_rand") == 0))
+    for column, known, file in (
+        ("video_id", videos, "features"), ("user_id", users, "users"),
+    ):  # fmt: skip
+        if known is not None:
+            unknown = ~pl.col(column).is_in(known.implode())
+            rules.append(Rule(f"{column} is not in the file of {file}", unknown, is_note=True))
+    findings.apply(name, log, rules, _KUAIRAND_SHOW)
+    return log
+
+
 def check_movielens(findings: Findings, path: Path) -> None:
     """Checks ratings against films."""
-    movies = _scan(findings, path / "movies.csv", ("movieId", "title", "genres"), ("movieId",))
     films = None
-    if movies is not None:
-        name = findings.name(path / "movies.csv")
-        frame = movies.collect()
-        findings.files.append(summary_of(name, frame, item="movieId"))
-        findings.apply(name, frame, [
-            Rule("movieId is there more than once", pl.col("movieId").is_duplicated()),
-            Rule("movieId is not in [0, 2^31)", ~pl.col("movieId").is_between(0, _INT32)),
-        ], ("line",))  # fmt: skip
-        films = frame["movieId"].drop_nulls().unique()
+    with findings.reading("movies.csv"):
+        films = _check_movies(findings, path)
+    with findings.reading("ratings.csv"):
+        _check_ratings(findings, path, films)
+
+
+def _check_movies(findings: Findings, path: Path) -> pl.Series | None:
+    """The known films."""
+    movies = _scan(findings, path / "movies.csv", ("movieId", "title", "genres"), ("movieId",))
+    if movies is None:
+        return None
+    name = findings.name(path / "movies.csv")
+    frame = movies.collect()
+    findings.files.append(summary_of(name, frame, item="movieId"))
+    findings.apply(name, frame, [
+        Rule("movieId is there more than once", pl.col("movieId").is_duplicated()),
+        Rule("movieId is not in [0, 2^31)", ~pl.col("movieId").is_between(0, _INT32)),
+    ], ("line",))  # fmt: skip
+    return frame["movieId"].drop_nulls().unique()
+
+
+def _check_ratings(findings: Findings, path: Path, films: pl.Series | None) -> None:
     columns = ("userId", "movieId", "rating", "timestamp")
     ratings = _scan(findings, path / "ratings.csv", columns, columns)
     if ratings is None:
@@ -174,6 +202,7 @@ def _scan(
     columns: Sequence[str],
     numbers: Sequence[str],
     may_be_empty: Sequence[str] = (),
+    quote: str | None = '"',
 ) -> pl.LazyFrame | None:
     """A file's columns, `numbers` as floats or null, and `line`; None where it has no use."""
     name = findings.name(path)
@@ -184,7 +213,11 @@ def _scan(
         findings.problem(name, "its last line has no end: is it truncated?")
     try:
         raw = pl.scan_csv(
-            path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy"
+            path,
+            infer_schema=False,
+            truncate_ragged_lines=True,
+            encoding="utf8-lossy",
+            quote_char=quote,
         )
         found = raw.collect_schema().names()
         missing = [column for column in columns if column not in found]
@@ -225,11 +258,6 @@ def _number_rules(column: str, may_be_empty: bool) -> list[Rule]:
     wrong = ~empty & (number.is_null() | ~number.is_finite())
     rules = [Rule(f"{column} is not a number", wrong)]
     return rules if may_be_empty else [Rule(f"{column} is empty", empty), *rules]
-
-
-def _day_differs() -> pl.Expr:
-    beijing = (pl.col("time_ms") + BEIJING_MS).cast(pl.Int64).cast(pl.Datetime("ms"))
-    return beijing.dt.strftime("%Y%m%d").cast(pl.Int64, strict=False) != pl.col("date")
 
 
 def _ends_with_a_line(path: Path) -> bool:

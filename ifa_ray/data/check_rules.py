@@ -6,8 +6,9 @@ Knows polars frames; knows no format, which are the parts of `check_contract`, `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ class Findings:
     def note(self, where: str, rule: str, count: int = 1, examples: Iterable[str] = ()) -> None:
         """Notes an oddity."""
         self.notes.append(Problem(where, rule, count, tuple(examples)))
+
+    @contextlib.contextmanager
+    def reading(self, where: str) -> Iterator[None]:
+        """Around what reads a file in parts: damage may show at any of them."""
+        try:
+            yield
+        except pl.exceptions.PolarsError as error:
+            why = (str(error).splitlines() or ["unreadable"])[0]
+            self.problem(where, f"cannot be read to its end ({why})")
 
     def apply(
         self,

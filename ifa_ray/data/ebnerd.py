@@ -205,6 +205,9 @@ def _of_chosen_users(
 ) -> pl.DataFrame:
     """The rows of as many whole users as fit; lists without repeats."""
     lists = ("article_ids_inview", "article_ids_clicked")
+    if behaviors.schema[lists[0]] != behaviors.schema[lists[1]]:
+        found, wanted = behaviors.schema[lists[1]], behaviors.schema[lists[0]]
+        raise LogError(f"{path}: column {lists[1]} is {found}, must be {wanted} as {lists[0]}.")
     if behaviors["impression_id"].is_duplicated().any():
         raise LogError(f"{path}: an impression_id is there more than once, must be unique.")
     behaviors = behaviors.with_columns(

@@ -92,8 +92,8 @@ def read_stream(
     for source in SOURCES:
         if source.recognises(folder):
             return source.read(folder, settings, arm, replicate)
-    known = "; ".join(f"{source.holds} ({source.name})" for source in SOURCES)
-    raise LogError(f"{folder}: holds none of {known}.")
+    known = " nor ".join(f"{source.holds} ({source.name})" for source in SOURCES)
+    raise LogError(f"{folder}: holds neither {known}.")
 
 
 def stream_of(tables: LogTables, settings: ReadSettings) -> SampleStream:

@@ -99,7 +99,7 @@ def test_what_cannot_be_an_adapter_is_refused(shop):
 def test_a_folder_whose_name_holds_an_equals_sign_is_a_folder(tmp_path):
     folder = tmp_path / "arm=twin:x"
     folder.mkdir()
-    with pytest.raises(LogError, match=r"arm=twin:x: holds none of"):
+    with pytest.raises(LogError, match=r"arm=twin:x: holds neither"):
         read_stream(folder, **SETTINGS)
 
 

@@ -99,9 +99,7 @@ def test_a_folder_is_known_by_its_files(run: Path, tmp_path: Path) -> None:
     assert len(read_stream(run, **settings).samples) == 6
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    with pytest.raises(
-        LogError, match=r"holds none of ratings\.csv \(MovieLens\); .*; log/ \(a run\)"
-    ):
+    with pytest.raises(LogError, match=r"holds neither ratings\.csv .* nor log/"):
         read_stream(nothing, **settings)
     (nothing / "movies.csv").write_text("movieId,title,genres\n1,A,Drama\n")
     (nothing / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,5.0,10\n")

@@ -156,15 +156,11 @@ class _Codes:
     """Ids of the log as the contract's integers."""
 
     def __init__(self, behaviors: pl.DataFrame, seen: pl.DataFrame, history: pl.DataFrame) -> None:
-        for name, mine, its in (
-            ("user_id", behaviors["user_id"], history["user_id"]),
-            ("article ids", seen["article"], history["article"]),
-        ):
-            if mine.dtype != its.dtype and len(its):
-                raise LogError(
-                    f"history.parquet: {name} are {its.dtype}, must be {mine.dtype} as in "
-                    "behaviors.parquet."
-                )
+        if seen["article"].dtype != history["article"].dtype and len(history):
+            raise LogError(
+                f"history.parquet: article_id_fixed holds {history['article'].dtype}, must hold "
+                f"{seen['article'].dtype} as in behaviors.parquet."
+            )
         users = pl.concat([behaviors["user_id"], history["user_id"]], rechunk=True)
         articles = pl.concat([seen["article"], history["article"]], rechunk=True)
         self._users, self._articles = _ranks(users), _ranks(articles)
@@ -254,6 +250,9 @@ def _seen(behaviors: pl.DataFrame) -> pl.DataFrame:
 def _read_history(path: Path, behaviors: pl.DataFrame) -> pl.DataFrame:
     """One row for each earlier click of the users who stay."""
     lists = read_columns(path, ("user_id", *_HISTORY))
+    found, wanted = lists.schema["user_id"], behaviors.schema["user_id"]
+    if found != wanted:
+        raise LogError(f"{path}: user_id is {found}, must be {wanted} as in behaviors.parquet.")
     lengths = [lists[name].list.len() for name in _HISTORY]
     if not all((length == lengths[0]).all() for length in lengths):
         raise LogError(f"{path}: the lists of a user differ in length, must be equally long.")

@@ -218,6 +218,16 @@ def test_files_that_are_missing_or_cut_off_are_named(folder: Path) -> None:
         read(folder)
 
 
+def test_files_whose_ids_are_of_two_kinds_are_refused(folder: Path) -> None:
+    for column, value in (("user_id", pl.lit("a")), ("article_id_fixed", pl.lit(["a"]))):
+        histories().with_columns(
+            value.alias(column), *(pl.col(n).list.head(1) for n in
+            ("impression_time_fixed", "read_time_fixed"))
+        ).write_parquet(folder / "history.parquet")  # fmt: skip
+        with pytest.raises(LogError, match=r"history\.parquet: .* as in behaviors\.parquet"):
+            read(folder)
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="EB-NeRD's fixture is not on this machine")
 def test_the_real_fixture_has_its_known_counts() -> None:
     tables = read_ebnerd(REAL, ReadSettings())

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ifa_ray.config import require
+from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluate import (
     METRICS,
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process's status: 0, or 2 after a mistake of the user's.
     """
     options = _parser().parse_args(arguments)
+    if options.command == "data":
+        return run_data(options)
     try:
         _evaluate(options)
     except IfaRayError as error:
@@ -91,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    add_data_command(commands)
     return parser
 
 
@@ -101,7 +105,7 @@ def _describe_evaluate(command: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="DIR",
-        help="a MovieLens folder (ratings.csv, movies.csv), or the folder of a run (log/, worlds/)",
+        help="folder of MovieLens, KuaiRand, EB-NeRD (one split) or a run; or DIR=module:function",
     )
     add(
         "--models",

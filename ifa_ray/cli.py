@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
-from ifa_ray.evaluation.command import add_evaluate
+from ifa_ray.evaluation.command import add_evaluate, run_evaluate
 
 __all__ = ["main"]
 
@@ -22,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The process's status: 0, 2 after a mistake of the user's, or what the command says.
     """
+    options = _parser().parse_args(arguments)
+    if options.command == "data":
+        return run_data(options)
     try:
-        options = _parser().parse_args(arguments)
-        return int(options.command(options))
+        return run_evaluate(options)
     except IfaRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -34,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ifa_ray", description="Rank with a whole life of behaviour."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_evaluate(commands)
+    add_data_command(commands)
     return parser

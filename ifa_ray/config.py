@@ -22,13 +22,14 @@ __all__ = [
     "require",
 ]
 
-CROSS_FEATURES = ("channel", "category", "author")
+CROSS_FEATURES = ("channel", "user", "category", "author")
 """What a platform knows of a user and a candidate together (f_ui); every model of a comparison gets
 the same ones.
 
 `channel`: the retrieval channel that brought the candidate. `category`, `author`: how often the
 user met the candidate's category or author, clicked, viewed long and liked it, and how long ago the
-last time was. They lift all models alike, so a comparison reports with and without them.
+last time was. `user`: the same of any candidate, so of the user alone. These counts lift all
+models, so a comparison reports with and without them.
 """
 
 RANKING_RULES = ("pitctr", "long_view")

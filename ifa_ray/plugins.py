@@ -1,4 +1,6 @@
-"""Rankers of one's own, named as `package.module:Class` on a command line or in a config.
+"""Rankers and adapters of one's own, named as `package.module:Name` on a command line.
+
+A ranker may be named in a config too.
 
 Knows how to import and what to say when that fails; never called with a name that came from data.
 """
@@ -7,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from ifa_ray.errors import ConfigError, unknown_name
 
-__all__ = ["load_ranker_class"]
+__all__ = ["load_adapter", "load_ranker_class"]
 
 
 def load_ranker_class(spec: str) -> type[Any]:
@@ -21,16 +25,10 @@ def load_ranker_class(spec: str) -> type[Any]:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
             class with a `rank` method.
     """
-    module_name, colon, class_name = spec.partition(":")
-    if not colon or not class_name.isidentifier() or not module_name:
-        raise ConfigError(f"ranker == {spec!r}, must be written package.module:Class.")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"ranker == {spec!r}, cannot import {module_name}: {error}.") from error
+    module, class_name = _import("ranker", spec, "Class")
     if not hasattr(module, class_name):
         classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        raise unknown_name(f"ranker class of {module_name}", class_name, classes)
+        raise unknown_name(f"ranker class of {module.__name__}", class_name, classes)
     found = getattr(module, class_name)
     if not inspect.isclass(found):
         kind = type(found).__name__
@@ -38,3 +36,32 @@ def load_ranker_class(spec: str) -> type[Any]:
     if not callable(getattr(found, "rank", None)):
         raise ConfigError(f"ranker == {spec!r} has no method rank(requests), must have one.")
     return found
+
+
+def load_adapter(spec: str) -> Callable[..., Any]:
+    """Imports an adapter; it is called as `read(path, settings)` and returns `LogTables`.
+
+    Raises:
+        ConfigError: if the spec is malformed, nothing of that name can be imported, or it cannot be
+            called.
+    """
+    module, name = _import("adapter", spec, "function")
+    if not hasattr(module, name):
+        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise unknown_name(f"adapter of {module.__name__}", name, functions)
+    found = getattr(module, name)
+    if not callable(found):
+        kind = type(found).__name__
+        raise ConfigError(f"adapter == {spec!r} is a {kind}, must be a function.")
+    return found
+
+
+def _import(what: str, spec: str, form: str) -> tuple[ModuleType, str]:
+    """The module of a spec, and the name in it."""
+    module_name, colon, name = spec.partition(":")
+    if not colon or not name.isidentifier() or not module_name:
+        raise ConfigError(f"{what} == {spec!r}, must be written package.module:{form}.")
+    try:
+        return importlib.import_module(module_name), name
+    except ImportError as error:
+        raise ConfigError(f"{what} == {spec!r}, cannot import {module_name}: {error}.") from error

@@ -44,7 +44,7 @@ NUM_LENGTHS = 32
 """Buckets of the history's length: 0 is the empty history, then two per doubling."""
 
 COUNTS = ("impression", "is_click", "long_view", "is_like")
-"""What is counted of a candidate's category and author in the history, where that is a feature."""
+"""What is counted of a candidate's category and author in the history, and of all of it."""
 
 # Integers, so that a bucket never depends on how a machine rounds a logarithm.
 _GAP_EDGES_MS = (60_000 * 1.6 ** np.arange(NUM_GAPS - 1)).astype(np.int64)
@@ -104,7 +104,7 @@ class Batch:
 
 def counted_keys(config: ModelConfig) -> tuple[str, ...]:
     """The cross features that are counts, in a fixed order."""
-    return tuple(key for key in ("category", "author") if key in config.cross_features)
+    return tuple(key for key in ("user", "category", "author") if key in config.cross_features)
 
 
 def build_batch(requests: Sequence[RankRequest], items: ItemTable, config: ModelConfig) -> Batch:
@@ -178,6 +178,7 @@ def _fill(
         key: _local_codes(index_R[rows_T], index_R[rows_C], int(index_R[0]) + 1)
         for key, index_R in _indices(items, keys).items()
     }
+    codes["user"] = (np.zeros(length, np.int64), np.zeros(C, np.int64))
     code_T, code_C = codes["author"]
     columns["history_code_BT"][b, start:] = code_T + start
     columns["candidate_code_BC"][b, :C] = np.where(code_C < length, code_C + start, T)

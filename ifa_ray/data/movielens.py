@@ -37,7 +37,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS, OBJECTIVES, RankRequest, TrainingSample, pack_actions
 
-__all__ = ["LABEL_RULES", "MovieLens", "read_movielens"]
+__all__ = ["LABEL_RULES", "MovieLens", "is_movielens", "read_movielens"]
 
 LABEL_RULES: Mapping[str, str] = {
     "impression": "the film was rated",
@@ -79,6 +79,11 @@ class _Ratings:
     times_ms_E: npt.NDArray[np.int64]
     before_E: npt.NDArray[np.int64]
     until_E: npt.NDArray[np.int64]
+
+
+def is_movielens(path: Path) -> bool:
+    """Whether a folder has MovieLens' ratings."""
+    return (path / "ratings.csv").exists()
 
 
 def read_movielens(

@@ -33,10 +33,15 @@ from typing import Any
 from ifa_ray.data.tables import sha256_of
 from ifa_ray.errors import LogError
 
-__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "write_atomically"]
+__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "is_run", "write_atomically"]
 
 WARMUP = "warmup"
 TABLES = ("impressions", "requests", "timings")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run: it has a log."""
+    return RunFolder(path).log.is_dir()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -86,7 +86,7 @@ def read_table(path: Path | str, schema: Mapping[str, str]) -> Columns:
             table = file.read()
     except FileNotFoundError:
         raise LogError(f"{path}: no such file.") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise LogError(f"{path}: not a whole Parquet file ({why}).") from None
     return {name: _to_numpy(path, name, schema[name], table.column(name)) for name in schema}

@@ -22,7 +22,7 @@ from ifa_ray.evaluation.result import Evaluation, to_json
 from ifa_ray.evaluation.story import evaluate
 from ifa_ray.evaluation.tables import TextTable, facts, footer, tables
 
-__all__ = ["add_evaluate"]
+__all__ = ["add_evaluate", "run_evaluate"]
 
 EXIT_INTERRUPTED = 130
 COUNTS = {"off": ("channel",), "on": ("channel", "category", "author")}
@@ -78,7 +78,7 @@ _SIZES = (
 
 
 def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command; parsed options then hold it as `command(options) -> exit code`."""
+    """Adds the command to the subparsers of the command line."""
     command = commands.add_parser(
         "evaluate",
         help="compare models on one log, test then train",
@@ -88,8 +88,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     defaults = EvaluationConfig(data="", models=("twin",))
     add = command.add_argument
-    add("--data", required=True, metavar="DIR", help="a MovieLens folder (ratings.csv, movies.csv),"
-        " or the folder of a run or of a warm-up log (log/, worlds/)")  # fmt: skip
+    add("--data", required=True, metavar="DIR", help="folder of MovieLens, KuaiRand, EB-NeRD (one "
+        "split), a run or a warm-up log; or DIR=module:function, an adapter")  # fmt: skip
     add("--models", default="avg_pooling,twin,ifa,ifa_plus", metavar="A,B,...",
         help=f"of {', '.join(known_models())}; or lists: {', '.join(model_lists())} "
         "(default: %(default)s)")  # fmt: skip
@@ -124,7 +124,6 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default = getattr(defaults, field)
         size.add_argument(flag, dest=field, type=type(default), default=default, metavar="X",
                           help=f"{text} (default: {default})")  # fmt: skip
-    command.set_defaults(command=_evaluate)
 
 
 def _config(options: argparse.Namespace) -> EvaluationConfig:
@@ -149,7 +148,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
     )
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Compares, prints and writes.
+
+    Returns:
+        The process's status.
+    """
     config = _config(options)
     target = None if options.json in (None, "-") else Path(options.json)
     if target is not None:

@@ -30,7 +30,7 @@ class EvaluationConfig(Config):
     """One comparison.
 
     Attributes:
-        data: a MovieLens folder, or the folder of a run or of a warm-up log.
+        data: a folder that `ifa_ray.training.sources.read_stream` reads.
         models: names of `ifa_ray.models.MODELS`, or `ifa_plus-PART` for IFA+ without a part.
         control: the model that others are compared with, if it is among `models`.
         seeds: S, how many.
@@ -38,7 +38,7 @@ class EvaluationConfig(Config):
         max_requests: cap on the stream; 0 is no cap.
         arm: of a run, whose log to read; None where there is no choice.
         replicate: of a run: a number, `each`, or None, which is `each` where there are several.
-        num_sampled: films beside the rated one in a MovieLens request.
+        num_sampled: drawn candidates beside the shown ones, where a log has no candidate sets.
         batch_size: requests per step.
         learning_rate: of Adam.
         width: D of every model.

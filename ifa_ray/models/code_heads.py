@@ -1,43 +1,93 @@
-"""Attention by exact match, inside linear attention: phi's features are one-hot codes.
+"""What a user's whole life says of a candidate's category, author and kind of content, exactly.
 
-With phi(k) = one-hot(code of k), phi(K)^T [V, 1] is a table with a row per code, built by a
-scatter-add, and phi(Q) a row look-up: what SIM's hard search reads, over the whole history and with
-counts, in O(C + T). The table is additive over the history, as every `SequenceState` is. Knows
-codes, not what they stand for.
+The sparse half of IFA+'s kernel: a head for each family of codes reads from a `CodeState` how often
+and with what success the user met the candidate's code, over all time and lately. Knows families
+and their codes; the sums themselves are `ifa_ray.models.code_state`'s.
 
-Letters: B requests, C candidates, T history length, S codes, E width of summed values.
+Letters as in `ifa_ray.models.base`; E counted actions, D decays, X = D (1 + E).
 """
 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-__all__ = ["code_sums", "read_codes"]
+from ifa_ray.data.features import COUNTS
+from ifa_ray.data.items import ItemTable
+from ifa_ray.models.base import Behaviours, Candidates
+from ifa_ray.models.code_state import NO_DECAY, CodeState
+from ifa_ray.models.codebook import Codebook
+from ifa_ray.models.embedding import NUM_CATEGORIES
+from ifa_ray.schema import ACTIONS
+
+__all__ = ["FAMILIES", "CodeHeads"]
+
+FAMILIES = ("user", "category", "author", "coarse", "fine")
+"""`user` has one code, which all items share; `coarse` and `fine` are those of a `Codebook`."""
+
+_DECAY_DAYS = (NO_DECAY, 7.0, 0.2)  # the whole life, a week, some hours
+_NUM_COARSE, _NUM_FINE = 64, 8
+_BITS = tuple(ACTIONS.index(name) for name in COUNTS[1:])
 
 
-def code_sums(
-    values_BTE: torch.Tensor, code_BT: torch.Tensor, mask_BT: torch.Tensor, num_codes: int
-) -> torch.Tensor:
-    """Sums values and ones by code, [B, S, E + 1] float32; the last column is the count."""
-    B, T, E = values_BTE.shape
-    mask_BT1 = mask_BT[..., None]
-    # A padded behaviour adds zeros to whichever row its code names.
-    summed_BTX = torch.cat([torch.where(mask_BT1, values_BTE.float(), 0.0), mask_BT1], dim=-1)
-    offset_B1 = num_codes * torch.arange(B, device=code_BT.device)[:, None]
-    table = summed_BTX.new_zeros(B * num_codes, E + 1)
-    table = table.index_add(0, (code_BT + offset_B1).flatten(), summed_BTX.view(B * T, E + 1))
-    return table.view(B, num_codes, E + 1)
+class CodeHeads(nn.Module):
+    """Reads every family that is on; O(C + T), and additive over the history.
 
-
-def read_codes(sums_BSX: torch.Tensor, code_BC: torch.Tensor) -> torch.Tensor:
-    """Looks codes up: the mean value of each and log1p of its count, [B, C, E + 1].
-
-    Both are 0 where the code never occurred.
+    Args:
+        items: the catalogue, whose content the code book is fitted to.
+        families: of `FAMILIES`.
+        rates: False leaves log-counts alone.
+        decay: False sums plainly alone.
     """
-    B, S, X = sums_BSX.shape
-    count_BS1 = sums_BSX[..., -1:]
-    features_BSX = torch.cat(
-        [sums_BSX[..., :-1] / count_BS1.clamp(min=1.0), torch.log1p(count_BS1)], dim=-1
-    )
-    offset_B1 = S * torch.arange(B, device=code_BC.device)[:, None]
-    return torch.nn.functional.embedding(code_BC + offset_B1, features_BSX.view(B * S, X))
+
+    def __init__(
+        self, items: ItemTable, *, families: tuple[str, ...], rates: bool, decay: bool
+    ) -> None:
+        super().__init__()
+        self._families = families
+        self._rates = rates
+        self._decay_days = _DECAY_DAYS if decay else _DECAY_DAYS[:1]
+        self.book = Codebook(items, num_coarse=_NUM_COARSE, num_fine=_NUM_FINE)
+        per_family = len(self._decay_days) * (1 + len(_BITS) * rates)
+        self.width = per_family * len(families)
+
+    def forward(
+        self,
+        candidates: Candidates,
+        behaviours: Behaviours,
+        bits_BTA: torch.Tensor,
+        category_R: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """A block [B, C, X] for each family.
+
+        Args:
+            candidates: as in `RankModel.attend`.
+            behaviours: as in `RankModel.attend`.
+            bits_BTA: `ACTIONS` of the behaviours as 0 and 1.
+            category_R: the category of each row of the catalogue.
+        """
+        T = behaviours.mask_BT.shape[1]
+        codes_R = {
+            "category": (category_R, NUM_CATEGORIES),
+            "coarse": (self.book.coarse_R, self.book.num_coarse),
+            "fine": (self.book.fine_R, self.book.num_fine),
+        }
+        blocks = []
+        for family in self._families:
+            if family == "user":
+                code_BT, num_codes = torch.zeros_like(behaviours.code_BT), 1
+            elif family == "author":  # numbered anew in every request, T where padded or unmet
+                code_BT, code_BC, num_codes = behaviours.code_BT, candidates.code_BC, T + 1
+            else:
+                code_R, num_codes = codes_R[family]
+                code_BT, code_BC = code_R[behaviours.rows_BT], code_R[candidates.rows_BC]
+            state = CodeState.of(
+                bits_BTA[..., _BITS], behaviours.age_days_BT, code_BT, behaviours.mask_BT,
+                num_codes, self._decay_days,
+            )  # fmt: skip
+            if family == "user":
+                C = candidates.rows_BC.shape[1]
+                blocks.append(state.read_all(rates=self._rates).expand(-1, C, -1))
+            else:
+                blocks.append(state.read(code_BC, rates=self._rates))
+        return blocks

@@ -1,24 +1,47 @@
 """A folder on disk as one stream of training samples, in order of time.
 
-Knows the layouts of a MovieLens folder (`ratings.csv`) and of a run (`log/`); knows nothing of
-models. Both are read whole into memory: this is for evaluation, not for following a growing log.
+Knows which reader a folder is for (`SOURCES`) and the layout of a run (`log/`); knows nothing of
+models. A log is read whole into memory: this is for evaluation, not for following a growing one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from ifa_ray.config import require
+from ifa_ray.data.ebnerd import read_ebnerd
+from ifa_ray.data.ebnerd_files import is_ebnerd
 from ifa_ray.data.items import ItemTable
+from ifa_ray.data.kuairand import read_kuairand
+from ifa_ray.data.kuairand_files import is_kuairand
 from ifa_ray.data.log import read_impressions, read_items, read_requests
-from ifa_ray.data.movielens import LABEL_RULES, read_movielens
-from ifa_ray.data.run_folder import WARMUP, RunFolder
+from ifa_ray.data.log_tables import LogTables, ReadSettings, evenly_spaced
+from ifa_ray.data.movielens import LABEL_RULES, is_movielens, read_movielens
+from ifa_ray.data.run_folder import WARMUP, RunFolder, is_run
 from ifa_ray.errors import ConfigError, LogError, unknown_name
+from ifa_ray.plugins import load_adapter
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.samples import LogFollower
 
-__all__ = ["SampleStream", "read_run", "read_stream", "run_replicates"]
+__all__ = [
+    "SOURCES",
+    "SampleStream",
+    "Source",
+    "read_run",
+    "read_stream",
+    "run_replicates",
+    "split_adapter",
+    "stream_of",
+    "tables_of_adapter",
+]
+
+# The last `=` of it; a path may hold others, as those of a run do.
+_WITH_ADAPTER = re.compile(r"(.+)=([\w.]+:\w+)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,47 +69,135 @@ def read_stream(
     max_requests: int | None,
     seed: int,
 ) -> SampleStream:
-    """Reads a MovieLens folder or a run's folder.
+    """Reads a folder of a known format, or one by an adapter of the caller's.
 
     Args:
-        path: of the folder.
+        path: of the folder; or `PATH=package.module:function`, an adapter (docs/adapters.md).
         arm: of a run, whose log to read; see `read_run`.
         replicate: of a run.
-        num_sampled: films beside the rated one, in a MovieLens request.
+        num_sampled: drawn candidates beside the shown ones, where a log has no candidate sets.
         max_history: behaviours beyond the latest so many are left out.
-        max_requests: cap; None is all. MovieLens is thinned evenly, a run is cut after so many.
-        seed: of MovieLens' draws.
+        max_requests: cap; None is all. A run is cut after so many, other logs are thinned evenly.
+        seed: of draws.
 
     Raises:
-        LogError: if the folder is neither, or is damaged.
+        LogError: if the folder is of no known format, or is damaged.
+        ConfigError: if an adapter cannot be imported or gives something else than tables.
     """
-    path = Path(path)
-    if (path / "ratings.csv").exists():
-        log = read_movielens(
-            path, num_sampled=num_sampled, max_history=max_history, max_requests=max_requests,
-            seed=seed,
-        )  # fmt: skip
-        if not log.samples:
-            raise LogError(
-                f"{path}: none of {log.num_ratings} ratings makes a request: histories "
-                f"or catalogue are too short for {num_sampled} sampled films."
-            )
-        rules = "; ".join(f"{name}: {rule}" for name, rule in LABEL_RULES.items())
-        share = len(log.samples) / max(1, log.num_eligible)
-        notes = (
-            f"MovieLens: {log.num_ratings:,} ratings of {len(log.items):,} films; "
-            f"{len(log.samples):,} of {log.num_eligible:,} possible requests used ({share:.1%}), "
-            "evenly spaced in time.",
-            f"Candidates: the rated film and {num_sampled} that the user had not rated, drawn "
-            "uniformly among films rated before by anybody; drawn anew for each seed.",
-            f"Labels: {rules}.",
-        )
-        return SampleStream(items=log.items, samples=log.samples, notes=notes)
-    if (path / "log").is_dir():
-        return read_run(path, arm, replicate, max_history=max_history, max_requests=max_requests)
-    raise LogError(
-        f"{path}: holds neither ratings.csv (a MovieLens folder) nor log/ (the folder of a run)."
+    settings = ReadSettings(
+        num_sampled=num_sampled, max_history=max_history, max_requests=max_requests, seed=seed
     )
+    folder, adapter = split_adapter(path)
+    if adapter is not None:
+        return stream_of(tables_of_adapter(folder, adapter, settings), settings)
+    for source in SOURCES:
+        if source.recognises(folder):
+            return source.read(folder, settings, arm, replicate)
+    known = " nor ".join(f"{source.holds} ({source.name})" for source in SOURCES)
+    raise LogError(f"{folder}: holds neither {known}.")
+
+
+def stream_of(tables: LogTables, settings: ReadSettings) -> SampleStream:
+    """The samples of a log that is in memory.
+
+    Raises:
+        LogError: if its tables do not fit together, or a candidate is not in the catalogue.
+    """
+    follower = LogFollower(max_history=settings.max_history)
+    follower.append(tables.impressions)
+    samples = follower.samples(tables.requests, tables.impressions)
+    for sample in samples:
+        unknown = sample.request.candidates_C[tables.items.rows(sample.request.candidates_C) == 0]
+        if len(unknown):
+            raise LogError(
+                f"request {sample.request.request_id} of the log: candidate {unknown[0]} is not "
+                f"in the catalogue of {len(tables.items)} items."
+            )
+    if not samples:
+        raise LogError("the log has no requests, must have at least one.")
+    samples.sort(key=lambda each: (each.request.time_ms, each.request.request_id))
+    kept = evenly_spaced(np.arange(len(samples)), settings.max_requests)
+    return SampleStream(items=tables.items, samples=[samples[i] for i in kept], notes=tables.notes)
+
+
+def tables_of_adapter(folder: Path, spec: str, settings: ReadSettings) -> LogTables:
+    """Calls an adapter.
+
+    Raises:
+        ConfigError: if it cannot be imported or gives something else than tables.
+    """
+    tables = load_adapter(spec)(folder, settings)
+    if not isinstance(tables, LogTables):
+        found = type(tables).__name__
+        raise ConfigError(f"adapter == {spec!r} returned a {found}, must return LogTables.")
+    return tables
+
+
+def split_adapter(path: Path | str) -> tuple[Path, str | None]:
+    """`PATH=package.module:function` in two; a path that exists is a path, whatever its name."""
+    match = _WITH_ADAPTER.fullmatch(str(path))
+    if match is None or Path(path).exists():
+        return Path(path), None
+    return Path(match[1]), match[2]
+
+
+def _read_movielens(path: Path, settings: ReadSettings, _arm: str | None, _r: int) -> SampleStream:
+    num_sampled = settings.num_sampled
+    log = read_movielens(
+        path, num_sampled=num_sampled, max_history=settings.max_history,
+        max_requests=settings.max_requests, seed=settings.seed,
+    )  # fmt: skip
+    if not log.samples:
+        raise LogError(
+            f"{path}: none of {log.num_ratings} ratings makes a request: histories "
+            f"or catalogue are too short for {num_sampled} sampled films."
+        )
+    rules = "; ".join(f"{name}: {rule}" for name, rule in LABEL_RULES.items())
+    share = len(log.samples) / max(1, log.num_eligible)
+    notes = (
+        f"MovieLens: {log.num_ratings:,} ratings of {len(log.items):,} films; "
+        f"{len(log.samples):,} of {log.num_eligible:,} possible requests used ({share:.1%}), "
+        "evenly spaced in time.",
+        f"Candidates: the rated film and {num_sampled} that the user had not rated, drawn "
+        "uniformly among films rated before by anybody; drawn anew for each seed.",
+        f"Labels: {rules}.",
+    )
+    return SampleStream(items=log.items, samples=log.samples, notes=notes)
+
+
+def _read_kuairand(path: Path, settings: ReadSettings, _arm: str | None, _r: int) -> SampleStream:
+    return stream_of(read_kuairand(path, settings), settings)
+
+
+def _read_ebnerd(path: Path, settings: ReadSettings, _arm: str | None, _r: int) -> SampleStream:
+    return stream_of(read_ebnerd(path, settings), settings)
+
+
+def _read_run(path: Path, settings: ReadSettings, arm: str | None, replicate: int) -> SampleStream:
+    return read_run(
+        path, arm, replicate,
+        max_history=settings.max_history, max_requests=settings.max_requests,
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One format: its name, what a folder of it holds, how to tell, how to read."""
+
+    name: str
+    holds: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, ReadSettings, str | None, int], SampleStream]
+
+
+SOURCES: tuple[Source, ...] = (
+    Source("MovieLens", "ratings.csv", is_movielens, _read_movielens),
+    Source("KuaiRand", "log_standard_..._pure.csv, _1k.csv or _27k_part1.csv", is_kuairand,
+           _read_kuairand),
+    Source("EB-NeRD", "behaviors.parquet", is_ebnerd, _read_ebnerd),
+    Source("a run", "log/", is_run, _read_run),
+)  # fmt: skip
+"""Every format that is known by its files; the first that recognises a folder reads it."""
 
 
 def read_run(
@@ -141,7 +252,7 @@ def read_run(
 
 def run_replicates(path: Path | str) -> tuple[int, ...]:
     """The replicates that have a log in a run's folder; none in any other folder."""
-    folders = RunFolder(Path(path)).log.glob("requests/arm=*/replicate=*")
+    folders = RunFolder(split_adapter(path)[0]).log.glob("requests/arm=*/replicate=*")
     return tuple(sorted({int(entry.name.removeprefix("replicate=")) for entry in folders}))
 
 

@@ -170,7 +170,11 @@ def test_gradients_reach_every_parameter(name, strict, on):
 
 
 def test_hashed_tables_have_sparse_gradients_and_nothing_else_has(model):
-    model(build_batch([make_request()], ITEMS, model.config)).sum().backward()
+    outputs = model.outputs(build_batch([make_request()], ITEMS, model.config))
+    loss = outputs.logits_BCL.sum()
+    if outputs.auxiliary_BC is not None:
+        loss = loss + outputs.auxiliary_BC.sum()
+    loss.backward()
     sparse, dense = list(model.sparse_parameters()), list(model.dense_parameters())
     assert all(parameter.grad.is_sparse for parameter in sparse)
     assert not any(parameter.grad.is_sparse for parameter in dense)

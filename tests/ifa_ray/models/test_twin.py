@@ -9,7 +9,8 @@ from rank_cases import ITEMS, make_config, make_history, make_request
 
 from ifa_ray.data.features import build_batch
 from ifa_ray.models import build_model
-from ifa_ray.models.twin import _action_groups
+from ifa_ray.models.target_attention import action_groups
+from ifa_ray.models.two_stage import search
 
 
 def make_twin(**changes):
@@ -89,7 +90,7 @@ def test_both_stages_follow_the_equations(length):
 def test_searching_in_chunks_changes_nothing(monkeypatch):
     model = make_twin()
     whole = attended(model, make_request(30, 50))["cs"]
-    monkeypatch.setattr("ifa_ray.models.twin._CHUNK_SCORES", 4 * 50 * 7)
+    monkeypatch.setattr("ifa_ray.models.two_stage._CHUNK_SCORES", 4 * 50 * 7)
     torch.testing.assert_close(attended(model, make_request(30, 50))["cs"], whole)
 
 
@@ -100,7 +101,7 @@ def test_what_was_not_found_does_not_matter_and_what_was_found_does():
     seen = attended(model, make_request(1, history=history))
     key = model.key(seen["behaviours"].items_BTD[0])
     query = model.query(seen["can"][0, 0])
-    found = model._search(query[None] / 4.0, key, torch.zeros(40, 1))[0].tolist()
+    found = search(query[None] / 4.0, key, torch.zeros(40, 1), top_k=3)[0].tolist()
     expected = (key @ query / 4.0).topk(3).indices.sort().values.tolist()
     assert found == expected
 
@@ -127,4 +128,4 @@ def test_search_and_attention_share_their_weights():
 
 def test_an_action_byte_is_of_the_group_of_its_strongest_action():
     expected = [strongest(byte) for byte in range(128)]
-    np.testing.assert_array_equal(_action_groups(), expected)
+    np.testing.assert_array_equal(action_groups(), expected)

@@ -64,8 +64,9 @@ def full_attention(
 
     Args:
         query_CD: heads side by side, already scaled.
-        key_nD, value_nD: of n >= 1 behaviours.
+        key_nD: of n >= 1 behaviours.
         bias_nH: added to a behaviour's scores.
+        value_nD: of the behaviours.
 
     Returns:
         [C, D].

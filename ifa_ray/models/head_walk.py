@@ -80,17 +80,17 @@ def _best_of_rows(scores_RT: torch.Tensor, k: int) -> npt.NDArray[np.int64]:
     reaching = np.flatnonzero((maxima_RW >= torch.from_numpy(bounds_R)[:, None]).numpy())
     row_X, block_X = np.divmod(reaching, W)
     layers = whole + (tail > 0)
-    scores = scores_RT.numpy().reshape(-1)
+    scores, start_X = scores_RT.numpy().reshape(-1), row_X * T + block_X
     values_LX = np.empty((layers, len(reaching)), np.float32)
     for layer in range(layers):
         # Of the last row's last block the last layer may lie outside; `clip` reads something else.
-        scores[layer * W :].take(row_X * T + block_X, out=values_LX[layer], mode="clip")
+        scores[layer * W :].take(start_X, out=values_LX[layer], mode="clip")
     if tail:
         values_LX[-1, block_X >= tail] = -np.inf
     found = np.flatnonzero(np.ascontiguousarray((values_LX >= bounds_R[row_X]).T))
-    pair, layer = np.divmod(found, layers)
-    columns = block_X[pair] + layer * W
-    return _ranked(values_LX[layer, pair], row_X[pair], columns, R)[:, : -k - 1 : -1]
+    pair, place = np.divmod(found, layers)
+    columns = block_X[pair] + place * W
+    return _ranked(values_LX[place, pair], row_X[pair], columns, R)[:, : -k - 1 : -1]
 
 
 def _kth_largest(maxima_RW: torch.Tensor, k: int) -> npt.NDArray[np.float32]:

@@ -52,8 +52,10 @@ def tiles_of_same_category(
     """Finds the latest behaviours of each candidate's category, O(C + T log T + I K + B S).
 
     Args:
-        candidate_code_BC, history_code_BT: int64 in [0, num_codes).
-        candidate_mask_BC, history_mask_BT: True = real.
+        candidate_code_BC: int64 in [0, num_codes).
+        candidate_mask_BC: True = a real candidate.
+        history_code_BT: int64 in [0, num_codes).
+        history_mask_BT: True = a real behaviour.
         num_codes: S / B.
         top_k: at most so many are found for a candidate.
     """
@@ -61,9 +63,7 @@ def tiles_of_same_category(
     behaviours, history_code = _sorted_by_code(history_code_BT, history_mask_BT, num_codes)
     count_S = torch.bincount(history_code, minlength=B * num_codes)
     end_S = count_S.cumsum(dim=0)
-    finds_BC = candidate_mask_BC & (
-        count_S.view(B, num_codes).gather(1, candidate_code_BC.clamp(max=num_codes - 1)) > 0
-    )
+    finds_BC = candidate_mask_BC & (count_S.view(B, -1).gather(1, candidate_code_BC) > 0)
     candidates, candidate_code = _sorted_by_code(candidate_code_BC, finds_BC, num_codes)
     X = len(candidates)
     # Consecutive candidates are one tile, up to _TILE of them, while their code is the same.
@@ -100,7 +100,8 @@ def same_category_attention(
 
     Args:
         query_BCD: heads side by side, already scaled.
-        key_BTD, value_BTD: of all behaviours.
+        key_BTD: of all behaviours.
+        value_BTD: of all behaviours.
         tiles: who attends to what.
         num_heads: H.
 

@@ -124,9 +124,7 @@ class SIMSoft(_ExactSearch):
             )
             key_nD, value_nD = key_BTD[b, -n:], value_BTD[b, -n:]
             no_bias_nH = key_nD.new_zeros(n, self.config.num_heads)
-            attended.append(
-                chosen_attention(query_BCD[b], key_nD, no_bias_nH, value_nD, chosen_CK)
-            )
+            attended.append(chosen_attention(query_BCD[b], key_nD, no_bias_nH, value_nD, chosen_CK))
         auxiliary_BC = None
         if self.training:
             pooled_BCD = relevance_pooling(

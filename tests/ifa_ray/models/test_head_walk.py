@@ -38,7 +38,7 @@ def draw(H, C, T, seed, steps=None):
 
 
 CASES = [(4, 7, 50, 5), (4, 5, 53, 20), (2, 3, 30, 30), (1, 6, 500, 3), (4, 5, 97, 1), (4, 2, 9, 2),
-         (3, 4, 1000, 10)]  # fmt: skip
+         (3, 4, 1000, 10), (4, 3, 1733, 5), (4, 5, 1202, 40), (2, 3, 1501, 300)]  # fmt: skip
 
 
 @pytest.mark.parametrize("steps", [None, 3, 0.5])
@@ -47,6 +47,14 @@ def test_the_fast_walk_finds_what_the_literal_walk_finds(H, C, T, k, steps):
     scores = draw(H, C, T, seed=T, steps=steps)
     expected = walk_heads_naive(scores, k).sort(dim=1).values
     assert torch.equal(walk_heads(scores, k), expected)
+
+
+@pytest.mark.parametrize("agreeing", [0.0, 1e-3, 0.3, 1.0, 3.0])
+def test_the_walk_goes_as_deep_as_it_must_where_heads_agree(agreeing):
+    scores = agreeing * draw(1, 6, 700, seed=1) + draw(4, 6, 700, seed=2)
+    scores[:, 0] = scores[0, 0]
+    expected = walk_heads_naive(scores, 30).sort(dim=1).values
+    assert torch.equal(walk_heads(scores, 30), expected)
 
 
 @pytest.mark.parametrize(("H", "C", "T", "k"), CASES)

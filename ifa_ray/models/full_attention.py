@@ -74,7 +74,7 @@ def full_attention(
     (C, D), (n, H) = query_CD.shape, bias_nH.shape
     query_HCd = query_CD.view(C, H, -1).transpose(0, 1)
     key_Hnd, value_Hnd = (x.view(n, H, -1).transpose(0, 1) for x in (key_nD, value_nD))
-    bias_H1n = bias_nH.T[:, None]
+    bias_H1n = bias_nH.T.contiguous()[:, None]
     # As a mask the bias is cheapest, but a mask has no gradient in the fused kernels, and on some
     # devices a broadcast one is copied whole.
     as_mask = query_CD.device.type == "cpu" and not torch.is_grad_enabled()

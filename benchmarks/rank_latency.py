@@ -3,7 +3,7 @@
     python -m benchmarks.rank_latency [--quick] [--json PATH] [--threads N]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
-forward, backward and the optimisers, on one request, with a plain sum of log-probabilities in
+forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
 place of the loss. Models take turns within a trial, so that a busy machine slows all of them alike.
 Torch and numpy alone.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 
 from benchmarks.machine import describe_machine
 from benchmarks.synthetic import catalogue, request
@@ -129,7 +130,10 @@ def _prepare_train(config: ModelConfig, items: ItemTable) -> Callable[[RankReque
     def step(asked: RankRequest) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss = -model.log_probabilities(build_batch([asked], items, config)).mean()
+        outputs = model.outputs(build_batch([asked], items, config))
+        loss = -logsigmoid(outputs.logits_BCL).mean()
+        if outputs.auxiliary_BC is not None:  # a search stage learns too
+            loss = loss - logsigmoid(outputs.auxiliary_BC).mean()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -166,12 +170,12 @@ def table(results: list[Result]) -> str:
                 "",
                 f"{r.task}: m = {r.m:,}, n = {r.n:,}, width {r.width}, top_k {r.top_k}, "
                 f"{r.trials} trials",
-                f"  {'model':<12} {'p50 ms':>9} {'p25':>9} {'p75':>9} {'min':>9} "
+                f"  {'model':<15} {'p50 ms':>9} {'p25':>9} {'p75':>9} {'min':>9} "
                 f"{'x ' + BASELINE:>7}",
             ]
             previous = block
         lines.append(
-            f"  {r.model:<12} {r.p50_ms:9.2f} {r.p25_ms:9.2f} {r.p75_ms:9.2f} {r.min_ms:9.2f} "
+            f"  {r.model:<15} {r.p50_ms:9.2f} {r.p25_ms:9.2f} {r.p75_ms:9.2f} {r.min_ms:9.2f} "
             f"{r.times_baseline:7.2f}"
         )
     return "\n".join(lines[1:])

@@ -23,7 +23,10 @@ __all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "pre
 
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
-MODEL_ARMS = ("avg_pooling", "ifa", "ifa_plus", "twin")
+MODEL_ARMS = (
+    "avg_pooling", "din", "full_attention", "ifa", "ifa_fsm", "ifa_fsm_ram", "ifa_plus", "sim_hard",
+    "sim_soft", "twin",
+)  # fmt: skip
 
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
 

@@ -10,17 +10,26 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
 from ifa_ray.models.avg_pooling import AvgPooling
 from ifa_ray.models.base import RankModel
+from ifa_ray.models.full_attention import DIN, FullAttention
 from ifa_ray.models.ifa import IFA
+from ifa_ray.models.ifa_ablations import IFAWithoutFSM, IFAWithoutFSMAndRAM
 from ifa_ray.models.ifa_plus import IFAPlus
 from ifa_ray.models.layers import initialise
+from ifa_ray.models.sim import SIMHard, SIMSoft
 from ifa_ray.models.twin import Twin
 
 __all__ = ["MODELS", "RankModel", "build_model"]
 
 MODELS: dict[str, type[RankModel]] = {
     "avg_pooling": AvgPooling,
+    "din": DIN,
+    "full_attention": FullAttention,
     "ifa": IFA,
+    "ifa_fsm": IFAWithoutFSM,
+    "ifa_fsm_ram": IFAWithoutFSMAndRAM,
     "ifa_plus": IFAPlus,
+    "sim_hard": SIMHard,
+    "sim_soft": SIMSoft,
     "twin": Twin,
 }
 

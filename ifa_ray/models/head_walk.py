@@ -4,10 +4,11 @@ Round by round each head offers its next best behaviour; what another offered be
 (TWIN, section 4.3). Only the best k of each head can ever be offered, because one head alone
 offers k unique ones. Knows scores only; nothing here has a gradient.
 
-`walk_heads` is exact whatever the device; on a CPU it reads the scores about twice where a top-k of
+`walk_heads` is exact whatever the device; on a CPU it reads the scores about once where a top-k of
 torch reads them many times. `walk_heads_naive` says what it must give.
 
-Letters: H heads, C candidates, T behaviours, K chosen of them, P = H K places in the walk.
+Letters: H heads, C candidates, T behaviours, K chosen of them, P = H K places in the walk, R rows
+(a candidate in a head), W blocks of a row, L layers (places in a block), X pairs of row and block.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import torch
 
 __all__ = ["walk_heads", "walk_heads_naive"]
 
-# Rows are cut into blocks of about T / (5 K) scores. The K-th largest of the blocks' maxima is at
-# most the K-th largest score, and on random rows a tenth more than K scores reach it.
+# Rows are cut into blocks, at least 5 for each score that is looked for. The K-th largest of the
+# blocks' maxima is at most the K-th largest score, so only blocks that reach it are looked into: a
+# tenth more than K of them on random rows. Fewer than 500 blocks would be large ones.
 _BLOCKS_PER_CHOSEN = 5
+_MIN_BLOCKS = 500
 
 
 def walk_heads_naive(scores_HCT: torch.Tensor, k: int) -> torch.Tensor:
@@ -43,53 +46,91 @@ def walk_heads(scores_HCT: torch.Tensor, k: int) -> torch.Tensor:
     """As `walk_heads_naive` for k <= T, the chosen of each candidate in order of time."""
     H, C, T = scores_HCT.shape
     assert 1 <= k <= T, (k, T)
-    if scores_HCT.device.type == "cpu":
-        best_RK = _best_of_rows(scores_HCT.reshape(H * C, T), k)
-        return torch.from_numpy(_walk(best_RK.reshape(H, C, k)))
-    best_HCK = torch.topk(scores_HCT, k, dim=-1).indices
-    return _walk_on_device(best_HCK)
+    if scores_HCT.device.type != "cpu":
+        return _walk_on_device(torch.topk(scores_HCT, k, dim=-1).indices)
+    # Where heads disagree, the walk ends long before the k-th place of any. Twice the least
+    # possible depth is tried, and where it yields too few, all k.
+    depth = min(k, -(-2 * k // H))
+    best_RK = _best_of_rows(scores_HCT.reshape(H * C, T), depth)
+    chosen_CK, enough_C = _walk(best_RK.reshape(H, C, depth), k)
+    if not enough_C.all():
+        rest_HNT = scores_HCT[:, torch.from_numpy(np.flatnonzero(~enough_C))]
+        N = rest_HNT.shape[1]
+        best_RK = _best_of_rows(rest_HNT.reshape(H * N, T), k)
+        chosen_CK[~enough_C], _ = _walk(best_RK.reshape(H, N, k), k)
+    return torch.from_numpy(chosen_CK)
 
 
 def _best_of_rows(scores_RT: torch.Tensor, k: int) -> npt.NDArray[np.int64]:
-    """The columns of each row's k largest scores, best first; of equal ones the last is first."""
-    R, T = scores_RT.shape
-    bounds_R = _lower_bounds(scores_RT, k)
-    if np.isnan(bounds_R).any():  # a diverged model: its scores are refused later, by name
-        scores_RT = torch.zeros_like(scores_RT)
-        bounds_R = np.zeros_like(bounds_R)
-    # torch compares, numpy collects: each is twice as fast as the other at that.
-    reaching = np.flatnonzero((scores_RT >= torch.from_numpy(bounds_R)[:, None]).numpy())
-    row, column = np.divmod(reaching, T)
-    starts_R = np.searchsorted(reaching, np.arange(R + 1) * T)
-    width = int(np.diff(starts_R).max())
-    # Score and column in one integer: sorting values is vectorised, and no two are equal.
-    keys = np.full((R, width), np.iinfo(np.int64).min)
-    values = scores_RT.numpy().reshape(-1)[reaching] + np.float32(0)  # -0.0 becomes 0.0
-    bits = values.view(np.int32)
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
-    keys[row, np.arange(len(reaching)) - starts_R[row]] = (ordered << 32) | column
-    keys.sort(axis=1)
-    return keys[:, : -k - 1 : -1] & 0xFFFFFFFF
-
-
-def _lower_bounds(scores_RT: torch.Tensor, k: int) -> npt.NDArray[np.float32]:
-    """For each row a value that its k-th largest score reaches, float32 [R]; NaN if one is NaN.
+    """The columns of each row's k largest scores, best first; of equal ones the last is first.
 
     Block j holds the columns j, j + W, j + 2 W, ...: neighbours in time, whose scores are alike,
-    lie in different blocks.
+    lie in different blocks, and maxima are taken of whole rows of W.
     """
-    T = scores_RT.shape[1]
-    per_block = max(1, T // (_BLOCKS_PER_CHOSEN * k))
-    blocks = T // per_block
-    maxima = scores_RT[:, : per_block * blocks].unflatten(1, (per_block, blocks)).amax(dim=1)
-    partitioned = np.partition(maxima.numpy(), blocks - k, axis=1)
+    R, T = scores_RT.shape
+    W = T // max(1, T // max(_BLOCKS_PER_CHOSEN * k, _MIN_BLOCKS))
+    whole, tail = divmod(T, W)
+    maxima_RW = scores_RT[:, : whole * W].unflatten(1, (whole, W)).amax(dim=1)
+    last = maxima_RW[:, :tail]
+    torch.maximum(last, scores_RT[:, whole * W :], out=last)
+    bounds_R = _kth_largest(maxima_RW, k)
+    if not np.isfinite(bounds_R).all():  # a diverged model: its scores are refused later, by name
+        return _best_of_rows(torch.zeros_like(scores_RT), k)
+    # torch compares, numpy collects: each is twice as fast as the other at that.
+    reaching = np.flatnonzero((maxima_RW >= torch.from_numpy(bounds_R)[:, None]).numpy())
+    row_X, block_X = np.divmod(reaching, W)
+    layers = whole + (tail > 0)
+    scores, start_X = scores_RT.numpy().reshape(-1), row_X * T + block_X
+    values_LX = np.empty((layers, len(reaching)), np.float32)
+    for layer in range(layers):
+        # Of the last row's last block the last layer may lie outside; `clip` reads something else.
+        scores[layer * W :].take(start_X, out=values_LX[layer], mode="clip")
+    if tail:
+        values_LX[-1, block_X >= tail] = -np.inf
+    found = np.flatnonzero(np.ascontiguousarray((values_LX >= bounds_R[row_X]).T))
+    pair, place = np.divmod(found, layers)
+    columns = block_X[pair] + place * W
+    return _ranked(values_LX[place, pair], row_X[pair], columns, R)[:, : -k - 1 : -1]
+
+
+def _kth_largest(maxima_RW: torch.Tensor, k: int) -> npt.NDArray[np.float32]:
+    """The k-th largest of each row, float32 [R]; NaN if the row holds one."""
+    W = maxima_RW.shape[1]
+    partitioned_RW = np.partition(maxima_RW.numpy(), W - k, axis=1)
     # NaN sorts last, so a row that holds one has it on the far side.
-    worst_R = partitioned[:, blocks - k :].max(axis=1)
-    return np.where(np.isnan(worst_R), worst_R, partitioned[:, blocks - k])
+    worst_R = partitioned_RW[:, W - k :].max(axis=1)
+    return np.where(np.isnan(worst_R), worst_R, partitioned_RW[:, W - k])
 
 
-def _walk(best_HCK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The first k unique behaviours when heads take turns, oldest first, int64 [C, K]."""
+def _ranked(
+    values: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    columns: npt.NDArray[np.int64],
+    num_rows: int,
+) -> npt.NDArray[np.int64]:
+    """The columns of each row by value, then by column, largest last; rows must be sorted.
+
+    Shorter rows begin with what is no column.
+    """
+    # Score and column in one integer: sorting values is vectorised, and no two are equal.
+    bits = (values + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64)
+    count_R = np.bincount(rows, minlength=num_rows)
+    place = np.arange(len(rows)) - (count_R.cumsum() - count_R)[rows]
+    keys = np.full((num_rows, int(count_R.max())), np.iinfo(np.int64).min)
+    keys[rows, place] = (ordered << 32) | columns
+    keys.sort(axis=1)
+    return keys & 0xFFFFFFFF
+
+
+def _walk(
+    best_HCK: npt.NDArray[np.int64], k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The first k unique behaviours when heads take turns, as deep as K.
+
+    Returns:
+        int64 [C, k], oldest first; and where there are k of them, elsewhere they mean nothing.
+    """
     H, C, K = best_HCK.shape
     P = H * K
     # Sorted by behaviour, then by place: the first of equal ones is where it was first offered.
@@ -97,8 +138,11 @@ def _walk(best_HCK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     keys_CP.sort(axis=1)
     offer_CP, place_CP = np.divmod(keys_CP, P)
     place_CP[:, 1:][offer_CP[:, 1:] == offer_CP[:, :-1]] = P
-    last_C1 = np.partition(place_CP, K - 1, axis=1)[:, K - 1 : K]
-    return offer_CP[place_CP <= last_C1].reshape(C, K)
+    last_C1 = np.partition(place_CP, k - 1, axis=1)[:, k - 1 : k]
+    enough_C = last_C1[:, 0] < P
+    chosen_CK = np.zeros((C, k), np.int64)
+    chosen_CK[enough_C] = offer_CP[(place_CP <= last_C1) & enough_C[:, None]].reshape(-1, k)
+    return chosen_CK, enough_C
 
 
 def _walk_on_device(best_HCK: torch.Tensor) -> torch.Tensor:

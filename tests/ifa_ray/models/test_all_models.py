@@ -14,7 +14,7 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.schema import OBJECTIVES, History
 
 ALL = sorted(MODELS)
-READS_ALL = ["ifa", "ifa_plus"]
+READS_ALL = ["full_attention", "ifa", "ifa_plus"]
 
 
 @pytest.fixture(params=ALL)
@@ -124,7 +124,9 @@ def test_ids_that_left_the_catalogue_are_one_unknown_item(model):
     assert_same(first, second)
 
 
-@pytest.mark.parametrize("name", ["ifa", "ifa_plus", "twin"])
+@pytest.mark.parametrize(
+    "name", ["ifa", "ifa_fsm", "ifa_plus", "full_attention", "sim_soft", "twin"]
+)
 def test_history_order_is_irrelevant_where_all_happened_at_once(name):
     model = build_model(make_config(name), ITEMS, seed=1)
     history = make_history(40, times_ms=np.full(40, NOW_MS - 5))
@@ -169,8 +171,29 @@ def test_gradients_reach_every_parameter(name, strict, on):
         assert (gradient != 0).any(), parameter_name
 
 
+def test_nothing_as_large_as_candidates_times_history_is_kept_for_the_backward_pass(model):
+    C, T = 250, 290
+    config = dataclasses.replace(model.config, max_history=T)
+    model = build_model(config, ITEMS, seed=1)
+    batch = build_batch([make_request(C, T)], ITEMS, config)
+    sizes = []
+
+    def keep(tensor):
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.outputs(batch)
+    assert len(sizes) > 10
+    assert max(sizes) < C * T
+
+
 def test_hashed_tables_have_sparse_gradients_and_nothing_else_has(model):
-    model(build_batch([make_request()], ITEMS, model.config)).sum().backward()
+    outputs = model.outputs(build_batch([make_request()], ITEMS, model.config))
+    loss = outputs.logits_BCL.sum()
+    if outputs.auxiliary_BC is not None:
+        loss = loss + outputs.auxiliary_BC.sum()
+    loss.backward()
     sparse, dense = list(model.sparse_parameters()), list(model.dense_parameters())
     assert all(parameter.grad.is_sparse for parameter in sparse)
     assert not any(parameter.grad.is_sparse for parameter in dense)

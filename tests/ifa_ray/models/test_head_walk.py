@@ -38,7 +38,7 @@ def draw(H, C, T, seed, steps=None):
 
 
 CASES = [(4, 7, 50, 5), (4, 5, 53, 20), (2, 3, 30, 30), (1, 6, 500, 3), (4, 5, 97, 1), (4, 2, 9, 2),
-         (3, 4, 1000, 10)]  # fmt: skip
+         (3, 4, 1000, 10), (4, 3, 1733, 5), (4, 5, 1202, 40), (2, 3, 1501, 300)]  # fmt: skip
 
 
 @pytest.mark.parametrize("steps", [None, 3, 0.5])
@@ -49,6 +49,14 @@ def test_the_fast_walk_finds_what_the_literal_walk_finds(H, C, T, k, steps):
     assert torch.equal(walk_heads(scores, k), expected)
 
 
+@pytest.mark.parametrize("agreeing", [0.0, 1e-3, 0.3, 1.0, 3.0])
+def test_the_walk_goes_as_deep_as_it_must_where_heads_agree(agreeing):
+    scores = agreeing * draw(1, 6, 700, seed=1) + draw(4, 6, 700, seed=2)
+    scores[:, 0] = scores[0, 0]
+    expected = walk_heads_naive(scores, 30).sort(dim=1).values
+    assert torch.equal(walk_heads(scores, 30), expected)
+
+
 @pytest.mark.parametrize(("H", "C", "T", "k"), CASES)
 def test_the_walk_on_another_device_finds_the_same(H, C, T, k):
     scores = draw(H, C, T, seed=T)
@@ -56,10 +64,11 @@ def test_the_walk_on_another_device_finds_the_same(H, C, T, k):
     assert torch.equal(_walk_on_device(best), walk_heads(scores, k))
 
 
-def test_scores_that_rise_with_time_are_found_at_the_end():
+@pytest.mark.parametrize("T", [400, 1733])
+def test_scores_that_rise_with_time_are_found_at_the_end(T):
     # The likely pattern, recency, and the worst for a bound taken from blocks of neighbours.
-    scores = torch.arange(400.0).expand(2, 3, 400).contiguous()
-    assert walk_heads(scores, 5).tolist() == [[395, 396, 397, 398, 399]] * 3
+    scores = torch.arange(float(T)).expand(2, 3, T).contiguous()
+    assert walk_heads(scores, 5).tolist() == [list(range(T - 5, T))] * 3
 
 
 @pytest.mark.parametrize("where", [0, 399, slice(None)])

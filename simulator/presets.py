@@ -23,7 +23,10 @@ __all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "pre
 
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
-MODEL_ARMS = ("avg_pooling", "ifa", "ifa_plus", "twin")
+MODEL_ARMS = (
+    "avg_pooling", "eta", "ifa", "ifa_clustered", "ifa_inducing", "ifa_linformer",
+    "ifa_local_global", "ifa_lsh", "ifa_plus", "sdim", "twin",
+)  # fmt: skip
 
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
 

@@ -12,6 +12,15 @@ from ifa_ray.models.avg_pooling import AvgPooling
 from ifa_ray.models.base import RankModel
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.ifa_plus import IFAPlus
+from ifa_ray.models.ifa_swapped import (
+    Eta,
+    IFAClustered,
+    IFAInducing,
+    IFALinformer,
+    IFALocalGlobal,
+    IFALsh,
+    Sdim,
+)
 from ifa_ray.models.layers import initialise
 from ifa_ray.models.twin import Twin
 
@@ -19,8 +28,15 @@ __all__ = ["MODELS", "RankModel", "build_model"]
 
 MODELS: dict[str, type[RankModel]] = {
     "avg_pooling": AvgPooling,
+    "eta": Eta,
     "ifa": IFA,
+    "ifa_clustered": IFAClustered,
+    "ifa_inducing": IFAInducing,
+    "ifa_linformer": IFALinformer,
+    "ifa_local_global": IFALocalGlobal,
+    "ifa_lsh": IFALsh,
     "ifa_plus": IFAPlus,
+    "sdim": Sdim,
     "twin": Twin,
 }
 

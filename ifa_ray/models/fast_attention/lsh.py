@@ -13,7 +13,7 @@ content and not by place; the number of buckets is a product of two small hashes
 long sequences), about one per chunk of the longest history.
 
 Letters as in `fast_attention.base`; L keys of a chunk, W = 3 L of a window, Q queries of a tile,
-M tiles, S chunks.
+S chunks, M tiles, I = M Q slots in them, Y = H M tiles of all heads, e = d + 1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn.functional import normalize, pad
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.models.fast_attention.base import FastAttention
@@ -61,73 +62,91 @@ class LshAttention(FastAttention):
     ) -> torch.Tensor:
         """As `FastAttention.attend_one`; the order of keys does not matter."""
         query_CD, key_TD = self.query_key(queries_CD), self.query_key(keys_TD)
-        value_TD = self.value(values_TD)
         place_RC, place_RT = self._places(query_CD), self._places(key_TD)
+        query_HCd, key_HTd, value_HTd = (
+            x_ND.unflatten(1, (self._heads, -1)).transpose(0, 1)
+            for x_ND in (query_CD, key_TD, self.value(values_TD))
+        )
+        query_HCd = query_HCd / query_HCd.shape[-1] ** 0.5
+        # A value of 1 beside the others sums the weights.
+        rows_HTX = torch.cat([key_HTd, value_HTd, torch.ones_like(value_HTd[..., :1])], dim=-1)
         rounds = [
-            self._read_round(query_CD, key_TD, value_TD, *places)
+            self._read_round(query_HCd, rows_HTX, *places)
             for places in zip(place_RC, place_RT, strict=True)
         ]
-        out_RCHd, log_sum_RCH = (torch.stack(parts) for parts in zip(*rounds, strict=True))
-        out_CHd = (log_sum_RCH.softmax(dim=0)[..., None] * out_RCHd).sum(dim=0)
-        return self.output(out_CHd.flatten(1))
+        sums_RHCe, most_RHC1 = (torch.stack(parts) for parts in zip(*rounds, strict=True))
+        sums_HCe = ((most_RHC1 - most_RHC1.amax(dim=0)).exp() * sums_RHCe).sum(dim=0)
+        out_HCd = sums_HCe[..., :-1] / sums_HCe[..., -1:]
+        return self.output(out_HCd.transpose(0, 1).flatten(1))
 
     @torch.no_grad()
     def _places(self, x_ND: torch.Tensor) -> torch.Tensor:
         """Where vectors belong in each round: bucket + a place within it in (0, 1), float64."""
-        h = self._half
-        along_NRP = self.planes(torch.nn.functional.normalize(x_ND, dim=-1))
+        along_NRP = self.planes(normalize(x_ND, dim=-1))
         along_NRP = along_NRP.unflatten(1, (_ROUNDS, -1))
         first, second = (
-            torch.cat([part, -part], dim=-1).argmax(dim=-1)
-            for part in (along_NRP[..., :h], along_NRP[..., h : 2 * h])
+            _nearest_direction(along_NRP[..., part])
+            for part in (slice(self._half), slice(self._half, 2 * self._half))
         )
         within = torch.sigmoid(2.0 * along_NRP[..., -1].double())
-        return ((2 * h * first + second) + within).T.contiguous()
+        return ((2 * self._half * first + second) + within).T.contiguous()
 
     def _read_round(
         self,
-        query_CD: torch.Tensor,
-        key_TD: torch.Tensor,
-        value_TD: torch.Tensor,
+        query_HCd: torch.Tensor,
+        rows_HTX: torch.Tensor,
         place_C: torch.Tensor,
         place_T: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One round: what each head of each query reads, [C, H, d], and its log-sum-exp [C, H]."""
-        H = self._heads
+        """One round.
+
+        Returns:
+            For each head and query the sum of exp(score - most) [value, 1], [H, C, d + 1], and
+            its largest score, `most`, [H, C, 1].
+        """
+        (H, C, d), last = query_HCd.shape, len(place_T) - 1
         sorted_T, order_T = place_T.sort(stable=True)
-        window_SWX, index_SW = self._windows(torch.cat([key_TD, value_TD], dim=1)[order_T], order_T)
-        last = len(key_TD) - 1
+        window_HSWX, index_SW = self._windows(rows_HTX.index_select(1, order_T), order_T)
         chunk_C = torch.searchsorted(sorted_T, place_C).clamp(max=last) // self._chunk
         slot_C, chunk_M = _tiles(chunk_C, len(index_SW))
-        asked = query_CD.new_zeros(len(chunk_M) * _TILE, query_CD.shape[1])
-        query_MHQd = _heads(asked.index_copy(0, slot_C, query_CD).unflatten(0, (-1, _TILE)), H)
-        key_MWD, value_MWD = window_SWX.index_select(0, chunk_M).chunk(2, dim=-1)
+        asked_HId = query_HCd.new_zeros(H, len(chunk_M) * _TILE, d).index_copy(1, slot_C, query_HCd)
+        window_YWX = window_HSWX.index_select(1, chunk_M).flatten(0, 1)
+        key_YWd, value_YWe = window_YWX.split([d, d + 1], dim=-1)
         index_M1W = index_SW[chunk_M][:, None]
-        score_MHQW = query_MHQd @ _heads(key_MWD, H).transpose(2, 3) / query_MHQd.shape[-1] ** 0.5
-        score_MHQW = score_MHQW.masked_fill((index_M1W < 0)[:, None], float("-inf"))
+        beyond_M1W = torch.where(index_M1W < 0, float("-inf"), 0.0).to(query_HCd.dtype)
+        score_YQW = torch.baddbmm(
+            beyond_M1W.repeat(H, 1, 1), asked_HId.view(-1, _TILE, d), key_YWd.transpose(1, 2)
+        )
         if self._keys_are_queries:
-            own = torch.full((len(asked),), -2, device=slot_C.device)
-            own[slot_C] = torch.arange(len(slot_C), device=slot_C.device)
-            itself_MQW = own.view(-1, _TILE, 1) == index_M1W
-            score_MHQW = score_MHQW.masked_fill(itself_MQW[:, None], _SELF_SCORE)
-        log_sum_MHQ1 = score_MHQW.logsumexp(dim=-1, keepdim=True)
-        out_MHQd = (score_MHQW - log_sum_MHQ1).exp() @ _heads(value_MWD, H)
-        out, log_sum = (x.transpose(1, 2).flatten(0, 1)[slot_C] for x in (out_MHQd, log_sum_MHQ1))
-        return out, log_sum[..., 0]
+            own_I = torch.full((len(chunk_M) * _TILE,), -2, device=slot_C.device)
+            own_I[slot_C] = torch.arange(C, device=slot_C.device)
+            itself_MQW = own_I.view(-1, _TILE, 1) == index_M1W
+            score_YQW = score_YQW.masked_fill(itself_MQW.repeat(H, 1, 1), _SELF_SCORE)
+        most_YQ1 = score_YQW.detach().amax(dim=-1, keepdim=True)
+        sums_YQe = (score_YQW - most_YQ1).exp() @ value_YWe
+        sums_HIe, most_HI1 = sums_YQe.view(H, -1, d + 1), most_YQ1.view(H, -1, 1)
+        return sums_HIe.index_select(1, slot_C), most_HI1.index_select(1, slot_C)
 
     def _windows(
-        self, sorted_TX: torch.Tensor, order_T: torch.Tensor
+        self, sorted_HTX: torch.Tensor, order_T: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each chunk, its rows and its neighbours', [S, W, X], and their keys' indices [S, W].
+        """Rows of each chunk and its neighbours, [H, S, W, X], and their keys' indices, [S, W].
 
         Beyond the ends there is nothing: index -1.
         """
-        T, L = len(order_T), self._chunk
-        ends = (L, L + -T % L)
-        rows = torch.nn.functional.pad(sorted_TX, (0, 0, *ends)).unflatten(0, (-1, L))
-        indices = torch.nn.functional.pad(order_T, ends, value=-1).unflatten(0, (-1, L))
-        window_SWX, index_SW = (torch.cat([x[:-2], x[1:-1], x[2:]], dim=1) for x in (rows, indices))
-        return window_SWX, index_SW
+        L = self._chunk
+        ends = (L, L + -len(order_T) % L)
+        rows_HSLX = pad(sorted_HTX, (0, 0, *ends)).unflatten(1, (-1, L))
+        index_SL = pad(order_T, ends, value=-1).unflatten(0, (-1, L))
+        window_HSWX = torch.cat([rows_HSLX[:, :-2], rows_HSLX[:, 1:-1], rows_HSLX[:, 2:]], dim=2)
+        return window_HSWX, torch.cat([index_SL[:-2], index_SL[1:-1], index_SL[2:]], dim=1)
+
+
+def _nearest_direction(along_NRP: torch.Tensor) -> torch.Tensor:
+    """The place of the largest of [x R; -x R], [N, R]."""
+    best_NR = along_NRP.abs().argmax(dim=-1)
+    is_opposite_NR = along_NRP.gather(-1, best_NR[..., None])[..., 0] < 0
+    return best_NR + along_NRP.shape[-1] * is_opposite_NR
 
 
 def _tiles(chunk_C: torch.Tensor, num_chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +166,3 @@ def _tiles(chunk_C: torch.Tensor, num_chunks: int) -> tuple[torch.Tensor, torch.
     slot_C[order_C] = first_slot_S[sorted_C] + rank_C
     chunk_M = torch.arange(num_chunks, device=chunk_C.device).repeat_interleave(tiles_S)
     return slot_C, chunk_M
-
-
-def _heads(x_MND: torch.Tensor, H: int) -> torch.Tensor:
-    return x_MND.unflatten(-1, (H, -1)).transpose(1, 2)

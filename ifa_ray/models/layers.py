@@ -92,14 +92,18 @@ class RandomPlanes(nn.Module):
 class TowerLayer(nn.Module):
     """One layer of L towers side by side, each with its own weights."""
 
-    def __init__(self, towers: int, in_width: int, out_width: int, *, gain: float) -> None:
+    def __init__(
+        self, towers: int, in_width: int, out_width: int, *, gain: float, bias: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(towers, in_width, out_width))
-        self.bias = nn.Parameter(torch.empty(towers, 1, out_width))
+        self.bias = nn.Parameter(torch.empty(towers, 1, out_width)) if bias else None
         self.std = gain / math.sqrt(in_width)
 
     def forward(self, x_LNI: torch.Tensor) -> torch.Tensor:
         """Maps [L, N, in] to [L, N, out]."""
+        if self.bias is None:
+            return torch.bmm(x_LNI, self.weight)
         return torch.baddbmm(self.bias, x_LNI, self.weight)
 
 

@@ -57,9 +57,8 @@ class LocalGlobalAttention(FastAttention):
         older, num_random = n - self._local, len(self.random.weight)
         if older <= num_random:
             return torch.arange(n, device=device)
-        # A normal draw through its distribution function is uniform. A stretch is longer than one
-        # behaviour, so no two places are the same.
+        # A normal draw through its distribution function is uniform.
         within = torch.special.ndtr(self.random.weight[:, 0].double()).clamp(max=1.0 - 1e-9)
-        stretch = torch.arange(num_random, device=device)
-        random = ((stretch + within) * older / num_random).long()
+        edges = torch.arange(num_random + 1, device=device) * older // num_random
+        random = edges[:-1] + (within * edges.diff()).long()
         return torch.cat([random, torch.arange(older, n, device=device)])

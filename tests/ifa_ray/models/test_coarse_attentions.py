@@ -75,18 +75,37 @@ def test_with_a_cluster_for_each_query_it_is_softmax_attention(T):
 
 
 @torch.no_grad()
-def test_each_query_reads_what_the_mean_of_its_cluster_reads():
-    attention = make_attention(ClusteredAttention)
+def test_a_query_reads_as_its_cluster_but_for_the_best_keys():
+    attention, heads, best_keys = make_attention(ClusteredAttention), 4, 2
     queries, keys, values = draw(30, WIDTH), draw(25, WIDTH, seed=1), draw(25, WIDTH, seed=2)
     query, key, value = attention.query(queries), attention.key(keys), attention.value(values)
     assigned = literal_k_means(query @ attention.planes.weight.T >= 0, 6)
     assert len(set(assigned)) > 1
     expected = []
-    for own in assigned:
+    for q, own in zip(query, assigned, strict=True):
         members = [c for c, other in enumerate(assigned) if other == own]
         mean = query[members].mean(dim=0)
-        expected.append(attention.output(softmax_read(mean, key, value)))
+        parts = [slice(h * 4, h * 4 + 4) for h in range(heads)]
+        weights = [(key[:, part] @ mean[part] / 2).softmax(dim=0) for part in parts]
+        best = sum(weights).argsort(descending=True)[:best_keys]
+        read = []
+        for part, weight in zip(parts, weights, strict=True):
+            mine = (key[best, part] @ q[part] / 2).softmax(dim=0) * weight[best].sum()
+            weight[best] = mine
+            read.append(weight @ value[:, part])
+        expected.append(attention.output(torch.cat(read)))
     assert_close(attention.attend_one(queries, keys, values), torch.stack(expected))
+
+
+@pytest.mark.parametrize("T", [1, 5])
+@torch.no_grad()
+def test_with_all_keys_among_the_best_it_is_softmax_attention(T):
+    config = make_config("ifa", top_k=20)
+    attention = make_attention(ClusteredAttention, config=config)
+    queries, keys = draw(100, WIDTH), draw(T, WIDTH, seed=1)
+    key, value = attention.key(keys), attention.value(keys)
+    expected = [attention.output(softmax_read(q, key, value)) for q in attention.query(queries)]
+    assert_close(attention.attend_one(queries, keys, keys), torch.stack(expected))
 
 
 @pytest.mark.parametrize("T", [1, 40])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ifa_ray.config import ModelConfig
+from ifa_ray.config import ModelConfig, require
 from ifa_ray.models.chosen_attention import chosen_attention
 from ifa_ray.models.fast_attention.base import FastAttention
 from ifa_ray.models.head_walk import walk_heads
@@ -24,15 +24,22 @@ _BITS = 64
 # Distances searched at once: 2 MiB of them, so that they are read from a cache.
 _CHUNK_SCORES = 1 << 19
 
-# Integers up to here are exact in float32.
-_EXACT = 1 << 24
+# Integers up to 2**24 are exact in float32.
+_LONGEST = (1 << 24) // (_BITS + 1)
 
 
 class EtaAttention(FastAttention):
     """Queries read the top_k behaviours that are nearest by bits: O(C T P) in the search."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Builds the attention.
+
+        Raises:
+            ConfigError: if max_history is longer than distances can be told apart exactly.
+        """
         super().__init__()
+        require(config.max_history <= _LONGEST, "max_history", config.max_history,
+                f"<= {_LONGEST} for the search by Hamming distance")  # fmt: skip
         self._heads, self._top_k = config.num_heads, config.top_k
         self.query = Projection(config.width, config.width, scale=QUERY_KEY_SCALE)
         self.key = Projection(config.width, config.width, scale=QUERY_KEY_SCALE)
@@ -55,13 +62,14 @@ class EtaAttention(FastAttention):
 
 
 def nearest_codes(bits_CP: torch.Tensor, bits_TP: torch.Tensor, k: int) -> torch.Tensor:
-    """Of each query the k keys of least Hamming distance, int64 [C, k], oldest first.
+    """Of each query the k keys of least Hamming distance, int64 [C, k], oldest first; P <= 64.
 
     Of equally near ones the latest. A product of -1 and 1 counts equal bits less differing ones;
     times T plus the place, no two of a row's are equal, and all are exact in float32.
     """
     (C, P), T = bits_CP.shape, len(bits_TP)
-    assert (P + 1) * T <= _EXACT, (P, T)
+    assert P <= _BITS, P
+    assert T <= _LONGEST, T
     if k == T:
         return torch.arange(T, device=bits_CP.device).expand(C, T)
     sign_CP = (bits_CP.float() * 2 - 1) * T

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from attention_cases import WIDTH, assert_close, draw, make_attention, softmax_read
+from rank_cases import make_config
 
+from ifa_ray.errors import ConfigError
 from ifa_ray.models.fast_attention import EtaAttention, LocalGlobalAttention, SdimAttention
 from ifa_ray.models.fast_attention.eta import nearest_codes
 from ifa_ray.models.head_walk import walk_heads
@@ -102,6 +104,11 @@ def test_eta_attends_to_the_nearest_by_bits(T):
         for q, found in zip(attention.query(queries), chosen, strict=True)
     ]
     assert_close(attention.attend_one(queries, keys, values), torch.stack(expected))
+
+
+def test_a_history_too_long_for_exact_distances_is_refused():
+    with pytest.raises(ConfigError, match=r"max_history == 300000, must be <= 258111"):
+        EtaAttention(make_config("eta", max_history=300_000))
 
 
 def test_codes_find_what_is_alike():

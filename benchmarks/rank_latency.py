@@ -170,12 +170,12 @@ def table(results: list[Result]) -> str:
                 "",
                 f"{r.task}: m = {r.m:,}, n = {r.n:,}, width {r.width}, top_k {r.top_k}, "
                 f"{r.trials} trials",
-                f"  {'model':<15} {'p50 ms':>9} {'p25':>9} {'p75':>9} {'min':>9} "
+                f"  {'model':<16} {'p50 ms':>9} {'p25':>9} {'p75':>9} {'min':>9} "
                 f"{'x ' + BASELINE:>7}",
             ]
             previous = block
         lines.append(
-            f"  {r.model:<15} {r.p50_ms:9.2f} {r.p25_ms:9.2f} {r.p75_ms:9.2f} {r.min_ms:9.2f} "
+            f"  {r.model:<16} {r.p50_ms:9.2f} {r.p25_ms:9.2f} {r.p75_ms:9.2f} {r.min_ms:9.2f} "
             f"{r.times_baseline:7.2f}"
         )
     return "\n".join(lines[1:])

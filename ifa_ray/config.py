@@ -15,6 +15,7 @@ from ifa_ray.schema import OBJECTIVES
 
 __all__ = [
     "CROSS_FEATURES",
+    "MODULES",
     "RANKING_RULES",
     "Config",
     "ModelConfig",
@@ -30,6 +31,16 @@ the same ones.
 user met the candidate's category or author, clicked, viewed long and liked it, and how long ago the
 last time was. `user`: the same of any candidate, so of the user alone. These counts lift all
 models, so a comparison reports with and without them.
+"""
+
+MODULES = ("sequence_attention", "mmoe", "pepnet", "layer_norm", "residual")
+"""The optional modules of the paper's section 4.2; every model of a comparison gets the same ones.
+
+`sequence_attention`: behaviours read each other before candidates read them. `mmoe`: objectives mix
+shared experts instead of having first layers of their own. `pepnet`: user and channel gate the
+towers' input (EPNet) and hidden units (PPNet). `layer_norm`: of the towers' input. `residual`:
+around the towers' hidden layers; around the attention, F_can + F_cs, it would change nothing,
+because the towers get F_can beside F_cs.
 """
 
 RANKING_RULES = ("pitctr", "long_view")
@@ -88,6 +99,7 @@ class ModelConfig(Config):
             F_can * F_cs, which every model then gets.
         id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
         cross_features: of `CROSS_FEATURES`, those that are on.
+        modules: of `MODULES`, those that are on; none in the paper's experiments.
         ifa_plus_without: parts of `ifa_plus` switched off, for ablations; see
             `ifa_ray.models.ifa_plus.PARTS`.
     """
@@ -105,6 +117,7 @@ class ModelConfig(Config):
     author_buckets: int = 5_000
     user_buckets: int = 2_000
     cross_features: tuple[str, ...] = ("channel",)
+    modules: tuple[str, ...] = ()
     ifa_plus_without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -119,11 +132,17 @@ class ModelConfig(Config):
             raise unknown_name("ranking_rule", self.ranking_rule, RANKING_RULES)
         require(all(w >= 1 for w in self.tower_widths), "tower_widths", self.tower_widths,
                 "positive widths")  # fmt: skip
-        for feature in self.cross_features:
-            if feature not in CROSS_FEATURES:
-                raise unknown_name("cross_features", feature, CROSS_FEATURES)
-        require(len(set(self.cross_features)) == len(self.cross_features), "cross_features",
-                self.cross_features, "named once each")  # fmt: skip
+        _require_names("cross_features", self.cross_features, CROSS_FEATURES)
+        _require_names("modules", self.modules, MODULES)
+        require(bool(self.tower_widths) or "mmoe" not in self.modules, "tower_widths",
+                self.tower_widths, "at least one width: the experts of mmoe")  # fmt: skip
+
+
+def _require_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown_name(field, name, known)
+    require(len(set(names)) == len(names), field, names, "named once each")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ __all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "pre
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
 MODEL_ARMS = (
-    "avg_pooling", "din", "full_attention", "ifa", "ifa_fsm", "ifa_fsm_ram", "ifa_plus", "sim_hard",
+    "avg_pooling", "din", "eta", "full_attention", "ifa", "ifa_clustered", "ifa_fsm", "ifa_fsm_ram",
+    "ifa_inducing", "ifa_linformer", "ifa_local_global", "ifa_lsh", "ifa_plus", "sdim", "sim_hard",
     "sim_soft", "twin",
 )  # fmt: skip
 

@@ -14,6 +14,15 @@ from ifa_ray.models.full_attention import DIN, FullAttention
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.ifa_ablations import IFAWithoutFSM, IFAWithoutFSMAndRAM
 from ifa_ray.models.ifa_plus import IFAPlus
+from ifa_ray.models.ifa_swapped import (
+    Eta,
+    IFAClustered,
+    IFAInducing,
+    IFALinformer,
+    IFALocalGlobal,
+    IFALsh,
+    Sdim,
+)
 from ifa_ray.models.layers import initialise
 from ifa_ray.models.sim import SIMHard, SIMSoft
 from ifa_ray.models.twin import Twin
@@ -23,11 +32,18 @@ __all__ = ["MODELS", "RankModel", "build_model"]
 MODELS: dict[str, type[RankModel]] = {
     "avg_pooling": AvgPooling,
     "din": DIN,
+    "eta": Eta,
     "full_attention": FullAttention,
     "ifa": IFA,
+    "ifa_clustered": IFAClustered,
     "ifa_fsm": IFAWithoutFSM,
     "ifa_fsm_ram": IFAWithoutFSMAndRAM,
+    "ifa_inducing": IFAInducing,
+    "ifa_linformer": IFALinformer,
+    "ifa_local_global": IFALocalGlobal,
+    "ifa_lsh": IFALsh,
     "ifa_plus": IFAPlus,
+    "sdim": Sdim,
     "sim_hard": SIMHard,
     "sim_soft": SIMSoft,
     "twin": Twin,

@@ -26,6 +26,7 @@ from ifa_ray.models.embedding import (
     UserEmbedding,
 )
 from ifa_ray.models.layers import Table
+from ifa_ray.models.modules import SequenceAttention
 from ifa_ray.models.towers import Towers
 from ifa_ray.schema import OBJECTIVES
 
@@ -121,6 +122,11 @@ class RankModel(nn.Module, ABC):
         self.actions = ActionEmbedding(config.width)
         self.user = UserEmbedding(config)
         self.cross = CrossEmbedding(config)
+        self.sequence_attention = (
+            SequenceAttention(config.width, config.phi)
+            if "sequence_attention" in config.modules
+            else None
+        )
         shared_width = config.width * (1 if config.strict_paper_concat else 3)
         self.towers = Towers(
             block_width=shared_width + extra_width + self.cross.width,
@@ -128,6 +134,7 @@ class RankModel(nn.Module, ABC):
             channel="channel" in config.cross_features,
             tower_widths=config.tower_widths,
             objectives=len(OBJECTIVES),
+            modules=config.modules,
         )
 
     @abstractmethod
@@ -151,16 +158,19 @@ class RankModel(nn.Module, ABC):
         # One look-up for both, so that a sparse table gets one gradient.
         embedded = self.items(torch.cat([batch.candidate_rows_BC, history_rows_BT], dim=1))
         can_BCD, items_BTD = embedded[:, :C], embedded[:, C:]
-        actions_BT = batch.history_actions_BT[:, reads]
+        actions_BT, mask_BT = batch.history_actions_BT[:, reads], batch.mask_BT[:, reads]
+        features_BTD = items_BTD + self.actions(actions_BT)
+        if self.sequence_attention is not None:
+            features_BTD = self.sequence_attention(features_BTD, mask_BT)
         behaviours = Behaviours(
             items_BTD=items_BTD,
-            features_BTD=items_BTD + self.actions(actions_BT),
+            features_BTD=features_BTD,
             actions_BT=actions_BT,
             gap_BT=batch.history_gap_BT[:, reads],
             age_days_BT=batch.history_age_days_BT[:, reads],
             code_BT=batch.history_code_BT[:, reads],
             rows_BT=history_rows_BT,
-            mask_BT=batch.mask_BT[:, reads],
+            mask_BT=mask_BT,
         )
         candidates = Candidates(
             features_BCD=can_BCD,

@@ -11,7 +11,19 @@ import math
 import torch
 from torch import nn
 
-__all__ = ["Dense", "Projection", "Table", "TowerLayer", "initialise"]
+__all__ = [
+    "QUERY_KEY_SCALE",
+    "Dense",
+    "Projection",
+    "RandomPlanes",
+    "Table",
+    "TowerLayer",
+    "initialise",
+]
+
+QUERY_KEY_SCALE = 2.0
+"""Where projections of queries and keys start: attention is nearly uniform for small ones; with
+larger ones it chooses from the first step."""
 
 
 class Dense(nn.Linear):
@@ -58,17 +70,40 @@ class Table(nn.Embedding):
         """Does nothing: `initialise` does, from a seed."""
 
 
+class RandomPlanes(nn.Module):
+    """Fixed random directions, N(0, I), that vectors are hashed by.
+
+    Drawn from the seed as weights are, saved with them, never trained: a model that was loaded
+    hashes as the one that was saved.
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, planes: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.empty(planes, width))
+        self.std = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """How far vectors [*, D] lie along each direction, [*, P]."""
+        return nn.functional.linear(x, self.weight)
+
+
 class TowerLayer(nn.Module):
     """One layer of L towers side by side, each with its own weights."""
 
-    def __init__(self, towers: int, in_width: int, out_width: int, *, gain: float) -> None:
+    def __init__(
+        self, towers: int, in_width: int, out_width: int, *, gain: float, bias: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(towers, in_width, out_width))
-        self.bias = nn.Parameter(torch.empty(towers, 1, out_width))
+        self.bias = nn.Parameter(torch.empty(towers, 1, out_width)) if bias else None
         self.std = gain / math.sqrt(in_width)
 
     def forward(self, x_LNI: torch.Tensor) -> torch.Tensor:
         """Maps [L, N, in] to [L, N, out]."""
+        if self.bias is None:
+            return torch.bmm(x_LNI, self.weight)
         return torch.baddbmm(self.bias, x_LNI, self.weight)
 
 
@@ -82,7 +117,7 @@ def initialise(model: nn.Module, seed: int) -> None:
     for name, layer in sorted(model.named_modules()):
         if isinstance(layer, Projection):
             nn.init.eye_(layer.weight).mul_(layer.scale)
-        if not isinstance(layer, Dense | Table | TowerLayer):
+        if not isinstance(layer, Dense | Table | TowerLayer | RandomPlanes):
             continue
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

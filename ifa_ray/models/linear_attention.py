@@ -15,17 +15,13 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from ifa_ray.models.layers import Projection
+from ifa_ray.models.layers import QUERY_KEY_SCALE, Projection
 
 __all__ = ["LinearAttention", "SequenceState", "feature_map", "naive_linear_attention"]
 
 EPS = 1e-6
 """Added to a degree that was divided by n, so it is relative to n. It is what makes the empty
 history, and a query whose ReLU features are all zero, give 0 instead of NaN."""
-
-# Softplus attention is nearly uniform for small queries and keys; larger ones let it choose from
-# the first step.
-QUERY_KEY_SCALE = 2.0
 
 
 def feature_map(x: torch.Tensor, phi: str) -> torch.Tensor:

@@ -1,8 +1,10 @@
 """From the features of every candidate to its logits: one MLP per objective (section 4.2, eq. 4).
 
-Knows blocks of features by their widths; knows not what they mean.
+Knows blocks of features by their widths; knows not what they mean. Of the optional modules
+(`ifa_ray.models.modules`) those of the towers are put in place here.
 
-Letters: B requests, C candidates, L objectives, H hidden width, U width of user features.
+Letters: B requests, C candidates, N = B C, L objectives, H hidden width, U width of user features,
+E experts, X width of all blocks together, Y width of a channel.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from torch import nn
 
 from ifa_ray.data.features import NUM_CHANNELS
 from ifa_ray.models.layers import Dense, Table, TowerLayer
+from ifa_ray.models.modules import Gate, mix_experts
 
 __all__ = ["Towers"]
 
 _CHANNEL_WIDTH = 8
 _RELU_GAIN = math.sqrt(2.0)
+
+# Small, so that a tower with skips starts close to one without.
+_SKIP_GAIN = 0.3
 
 # Few candidates are shown; starting there saves every model the same first steps.
 _IMPRESSION_BIAS = -3.0
@@ -41,6 +47,7 @@ class Towers(nn.Module):
         tower_widths: tuple[int, ...],
         objectives: int,
         channel: bool = True,
+        modules: tuple[str, ...] = (),
     ) -> None:
         """Builds the towers.
 
@@ -50,12 +57,16 @@ class Towers(nn.Module):
             tower_widths: hidden widths of each tower.
             objectives: L.
             channel: whether the retrieval channel is a feature.
+            modules: of `ifa_ray.config.MODULES`; those that are not of the towers are passed over.
         """
         super().__init__()
         self._objectives = objectives
         widths = (*tower_widths, 1)
-        first = objectives * widths[0]
-        fan_in = block_width + user_width + _CHANNEL_WIDTH * channel
+        # With MMoE as many experts as there were towers, and beside them their gates.
+        self._experts = objectives if "mmoe" in modules else 0
+        first = objectives * widths[0] + objectives * self._experts
+        channel_width = _CHANNEL_WIDTH if channel else 0
+        fan_in = block_width + user_width + channel_width
         gain = _RELU_GAIN if tower_widths else 1.0
         self.from_blocks = Dense(block_width, first, gain=gain * math.sqrt(block_width / fan_in))
         self.from_user = Dense(
@@ -71,6 +82,20 @@ class Towers(nn.Module):
             TowerLayer(objectives, i, o, gain=_RELU_GAIN if o > 1 else 0.1)
             for i, o in itertools.pairwise(widths)
         )
+        self.norm = nn.LayerNorm(block_width) if "layer_norm" in modules else None
+        # Pre-activation, S x + W relu(x): towers get narrower, so S is a product and no identity.
+        # None around the layer that gives the logit.
+        self.skips = nn.ModuleList(
+            TowerLayer(objectives, i, o, gain=_SKIP_GAIN, bias=False)
+            for i, o in itertools.pairwise(tower_widths if "residual" in modules else ())
+        )
+        self.input_gate, self.hidden_gate = None, None
+        if "pepnet" in modules:
+            prior = (user_width, channel_width)
+            self.input_gate = Gate(block_width, *prior, block_width)  # EPNet
+            if tower_widths:
+                self.hidden_gate = Gate(block_width, *prior, objectives * sum(tower_widths))
+        self._hidden_widths = tower_widths
 
     @torch.no_grad()
     def start_at_prior(self) -> None:
@@ -93,13 +118,38 @@ class Towers(nn.Module):
             [B, C, L] float32.
         """
         B, C = channel_BC.shape
-        L = self._objectives
-        hidden = self.from_blocks(torch.cat(blocks, dim=-1))
+        x_BCX = torch.cat(blocks, dim=-1)
+        if self.norm is not None:
+            x_BCX = self.norm(x_BCX)
+        gates: list[torch.Tensor] = []
+        if self.input_gate is not None:
+            channel_BCY = None if self.channel is None else self.channel(channel_BC)
+            x_BCX = x_BCX * self.input_gate(x_BCX, user_BU, channel_BCY)
+            if self.hidden_gate is not None:
+                gates = self._hidden_gates(self.hidden_gate(x_BCX, user_BU, channel_BCY))
+        hidden = self.from_blocks(x_BCX)
         hidden = hidden + self.from_user(user_BU)[:, None]
         if self.channel is not None and self.from_channel is not None:
             channel_rows = self.from_channel(self.channel.weight)
             hidden = hidden + nn.functional.embedding(channel_BC, channel_rows)
-        x_LNH = hidden.view(B * C, L, -1).transpose(0, 1)
-        for layer in self.layers:
-            x_LNH = layer(torch.relu(x_LNH))
-        return x_LNH[..., 0].T.reshape(B, C, L)
+        x_LNH = self._towers_of(hidden.flatten(0, 1))
+        for i, layer in enumerate(self.layers):
+            active_LNH = torch.relu(x_LNH)
+            if gates:
+                active_LNH = active_LNH * gates[i]
+            out_LNH = layer(active_LNH)
+            x_LNH = out_LNH + self.skips[i](x_LNH) if i < len(self.skips) else out_LNH
+        return x_LNH[..., 0].T.reshape(B, C, self._objectives)
+
+    def _towers_of(self, first_NX: torch.Tensor) -> torch.Tensor:
+        """What each tower makes of the first product, [L, N, H]: its own part, or a mixture."""
+        N, L, E = len(first_NX), self._objectives, self._experts
+        if not E:
+            return first_NX.view(N, L, -1).transpose(0, 1)
+        gate_NX, hidden_NX = first_NX.split([L * E, first_NX.shape[1] - L * E], dim=1)
+        return mix_experts(hidden_NX.unflatten(1, (E, -1)), gate_NX.unflatten(1, (L, E)))
+
+    def _hidden_gates(self, factors_BCG: torch.Tensor) -> list[torch.Tensor]:
+        """PPNet's factors of each hidden layer's units, [L, N, H] each."""
+        factors_LNX = factors_BCG.flatten(0, 1).unflatten(1, (self._objectives, -1)).transpose(0, 1)
+        return list(factors_LNX.split(list(self._hidden_widths), dim=-1))

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from ifa_ray.models.layers import initialise
@@ -46,3 +47,22 @@ def test_only_the_impression_starts_at_its_prior():
         after = towers([torch.ones(1, 1, 7)], torch.ones(1, 4), torch.zeros(1, 1, dtype=torch.long))
         difference = (after - before)[0, 0]
         torch.testing.assert_close(difference, torch.tensor([-3.0, 0.0, 0.0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("channel", [True, False])
+@pytest.mark.parametrize("tower_widths", [(), (6, 5)])
+@pytest.mark.parametrize("step", [1, 4, 9, 100])
+def test_scoring_a_few_candidates_at_a_time_changes_nothing(
+    channel, tower_widths, step, monkeypatch
+):
+    monkeypatch.setattr("ifa_ray.models.towers._CHUNK_CANDIDATES", step)
+    towers = Towers(
+        block_width=7, user_width=4, tower_widths=tower_widths, objectives=3, channel=channel
+    )
+    initialise(towers, seed=3)
+    generator = torch.Generator().manual_seed(1)
+    blocks = [torch.randn(2, 9, 3, generator=generator), torch.randn(2, 1, 4).expand(2, 9, 4)]
+    inputs = (blocks, torch.randn(2, 4), torch.randint(0, 16, (2, 9), generator=generator))
+    learned = towers(*inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(towers(*inputs), learned, rtol=1e-5, atol=1e-6)

@@ -61,8 +61,10 @@ def test_scoring_a_few_candidates_at_a_time_changes_nothing(
     )
     initialise(towers, seed=3)
     generator = torch.Generator().manual_seed(1)
-    blocks = [torch.randn(2, 9, 3, generator=generator), torch.randn(2, 1, 4).expand(2, 9, 4)]
-    inputs = (blocks, torch.randn(2, 4), torch.randint(0, 16, (2, 9), generator=generator))
+    same_for_all = torch.randn(2, 1, 4, generator=generator).expand(2, 9, 4)
+    blocks = [torch.randn(2, 9, 3, generator=generator), same_for_all]
+    channels = torch.randint(0, 16, (2, 9), generator=generator)
+    inputs = (blocks, torch.randn(2, 4, generator=generator), channels)
     learned = towers(*inputs)
     with torch.no_grad():
         torch.testing.assert_close(towers(*inputs), learned, rtol=1e-5, atol=1e-6)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ifa_ray.models import MODELS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,9 +24,8 @@ def quick(tmp_path_factory):
 def test_every_model_is_timed_at_ranking_and_training(quick):
     text, document = quick
     timed = {(row["task"], row["model"]) for row in document["results"]}
-    models = {"avg_pooling", "ifa", "ifa_plus", "twin"}
-    assert timed == {(task, model) for task in ("rank", "train") for model in models}
-    for model in models:
+    assert timed == {(task, model) for task in ("rank", "train") for model in MODELS}
+    for model in MODELS:
         assert text.count(f"  {model} ") == 2
 
 

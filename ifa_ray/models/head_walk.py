@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["walk_heads", "walk_heads_naive"]
+__all__ = ["HeadWalk", "walk_heads", "walk_heads_naive"]
 
 # Rows are cut into blocks, at least 5 for each score that is looked for. The K-th largest of the
 # blocks' maxima is at most the K-th largest score, so only blocks that reach it are looked into: a
@@ -44,21 +44,38 @@ def walk_heads_naive(scores_HCT: torch.Tensor, k: int) -> torch.Tensor:
 
 def walk_heads(scores_HCT: torch.Tensor, k: int) -> torch.Tensor:
     """As `walk_heads_naive` for k <= T, the chosen of each candidate in order of time."""
-    H, C, T = scores_HCT.shape
-    assert 1 <= k <= T, (k, T)
-    if scores_HCT.device.type != "cpu":
-        return _walk_on_device(torch.topk(scores_HCT, k, dim=-1).indices)
-    # Where heads disagree, the walk ends long before the k-th place of any. Twice the least
-    # possible depth is tried, and where it yields too few, all k.
-    depth = min(k, -(-2 * k // H))
-    best_RK = _best_of_rows(scores_HCT.reshape(H * C, T), depth)
-    chosen_CK, enough_C = _walk(best_RK.reshape(H, C, depth), k)
-    if not enough_C.all():
-        rest_HNT = scores_HCT[:, torch.from_numpy(np.flatnonzero(~enough_C))]
-        N = rest_HNT.shape[1]
-        best_RK = _best_of_rows(rest_HNT.reshape(H * N, T), k)
-        chosen_CK[~enough_C], _ = _walk(best_RK.reshape(H, N, k), k)
-    return torch.from_numpy(chosen_CK)
+    return HeadWalk(len(scores_HCT), k).walk(scores_HCT)
+
+
+class HeadWalk:
+    """`walk_heads` for one chunk of candidates after another.
+
+    Where heads disagree, the walk ends long before the k-th place of any, so twice the least
+    possible depth is tried first, and all k places for the candidates that it leaves with too few.
+    Once these are many, as where heads agree, later chunks start with all k. What is found does not
+    depend on it.
+    """
+
+    def __init__(self, num_heads: int, k: int) -> None:
+        self._k = k
+        self._depth = min(k, -(-2 * k // num_heads))
+
+    def walk(self, scores_HCT: torch.Tensor) -> torch.Tensor:
+        """The chosen of each candidate in order of time, int64 [C, k]."""
+        (H, C, T), k, depth = scores_HCT.shape, self._k, self._depth
+        assert 1 <= k <= T, (k, T)
+        if scores_HCT.device.type != "cpu":
+            return _walk_on_device(torch.topk(scores_HCT, k, dim=-1).indices)
+        best_RK = _best_of_rows(scores_HCT.reshape(H * C, T), depth)
+        chosen_CK, enough_C = _walk(best_RK.reshape(H, C, depth), k)
+        if not enough_C.all():
+            rest_HNT = scores_HCT[:, torch.from_numpy(np.flatnonzero(~enough_C))]
+            N = rest_HNT.shape[1]
+            best_RK = _best_of_rows(rest_HNT.reshape(H * N, T), k)
+            chosen_CK[~enough_C], _ = _walk(best_RK.reshape(H, N, k), k)
+            if 4 * N > C:
+                self._depth = k
+        return torch.from_numpy(chosen_CK)
 
 
 def _best_of_rows(scores_RT: torch.Tensor, k: int) -> npt.NDArray[np.int64]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from ifa_ray.models.head_walk import walk_heads
+from ifa_ray.models.head_walk import HeadWalk
 
 __all__ = ["search"]
 
@@ -24,7 +24,7 @@ _CHUNK_SCORES = 1 << 20
 def search(
     query_CD: torch.Tensor, key_nD: torch.Tensor, bias_nH: torch.Tensor, top_k: int
 ) -> torch.Tensor:
-    """Chooses the behaviours that score best, O(C n D); see `walk_heads` for several heads.
+    """Chooses the behaviours that score best, O(C n D); see `ifa_ray.models.head_walk` for several.
 
     Args:
         query_CD: scaled, so that a score is q.k + bias.
@@ -45,10 +45,10 @@ def search(
     step = min(C, max(1, _CHUNK_SCORES // (H * n)))
     # One buffer for all chunks: fresh memory would cost more than the product.
     buffer = query_CD.new_empty(H * step * n)
-    chosen = []
+    chosen, heads = [], HeadWalk(H, k)
     for part_HNd in query_HCd.split(step, dim=1):
         N = part_HNd.shape[1]
         scores_HNn = buffer[: H * N * n].view(H, N, n)
         torch.baddbmm(bias_H1n, part_HNd, key_Hdn, out=scores_HNn)
-        chosen.append(walk_heads(scores_HNn, k))
+        chosen.append(heads.walk(scores_HNn))
     return torch.cat(chosen)

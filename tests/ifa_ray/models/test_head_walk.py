@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ifa_ray.models.head_walk import _walk_on_device, walk_heads, walk_heads_naive
+from ifa_ray.models.head_walk import HeadWalk, _walk_on_device, walk_heads, walk_heads_naive
 
 
 def walked(scores_HT, k):
@@ -55,6 +55,14 @@ def test_the_walk_goes_as_deep_as_it_must_where_heads_agree(agreeing):
     scores[:, 0] = scores[0, 0]
     expected = walk_heads_naive(scores, 30).sort(dim=1).values
     assert torch.equal(walk_heads(scores, 30), expected)
+
+
+def test_chunks_in_which_heads_agree_do_not_change_what_later_ones_find():
+    heads = HeadWalk(4, 30)
+    agreeing = draw(1, 6, 700, seed=1).repeat(4, 1, 1)
+    for scores in (draw(4, 6, 700, seed=2), agreeing, draw(4, 6, 700, seed=3), agreeing):
+        expected = walk_heads_naive(scores, 30).sort(dim=1).values
+        assert torch.equal(heads.walk(scores), expected)
 
 
 @pytest.mark.parametrize(("H", "C", "T", "k"), CASES)

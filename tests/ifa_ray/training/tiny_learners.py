@@ -11,7 +11,7 @@ from ifa_ray.schema import OBJECTIVES, History, RankRequest, TrainingSample
 from ifa_ray.training.loop import Learner, LearnerArrays
 
 NUM_ITEMS = 60
-MODELS = ("avg_pooling", "twin", "ifa", "ifa_plus")
+MODELS = ("avg_pooling", "sim_soft", "twin", "ifa", "ifa_plus")
 
 
 def make_items() -> ItemTable:

@@ -39,8 +39,8 @@ MODULES = ("sequence_attention", "mmoe", "pepnet", "layer_norm", "residual")
 `sequence_attention`: behaviours read each other before candidates read them. `mmoe`: objectives mix
 shared experts instead of having first layers of their own. `pepnet`: user and channel gate the
 towers' input (EPNet) and hidden units (PPNet). `layer_norm`: of the towers' input. `residual`:
-around the towers' hidden layers; around the attention, F_can + F_cs, it would change nothing,
-because the towers get F_can beside F_cs.
+around the towers' hidden layers; around the attention, F_can + F_cs, it would change nothing where
+the towers get F_can beside F_cs, as they do without `strict_paper_concat`.
 """
 
 RANKING_RULES = ("pitctr", "long_view")

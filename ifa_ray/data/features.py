@@ -23,6 +23,7 @@ from ifa_ray.schema import ACTIONS, RankRequest
 
 __all__ = [
     "COUNTS",
+    "LOG_SCALE",
     "NUM_CHANNELS",
     "NUM_GAPS",
     "NUM_HOURS",
@@ -45,6 +46,10 @@ NUM_LENGTHS = 32
 
 COUNTS = ("impression", "is_click", "long_view", "is_like")
 """What is counted of a candidate's category and author in the history, and of all of it."""
+
+LOG_SCALE = 0.3
+"""Makes of logarithms of counts inputs of usual size, so that they do not drown all others at the
+start: TWIN's and IFA+'s long-view AUC on MovieLens fall by .002 without [measured, two seeds]."""
 
 # Integers, so that a bucket never depends on how a machine rounds a logarithm.
 _GAP_EDGES_MS = (60_000 * 1.6 ** np.arange(NUM_GAPS - 1)).astype(np.int64)
@@ -72,8 +77,8 @@ class Batch:
         user_B: int64 in [0, config.user_buckets).
         hour_B: int64 in [0, NUM_HOURS), UTC.
         length_B: int64 in [0, NUM_LENGTHS), the bucket of the number of behaviours read.
-        cross_counts_BCX: float32, log(1 + how often) of each of `COUNTS` for each of K counted
-            keys, key after key; X = K * len(COUNTS), 0 where no key is counted.
+        cross_counts_BCX: float32, `LOG_SCALE` log(1 + how often) of each of `COUNTS` for each of K
+            counted keys, key after key; X = K * len(COUNTS), 0 where no key is counted.
         cross_gap_BCK: int64 in [0, NUM_GAPS], the bucket of the time since the last behaviour with
             the candidate's key; NUM_GAPS = never.
     """
@@ -201,8 +206,8 @@ def _met(
     """How often and when the history met each candidate's key, O(T + C).
 
     Returns:
-        log(1 + count) of each of `COUNTS`, [C, 4], and the place of the last behaviour with the
-        key, T where there is none.
+        `LOG_SCALE` log(1 + count) of each of `COUNTS`, [C, 4], and the place of the last behaviour
+        with the key, T where there is none.
     """
     T = len(code_T)
     # One row more, of zeros: candidates whose key never occurred have code T.
@@ -214,7 +219,7 @@ def _met(
     last_S = np.full(T + 1, T)
     last_S[:T] = 0
     np.maximum.at(last_S, code_T, np.arange(T))
-    return np.log1p(counts_SX).astype(np.float32)[code_C], last_S[code_C]
+    return (LOG_SCALE * np.log1p(counts_SX)).astype(np.float32)[code_C], last_S[code_C]
 
 
 def _gap_buckets(times_ms_T: npt.NDArray[np.int64], now_ms: int) -> npt.NDArray[np.int64]:

@@ -23,6 +23,7 @@ from ifa_ray.models.embedding import (
     ActionEmbedding,
     CrossEmbedding,
     ItemEmbedding,
+    PerItem,
     UserEmbedding,
 )
 from ifa_ray.models.layers import Table
@@ -66,6 +67,11 @@ class Behaviours:
     code_BT: torch.Tensor
     rows_BT: torch.Tensor
     mask_BT: torch.Tensor
+
+    def latest(self, k: int) -> Behaviours:
+        """The latest k of them."""
+        fields = dataclasses.fields(self)
+        return Behaviours(**{field.name: getattr(self, field.name)[:, -k:] for field in fields})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,6 +210,9 @@ class RankModel(nn.Module, ABC):
         """Prepares a model whose weights will not change for fast inference."""
         self.eval()
         self.items.freeze()
+        for module in self.modules():
+            if isinstance(module, PerItem):
+                module.freeze(self.items)
 
     def sparse_parameters(self) -> Iterator[nn.Parameter]:
         """The hashed tables: their gradients are sparse, for an optimiser that can use them."""

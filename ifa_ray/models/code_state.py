@@ -16,6 +16,8 @@ import math
 
 import torch
 
+from ifa_ray.data.features import LOG_SCALE
+
 __all__ = ["NO_DECAY", "CodeState"]
 
 NO_DECAY = math.inf
@@ -98,12 +100,12 @@ class CodeState:
     def read(self, code_BC: torch.Tensor, *, rates: bool = True) -> torch.Tensor:
         """What the history says of each candidate's code, [B, C, X] (or [B, C, D]).
 
-        For each decay log(1 + sum of weights), and of each value by how much its mean at this code
-        is above its mean over all codes; 0 where the code never occurred.
+        For each decay `LOG_SCALE` log(1 + sum of weights), and of each value by how much its mean
+        at this code is above its mean over all codes; 0 where the code never occurred.
         """
         B, S, _ = self.sums_BSX.shape
         weight, value = self._weight_and_value(self.sums_BSX)
-        features = [torch.log1p(weight)]
+        features = [LOG_SCALE * torch.log1p(weight)]
         if rates:
             mean = self._mean()
             features.append(_RATE_SCALE * ((value + _PRIOR * mean) / (weight + _PRIOR) - mean))
@@ -114,7 +116,7 @@ class CodeState:
     def read_all(self, *, rates: bool = True) -> torch.Tensor:
         """What the whole history says, [B, 1, X] (or [B, 1, D]): log-weights and the means."""
         weight, _ = self._weight_and_value(self.sums_BSX.sum(dim=1, keepdim=True))
-        features = [torch.log1p(weight), _RATE_SCALE * self._mean()]
+        features = [LOG_SCALE * torch.log1p(weight), _RATE_SCALE * self._mean()]
         return torch.cat(features if rates else features[:1], dim=-1).flatten(2)
 
     def _mean(self) -> torch.Tensor:

@@ -9,6 +9,8 @@ Letters: R rows of the catalogue (row 0 is the unknown item), D width, U width o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ __all__ = [
     "ActionEmbedding",
     "CrossEmbedding",
     "ItemEmbedding",
+    "PerItem",
     "UserEmbedding",
 ]
 
@@ -33,6 +36,9 @@ NUM_CATEGORIES = 256
 # Two per doubling, from one second to an hour and a half; row 0 has no duration.
 _DURATION_EDGES_MS = (1000 * 2.0 ** (np.arange(26) / 2)).astype(np.int64)
 _SMALL_WIDTH = 8
+
+_ROWS_AT_ONCE = 65_536
+_MAX_FROZEN_BYTES = 1 << 30
 
 
 class ItemEmbedding(nn.Module):
@@ -86,7 +92,7 @@ class ItemEmbedding(nn.Module):
         """
         with torch.inference_mode():
             rows_R = torch.arange(len(self._id_R), device=self._id_R.device)
-            self._frozen_RD = torch.cat([self._embed(rows) for rows in rows_R.split(65_536)])
+            self._frozen_RD = torch.cat([self._embed(rows) for rows in rows_R.split(_ROWS_AT_ONCE)])
 
     def train(self, mode: bool = True) -> ItemEmbedding:
         """Sets the mode; training forgets what `freeze` computed."""
@@ -104,6 +110,40 @@ class ItemEmbedding(nn.Module):
         if self.content is not None:
             embedded = embedded + self.content(self._content_RX[rows])
         return embedded
+
+
+class PerItem(nn.Module):
+    """A function of an item's embedding alone: computed while learning, looked up when frozen.
+
+    A request then costs one read of a row for each item in place of products.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Wraps the function: embeddings [..., D] to [..., X], row by row."""
+        super().__init__()
+        self._function = function
+        self._frozen_RX: torch.Tensor | None = None
+
+    def forward(self, embedded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Applies the function to items, given their embeddings [..., D] and their rows [...]."""
+        if self._frozen_RX is not None and not torch.is_grad_enabled():
+            return nn.functional.embedding(rows, self._frozen_RX)
+        return self._function(embedded)
+
+    def freeze(self, items: ItemEmbedding) -> None:
+        """Applies it to the whole catalogue, 4 R X bytes; not where that is more than a GiB."""
+        with torch.inference_mode():
+            rows_R = torch.arange(len(items.category_R), device=items.category_R.device)
+            width = self._function(items(rows_R[:1])).shape[-1]
+            if 4 * width * len(rows_R) <= _MAX_FROZEN_BYTES:
+                parts = rows_R.split(_ROWS_AT_ONCE)
+                self._frozen_RX = torch.cat([self._function(items(rows)) for rows in parts])
+
+    def train(self, mode: bool = True) -> PerItem:
+        """Sets the mode; training forgets what `freeze` computed."""
+        if mode:
+            self._frozen_RX = None
+        return super().train(mode)
 
 
 class ActionEmbedding(nn.Module):

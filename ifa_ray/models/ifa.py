@@ -5,12 +5,15 @@ Letters as in `ifa_ray.models.base`.
 
 from __future__ import annotations
 
+import torch
+
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
-from ifa_ray.models.linear_attention import LinearAttention
+from ifa_ray.models.embedding import PerItem
+from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 
-__all__ = ["IFA"]
+__all__ = ["IFA", "SetAttention"]
 
 
 class IFA(RankModel):
@@ -19,13 +22,31 @@ class IFA(RankModel):
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, extra_width=config.width)
         self.candidates_to_sequence = LinearAttention(config.width, config.phi)
-        self.candidates_to_candidates = LinearAttention(config.width, config.phi)
+        self.candidates_to_candidates = SetAttention(config.width, config.phi)
+        self.item_queries = PerItem(self.candidates_to_sequence.queries)
 
     def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs of equation 2 and F_cc of equation 3."""
-        can_BCD = candidates.features_BCD
-        cs_BCD, _ = self.candidates_to_sequence(
-            can_BCD, behaviours.features_BTD, behaviours.mask_BT
-        )
-        cc_BCD, _ = self.candidates_to_candidates(can_BCD, can_BCD, candidates.mask_BC)
-        return Attended(cs_BCD, (cc_BCD,))
+        state = self.candidates_to_sequence.state(behaviours.features_BTD, behaviours.mask_BT)
+        cs_BCD, _ = state.read(self.item_queries(candidates.features_BCD, candidates.rows_BC))
+        return Attended(cs_BCD, (self.candidates_to_candidates.read(candidates),))
+
+
+class SetAttention(LinearAttention):
+    """F_cc: candidates read each other. All of it depends on an item and the weights alone."""
+
+    def __init__(self, width: int, phi: str) -> None:
+        super().__init__(width, phi)
+        self.per_item = PerItem(self._project)
+
+    def read(self, candidates: Candidates) -> torch.Tensor:
+        """Equation 3, [B, C, D]."""
+        projected = self.per_item(candidates.features_BCD, candidates.rows_BC)
+        phi_q_BCF, phi_k_BCF, v_BCD = projected.chunk(3, dim=-1)
+        cc_BCD, _ = SequenceState.of(phi_k_BCF, v_BCD, candidates.mask_BC).read(phi_q_BCF)
+        return cc_BCD
+
+    def _project(self, features: torch.Tensor) -> torch.Tensor:
+        """phi(Q), phi(K) and V of items side by side, [..., 3 D]."""
+        parts = (self.queries(features), self.keys(features), self.value(features))
+        return torch.cat(parts, dim=-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates
-from ifa_ray.models.linear_attention import LinearAttention
+from ifa_ray.models.ifa import SetAttention
 from ifa_ray.models.twin import Twin
 
 __all__ = ["IFAWithoutFSM", "IFAWithoutFSMAndRAM"]
@@ -19,12 +19,11 @@ class IFAWithoutFSM(Twin):
 
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, extra_width=config.width)
-        self.candidates_to_candidates = LinearAttention(config.width, config.phi)
+        self.candidates_to_candidates = SetAttention(config.width, config.phi)
 
     def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """TWIN's F_cs, and F_cc of equation 3."""
-        can_BCD = candidates.features_BCD
-        cc_BCD, _ = self.candidates_to_candidates(can_BCD, can_BCD, candidates.mask_BC)
+        cc_BCD = self.candidates_to_candidates.read(candidates)
         return Attended(super().attend(candidates, behaviours).cs_BCD, (cc_BCD,))
 
 

@@ -71,7 +71,10 @@ class SequenceState:
 
         The mask is applied to phi(K) after phi: softplus(0) is 0.69, so zeroing K would not do.
         """
-        phi_k_BTF = torch.where(mask_BT[..., None], phi_k_BTF.float(), 0.0)
+        phi_k_BTF = phi_k_BTF.float()
+        # One request alone has no padding, and on a CPU finding that out costs nothing.
+        if mask_BT.device.type != "cpu" or not mask_BT.all():
+            phi_k_BTF = torch.where(mask_BT[..., None], phi_k_BTF, 0.0)
         return cls(
             values_BFE=phi_k_BTF.transpose(1, 2) @ v_BTE.float(),
             mass_BF=phi_k_BTF.sum(dim=1),
@@ -116,14 +119,20 @@ class LinearAttention(nn.Module):
         self.key = Projection(width, width, scale=QUERY_KEY_SCALE)
         self.value = Projection(width, width)
 
-    def state(self, keys_BTD: torch.Tensor, mask_BT: torch.Tensor) -> SequenceState:
+    def queries(self, features_BCD: torch.Tensor) -> torch.Tensor:
+        """phi(Q), [B, C, F]."""
+        return feature_map(self.query(features_BCD), self.phi)
+
+    def keys(self, features_BTD: torch.Tensor) -> torch.Tensor:
+        """phi(K), [B, T, F]."""
+        return feature_map(self.key(features_BTD), self.phi)
+
+    def state(self, features_BTD: torch.Tensor, mask_BT: torch.Tensor) -> SequenceState:
         """The state of a sequence, whose features are both keys and values."""
-        phi_k_BTF = feature_map(self.key(keys_BTD), self.phi)
-        return SequenceState.of(phi_k_BTF, self.value(keys_BTD), mask_BT)
+        return SequenceState.of(self.keys(features_BTD), self.value(features_BTD), mask_BT)
 
     def forward(
         self, queries_BCD: torch.Tensor, keys_BTD: torch.Tensor, mask_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Attends; returns as `SequenceState.read`."""
-        state = self.state(keys_BTD, mask_BT)
-        return state.read(feature_map(self.query(queries_BCD), self.phi))
+        return self.state(keys_BTD, mask_BT).read(self.queries(queries_BCD))

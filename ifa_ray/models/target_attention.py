@@ -27,6 +27,7 @@ from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import NUM_GAPS
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
+from ifa_ray.models.embedding import PerItem
 from ifa_ray.models.layers import Dense, Projection, Table
 from ifa_ray.schema import ACTIONS
 
@@ -83,7 +84,9 @@ class TargetAttention(RankModel):
         )
         self.beta = Dense(cross_features, config.num_heads, bias=False)
         self.register_buffer("_group_P", torch.from_numpy(action_groups()), persistent=False)
-        self._frozen_key_RD: torch.Tensor | None = None
+        # Of an item alone, so that a frozen model looks them up.
+        self.item_queries = PerItem(self.query.forward)
+        self.item_keys = PerItem(self.key.forward)
 
     @abstractmethod
     def read(
@@ -129,35 +132,13 @@ class TargetAttention(RankModel):
             self.action_group(group_BT),
             self.gap(behaviours.gap_BT),
         ]
+        query_BCD = self.item_queries(candidates.features_BCD, candidates.rows_BC)
         return Projected(
-            query_BCD=self.query(candidates.features_BCD) / head_width**0.5,
-            key_BTD=self._keys(behaviours),
+            query_BCD=query_BCD / head_width**0.5,
+            key_BTD=self.item_keys(behaviours.items_BTD, behaviours.rows_BT),
             bias_BTH=self.beta(torch.cat(cross, dim=-1)),
             value_BTD=self.value(torch.cat(unsplit, dim=-1)),
         )
-
-    def freeze(self) -> None:
-        """As `RankModel.freeze`; also computes K_h W^h of every item once, 4 R D bytes."""
-        super().freeze()
-        with torch.inference_mode():
-            rows_R = torch.arange(len(self.items.category_R), device=self.device)
-            self._frozen_key_RD = torch.cat(
-                [self.key(self.items(rows)) for rows in rows_R.split(65_536)]
-            )
-
-    def train(self, mode: bool = True) -> TargetAttention:
-        """Sets the mode; training forgets what `freeze` computed."""
-        if mode:
-            self._frozen_key_RD = None
-        super().train(mode)
-        return self
-
-    def _keys(self, behaviours: Behaviours) -> torch.Tensor:
-        """K_h W^h."""
-        if self._frozen_key_RD is not None and not torch.is_grad_enabled():
-            return embedding(behaviours.rows_BT, self._frozen_key_RD)
-        keys_BTD: torch.Tensor = self.key(behaviours.items_BTD)
-        return keys_BTD
 
 
 def action_groups() -> np.ndarray:

@@ -161,7 +161,7 @@ class Towers(nn.Module):
         """
         B, C = channel_BC.shape
         step = _CHUNK_CANDIDATES if channel_BC.device.type == "cpu" else C
-        weight_XH = self.from_blocks.weight.T
+        weight_XH = self.from_blocks.weight.T.contiguous()
         bias_BH = self.from_blocks.bias + self.from_user(user_BU)
         rows_YH: torch.Tensor | None = None
         if self.channel is not None and self.from_channel is not None:
@@ -176,7 +176,8 @@ class Towers(nn.Module):
                     hidden_NH += nn.functional.embedding(channel_BC[b, part], rows_YH)
                 x_LNH = hidden_NH.view(len(x_NX), self._objectives, -1).transpose(0, 1)
                 for layer in self.layers:
-                    x_LNH = layer(x_LNH.relu_())
+                    assert isinstance(layer, TowerLayer)
+                    x_LNH = layer.infer(x_LNH.relu_())
                 logits_BCL[b, part] = x_LNH[..., 0].T
         return logits_BCL
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from ifa_ray.config import CROSS_FEATURES, ModelConfig
-from ifa_ray.data.features import NUM_GAPS, NUM_HOURS, NUM_LENGTHS, Batch, build_batch
+from ifa_ray.data.features import (
+    LOG_SCALE,
+    NUM_GAPS,
+    NUM_HOURS,
+    NUM_LENGTHS,
+    Batch,
+    build_batch,
+)
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
 from ifa_ray.schema import History, RankRequest
@@ -179,7 +186,7 @@ def test_counts_of_category_and_author_by_hand():
         10, 20, 40, 60, actions=[1, 7, 2, 0], ago_ms=[10 * 60_000, 60_000, 60_000, 1_000]
     )
     batch = build_batch([request([20, 50, 70], past)], items, config)
-    times = torch.expm1(batch.cross_counts_BCX).round()[0].tolist()
+    times = torch.expm1(batch.cross_counts_BCX / LOG_SCALE).round()[0].tolist()
     category, author = [row[:4] for row in times], [row[4:] for row in times]
     # impressions, clicks, long views, likes
     assert category == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 0, 0, 0]]

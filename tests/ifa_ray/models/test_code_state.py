@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ifa_ray.data.features import LOG_SCALE
 from ifa_ray.models.code_state import NO_DECAY, CodeState
 
 DECAYS = (NO_DECAY, 5.0)
@@ -87,11 +88,12 @@ def test_a_code_recalls_its_log_weight_and_how_much_better_it_went_than_the_rest
     state = CodeState.of(values, none, code, none == 0, 3, (NO_DECAY,))
     read = state.read(torch.tensor([[1, 2, 0]]))[0]
     mean = 1 / (4 + 1)
-    assert read[:, 0].tolist() == pytest.approx([math.log(3), math.log(3), 0.0])
+    log = LOG_SCALE * math.log(3)
+    assert read[:, 0].tolist() == pytest.approx([log, log, 0.0])
     expected = [4 * ((1 + 3 * mean) / 5 - mean), 4 * (3 * mean / 5 - mean), 0.0]
     assert read[:, 1].tolist() == pytest.approx(expected, abs=1e-6)
-    assert state.read_all()[0, 0].tolist() == pytest.approx([math.log(5), 4 * mean])
-    assert state.read(torch.tensor([[1]]), rates=False).tolist() == [[[pytest.approx(math.log(3))]]]
+    assert state.read_all()[0, 0].tolist() == pytest.approx([LOG_SCALE * math.log(5), 4 * mean])
+    assert state.read(torch.tensor([[1]]), rates=False).tolist() == [[[pytest.approx(log)]]]
 
 
 def test_an_empty_history_recalls_zeros():

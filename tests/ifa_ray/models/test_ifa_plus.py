@@ -5,7 +5,7 @@ from rank_cases import ITEMS, make_config, make_request
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import build_model
-from ifa_ray.models.ifa_plus import PARTS
+from ifa_ray.models.ifa_plus import FAMILIES, PARTS
 
 
 def logits_of(config, request):
@@ -30,9 +30,9 @@ def test_gradients_reach_what_is_left(part):
     batch = build_batch([make_request(20, 60, seed) for seed in range(3)], ITEMS, config)
     weights = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(0))
     (model.log_probabilities(batch) * weights).sum().backward()
+    softmax = ("query", "key", "value", "output", "action_group", "gap", "cross_weights", "beta")
     for name, parameter in model.named_parameters():
-        # Without the dense head nothing reads the embeddings of what the user did.
-        if not (part == "dense" and name.startswith("actions.")):
+        if not (part == "recent" and name.startswith(softmax)):
             assert parameter.grad is not None, name
 
 
@@ -43,5 +43,17 @@ def test_an_unknown_part_is_refused_with_the_near_miss():
 
 def test_a_model_that_reads_no_history_is_refused():
     everything = tuple(part for part in PARTS if part not in ("rates", "decay"))
-    with pytest.raises(ConfigError, match="must be short enough to leave a part that reads"):
+    with pytest.raises(
+        ConfigError, match="must be such that a part which reads the history is left"
+    ):
         build_model(make_config("ifa_plus", ifa_plus_without=everything), ITEMS, seed=0)
+
+
+def test_without_dense_head_set_and_codes_it_is_din():
+    """The softmax part is DIN's attention, weights and all."""
+    config = make_config("ifa_plus", ifa_plus_without=("dense", "set", *FAMILIES))
+    plus = build_model(config, ITEMS, seed=1)
+    din = build_model(make_config("din"), ITEMS, seed=1)
+    batch = build_batch([make_request(20, 60)], ITEMS, config)
+    with torch.no_grad():
+        torch.testing.assert_close(plus(batch), din(batch), rtol=1e-5, atol=1e-6)

@@ -81,7 +81,7 @@ class ModelConfig(Config):
     tower_widths: tuple[int, ...] = (64, 32)
     ranking_rule: str = "pitctr"
     set_step: str = "off"
-    set_strength: float = 4.0
+    set_strength: float = 6.0
     set_pool: int = 100
     strict_paper_concat: bool = False
     id_buckets: int = 20_000

@@ -24,7 +24,7 @@ from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 from ifa_ray.set_step.step import SetStep
 
-__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores"]
+__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
 
 # Scores are rounded before they are compared: sums in another order, as with other thread counts or
 # instruction sets, differ by about 1e-6 and must not change a slate.
@@ -110,9 +110,9 @@ class ModelRanker:
         """Places and scores of the slate: the top k, or what the set step makes of more."""
         step = self._set_step
         if step is None:
-            return _top_k(request.candidates_C, scores_C, request.k)
+            return top_k(request.candidates_C, scores_C, request.k)
         pool = step.pool_size(len(scores_C), request.k)
-        pool_P, _ = _top_k(request.candidates_C, scores_C, pool)
+        pool_P, _ = top_k(request.candidates_C, scores_C, pool)
         rounded_P = np.round(scores_C[pool_P], _DECIMALS)
         best_K, worth_K = step.choose(request, pool_P, rounded_P, log_p_CL)
         return best_K, worth_K.astype(np.float32)
@@ -142,7 +142,7 @@ class RandomRanker:
         sequence = np.random.SeedSequence([self._seed, request.user_id, abs(request.request_id)])
         key = sequence.generate_state(1, np.uint64)[0]
         scores_C = _uniform(request.candidates_C.astype(np.uint64) ^ key)
-        best_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        best_K, scores_K = top_k(request.candidates_C, scores_C, request.k)
         return RankResponse(
             request_id=request.request_id,
             ids_K=request.candidates_C[best_K],
@@ -165,7 +165,7 @@ def _set_step(model: RankModel, items: ItemTable) -> SetStep | None:
     return SetStep(config, items, learned.repetition_weights() if learned else None)
 
 
-def _top_k(
+def top_k(
     ids_C: npt.NDArray[np.int32], scores_C: npt.NDArray[np.float64], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Places and scores of the k best by rounded score, best first; equal ones in order of id."""

@@ -40,7 +40,8 @@ FEATURES = tuple(f"{group}_{kind}" for group in _GROUPS for kind in _KINDS)
 """Names of the F features, in order."""
 
 _CLICK, _VIEW = 1 << ACTIONS.index("is_click"), 1 << ACTIONS.index("long_view")
-_SUMS = np.array([kind != "closest" for _ in _GROUPS for kind in _KINDS])
+# What fades with each item shown: the sums; the closest one stays the closest.
+_FADING_F = np.array([1.0 if kind == "closest" else FADING for _ in _GROUPS for kind in _KINDS])
 _WIDTH = len(_KINDS)
 
 
@@ -112,7 +113,7 @@ class RepetitionWalk:
     def show(self, place: int) -> None:
         """Puts one item of the pool below everything shown so far."""
         cosine_P = np.maximum(self._content_PX @ self._content_PX[place], 0.0).astype(np.float64)
-        self.features_PF *= np.where(_SUMS, FADING, 1.0)
+        self.features_PF *= _FADING_F
         above = self.features_PF[:, :_WIDTH]
         above[:, 0] += self._category_P == self._category_P[place]
         above[:, 1] += self._author_P == self._author_P[place]

@@ -47,7 +47,7 @@ from simulator.world import ShardState, World
 
 __all__ = ["HeadroomSettings", "format_report", "measure_headroom"]
 
-WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """Score per unit of utility, tried for `best_set`."""
 
 STRENGTHS: Mapping[str, float] = {"mmr": 3.0, "dpp": 1.0, "learned": 6.0}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import rank_latency
+from benchmarks import rank_latency, set_step
 
 RESULTS = Path("bench-results")
 
 if __name__ == "__main__":
-    path = RESULTS / "rank_latency.json"
-    rank_latency.main(["--json", str(path)])
-    print(f"results: {path}")
+    for benchmark in (rank_latency, set_step):
+        path = RESULTS / f"{benchmark.__name__.rpartition('.')[2]}.json"
+        benchmark.main(["--json", str(path)])
+        print(f"results: {path}")

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from ifa_ray.errors import ConfigError, unknown_name
+from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import OBJECTIVES
 
 __all__ = [
     "CROSS_FEATURES",
     "MODULES",
-    "RANKING_RULES",
+    "SET_STEPS",
     "Config",
     "ModelConfig",
     "TrainingConfig",
@@ -43,12 +44,9 @@ around the towers' hidden layers; around the attention, F_can + F_cs, it would c
 the towers get F_can beside F_cs, as they do without `strict_paper_concat`.
 """
 
-RANKING_RULES = ("pitctr", "long_view")
-"""How per-objective log-probabilities become one score; one rule for all arms of a comparison.
 
-`pitctr`: log p(imp|can) + log p(cli|imp), the paper's. `long_view`: half of log p(imp|can) plus
-log p(long view|imp), which leans less on what the earlier policy showed.
-"""
+SET_STEPS = ("off", "mmr", "dpp", "learned")
+"""How a slate is made of scored candidates: see `ifa_ray.set_step`."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -94,7 +92,10 @@ class ModelConfig(Config):
         max_history: T, behaviours beyond the latest T are not read.
         phi: kernel feature map of linear attention: softplus (paper's default) or relu.
         tower_widths: hidden widths of each objective's tower.
-        ranking_rule: see `RANKING_RULES`.
+        ranking_rule: a name or an expression, see `ifa_ray.ranking_rule`; one rule for all arms.
+        set_step: one of `SET_STEPS`; off takes the best candidates by score alone.
+        set_strength: how much the set step departs from the scores; 0 is not at all.
+        set_pool: how many of the best candidates by score the set step chooses from.
         strict_paper_concat: True keeps the printed [F_cs, F_cc, F_u, F_cro]; False adds F_can and
             F_can * F_cs, which every model then gets.
         id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
@@ -112,6 +113,9 @@ class ModelConfig(Config):
     phi: str = "softplus"
     tower_widths: tuple[int, ...] = (64, 32)
     ranking_rule: str = "pitctr"
+    set_step: str = "off"
+    set_strength: float = 6.0
+    set_pool: int = 100
     strict_paper_concat: bool = False
     id_buckets: int = 20_000
     author_buckets: int = 5_000
@@ -128,8 +132,11 @@ class ModelConfig(Config):
                 f"a multiple of num_heads == {self.num_heads}")  # fmt: skip
         if self.phi not in ("softplus", "relu"):
             raise unknown_name("phi", self.phi, ("softplus", "relu"))
-        if self.ranking_rule not in RANKING_RULES:
-            raise unknown_name("ranking_rule", self.ranking_rule, RANKING_RULES)
+        parse_ranking_rule(self.ranking_rule)
+        if self.set_step not in SET_STEPS:
+            raise unknown_name("set_step", self.set_step, SET_STEPS)
+        require(0 <= self.set_strength <= 1000, "set_strength", self.set_strength, "in [0, 1000]")
+        require(self.set_pool >= 1, "set_pool", self.set_pool, ">= 1")
         require(all(w >= 1 for w in self.tower_widths), "tower_widths", self.tower_widths,
                 "positive widths")  # fmt: skip
         _require_names("cross_features", self.cross_features, CROSS_FEATURES)

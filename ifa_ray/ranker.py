@@ -20,13 +20,11 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
 from ifa_ray.models import RankModel
-from ifa_ray.schema import OBJECTIVES, RankRequest, RankResponse, validate_request
+from ifa_ray.ranking_rule import parse_ranking_rule
+from ifa_ray.schema import RankRequest, RankResponse, validate_request
+from ifa_ray.set_step.step import SetStep
 
-__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores"]
-
-_IMPRESSION = OBJECTIVES.index("impression")
-_CLICK = OBJECTIVES.index("is_click")
-_LONG_VIEW = OBJECTIVES.index("long_view")
+__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
 
 # Scores are rounded before they are compared: sums in another order, as with other thread counts or
 # instruction sets, differ by about 1e-6 and must not change a slate.
@@ -64,6 +62,8 @@ class ModelRanker:
         self._version = version
         self._clock = clock
         self._device = model.device
+        self._rule = parse_ranking_rule(model.config.ranking_rule)
+        self._set_step = _set_step(model, items)
         model.freeze()
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
@@ -84,14 +84,14 @@ class ModelRanker:
             batch = batch.to(self._device)
         with torch.inference_mode():
             log_p_CL = self._model.log_probabilities(batch)[0].cpu().numpy()
-        scores_C = ranking_scores(log_p_CL, self._model.config.ranking_rule)
+        scores_C = self._rule.scores(log_p_CL)
         if not np.isfinite(scores_C).all():
             bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])
             raise RankerError(
                 f"request {request.request_id}: score of candidate {request.candidates_C[bad]} "
                 f"== {scores_C[bad]} by version {self._version}, must be finite."
             )
-        best_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        best_K, scores_K = self._slate(request, scores_C, log_p_CL)
         return RankResponse(
             request_id=request.request_id,
             ids_K=request.candidates_C[best_K],
@@ -100,6 +100,22 @@ class ModelRanker:
             probabilities_KL=np.exp(log_p_CL[best_K]),
             rank_ms=(self._clock() - start) * 1e3,
         )
+
+    def _slate(
+        self,
+        request: RankRequest,
+        scores_C: npt.NDArray[np.float64],
+        log_p_CL: npt.NDArray[np.float32],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Places and scores of the slate: the top k, or what the set step makes of more."""
+        step = self._set_step
+        if step is None:
+            return top_k(request.candidates_C, scores_C, request.k)
+        pool = step.pool_size(len(scores_C), request.k)
+        pool_P, _ = top_k(request.candidates_C, scores_C, pool)
+        rounded_P = np.round(scores_C[pool_P], _DECIMALS)
+        best_K, worth_K = step.choose(request, pool_P, rounded_P, log_p_CL)
+        return best_K, worth_K.astype(np.float32)
 
 
 class RandomRanker:
@@ -126,7 +142,7 @@ class RandomRanker:
         sequence = np.random.SeedSequence([self._seed, request.user_id, abs(request.request_id)])
         key = sequence.generate_state(1, np.uint64)[0]
         scores_C = _uniform(request.candidates_C.astype(np.uint64) ^ key)
-        best_K, scores_K = _top_k(request.candidates_C, scores_C, request.k)
+        best_K, scores_K = top_k(request.candidates_C, scores_C, request.k)
         return RankResponse(
             request_id=request.request_id,
             ids_K=request.candidates_C[best_K],
@@ -136,16 +152,20 @@ class RandomRanker:
 
 
 def ranking_scores(log_p_CL: npt.NDArray[np.float32], rule: str) -> npt.NDArray[np.float64]:
-    """One score per candidate from log p(objective|can), by a rule of `RANKING_RULES`."""
-    log_p = log_p_CL.astype(np.float64)
-    if rule == "pitctr":
-        return log_p[:, _CLICK]
-    assert rule == "long_view", rule
-    # log p(lv|imp) = log p(lv|can) - log p(imp|can), plus half of log p(imp|can).
-    return log_p[:, _LONG_VIEW] - 0.5 * log_p[:, _IMPRESSION]
+    """One score per candidate from log p(objective|can), by a rule of `ifa_ray.ranking_rule`."""
+    return parse_ranking_rule(rule).scores(log_p_CL)
 
 
-def _top_k(
+def _set_step(model: RankModel, items: ItemTable) -> SetStep | None:
+    """The set step of a model's config; None where slates are the top k by score."""
+    config = model.config
+    if config.set_step == "off" or config.set_strength == 0:
+        return None
+    learned = model.set_response if config.set_step == "learned" else None
+    return SetStep(config, items, learned.repetition_weights() if learned else None)
+
+
+def top_k(
     ids_C: npt.NDArray[np.int32], scores_C: npt.NDArray[np.float64], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Places and scores of the k best by rounded score, best first; equal ones in order of id."""

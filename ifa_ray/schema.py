@@ -157,10 +157,13 @@ class TrainingSample:
         request: the request as the ranker saw it.
         labels_CL: uint8, column l is 1 where `OBJECTIVES[l]` happened. Never-shown candidates are
             rows of zeros: they are part of the entire space (section 4.3).
+        positions_C: int16, the slot in which each was shown, 0 the top, -1 where it was not; None
+            where the log has no order.
     """
 
     request: RankRequest
     labels_CL: npt.NDArray[np.uint8]
+    positions_C: npt.NDArray[np.int16] | None = None
 
 
 def pack_actions(columns: Mapping[str, npt.ArrayLike]) -> npt.NDArray[np.uint8]:

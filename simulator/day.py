@@ -23,6 +23,7 @@ from simulator.policy import choose_slates
 from simulator.profiles import long_profiles, make_query
 from simulator.retrieval import Candidates, RetrievalQuery
 from simulator.retrieval import retrieve as retrieve_here
+from simulator.set_value import Moment
 from simulator.slates import Visit, fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
 from simulator.users import drift, history_targets, mood_topics
@@ -50,6 +51,7 @@ async def run_day(
     retrieve: Retrieve,
     rank: Rank,
     model_version: int,
+    observe: Callable[[Moment], None] | None = None,
 ) -> DayLog:
     """Lives one day of a shard's users; updates the shard in place.
 
@@ -60,6 +62,8 @@ async def run_day(
         retrieve: the retrieval stage.
         rank: answers requests in their order.
         model_version: the version that must answer.
+        observe: is given everybody who asks, hidden parts included, before `rank` is asked; for
+            measurements and tests.
 
     Raises:
         RankerError: if an answer breaks the contract or is of another version.
@@ -71,6 +75,9 @@ async def run_day(
     while len(rows := np.flatnonzero(story.session_U < num_sessions_U)):
         query = story.query(rows, config.num_candidates)
         candidates = await retrieve(query)
+        if observe is not None:
+            observe(Moment(users=shard.users.take(rows), sessions=story.sessions.take(rows),
+                           time_ms_R=query.time_ms_U))  # fmt: skip
         ids_RK = await _ask(world, shard, query, candidates, rank, model_version)
         draw_R = uniform(world.seed, Purpose.SAMPLE, *query.keys)[:, 0]
         ended = story.show(

@@ -21,7 +21,8 @@ RAY_AT_HOME = (
 # They are measured on machines without Ray or tables.
 TORCH_AND_NUMPY = (
     "ifa_ray/__init__.py", "ifa_ray/models/", "benchmarks/", "ifa_ray/schema.py",
-    "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
+    "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
+    "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
     "ifa_ray/data/history.py", "ifa_ray/data/features.py",
 )  # fmt: skip
 
@@ -33,6 +34,10 @@ FORBIDDEN = {
         "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.abtest", "ifa_ray.cli",
     ),
     "ifa_ray.data": (
+        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker",
+        "ifa_ray.abtest", "ifa_ray.cli",
+    ),
+    "ifa_ray.set_step": (
         "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker",
         "ifa_ray.abtest", "ifa_ray.cli",
     ),

@@ -30,6 +30,7 @@ from ifa_ray.models.layers import Table
 from ifa_ray.models.modules import SequenceAttention
 from ifa_ray.models.towers import Towers
 from ifa_ray.schema import OBJECTIVES
+from ifa_ray.set_step.response import SetResponse
 
 __all__ = ["Attended", "Behaviours", "Candidates", "Outputs", "RankModel"]
 
@@ -133,6 +134,8 @@ class RankModel(nn.Module, ABC):
             if "sequence_attention" in config.modules
             else None
         )
+        # Of no part of the ranking: it learns beside it, and holds buffers, not parameters.
+        self.set_response = SetResponse() if config.set_step == "learned" else None
         shared_width = config.width * (1 if config.strict_paper_concat else 3)
         self.towers = Towers(
             block_width=shared_width + extra_width + self.cross.width,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import OBJECTIVES, TrainingSample
+from ifa_ray.set_step.lessons import lesson_of
+from ifa_ray.set_step.response import SetResponse
+from ifa_ray.set_step.traits import ItemTraits
 from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
@@ -128,6 +132,7 @@ class Learner:
         self.steps = 0
         self.model: RankModel = build_model(model_config, items, seed)
         self._clock = clock
+        self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate
         # Of a table with millions of rows a batch touches thousands, and dense Adam would update
         # them all. Their gradients are sparse, which torch.optim.Adam refuses.
@@ -162,6 +167,8 @@ class Learner:
                 f"requests {ids}, must be finite."
             )
         log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
+        if self.model.set_response is not None:
+            self._teach_set_step(self.model.set_response, samples, logits_BCL.detach().numpy())
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -176,6 +183,38 @@ class Learner:
             labels_XL=np.concatenate([s.labels_CL for s in samples]),
             seconds=self._clock() - started,
         )
+
+    def _teach_set_step(
+        self,
+        response: SetResponse,
+        samples: Sequence[TrainingSample],
+        logits_BCL: npt.NDArray[np.float32],
+    ) -> None:
+        """Teaches the set step what was shown in which order.
+
+        The ranker's logits are those from before it learned from the batch.
+        """
+        assert self._traits is not None
+        lessons, logits, labels = [], [], []
+        for sample, logits_CL in zip(samples, logits_BCL, strict=True):
+            if sample.positions_C is None:
+                warnings.warn(
+                    "set_step == 'learned', but the log has no positions: the step learns "
+                    "nothing from it and changes no slate.",
+                    stacklevel=2,
+                )
+                continue
+            lesson = lesson_of(sample, self.items, self._traits)
+            lessons.append(lesson)
+            logits.append(logits_CL[lesson.places_J, 1:])
+            labels.append(sample.labels_CL[lesson.places_J, 1:])
+        if lessons:
+            response.learn(
+                np.concatenate([lesson.controls_JA for lesson in lessons]),
+                np.concatenate([lesson.features_JF for lesson in lessons]),
+                np.concatenate(logits).astype(np.float64),
+                np.concatenate(labels),
+            )
 
     def train(self, samples: Sequence[TrainingSample], tested: int | None = None) -> StreamMetrics:
         """Tests then trains on consecutive batches of the samples, in order.

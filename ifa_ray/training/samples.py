@@ -78,10 +78,12 @@ class LogFollower:
         Raises:
             LogError: if the two tables, or a request and its history, do not fit together.
         """
-        labels = join_labels(requests, impressions)
+        joined = _join(requests, impressions)
         return [
-            TrainingSample(request=self._request(requests, row), labels_CL=labels_CL)
-            for row, labels_CL in enumerate(labels)
+            TrainingSample(
+                request=self._request(requests, row), labels_CL=labels_CL, positions_C=positions_C
+            )
+            for row, (labels_CL, positions_C) in enumerate(joined)
         ]
 
     def _request(self, requests: ColumnsLike, row: int) -> RankRequest:
@@ -114,6 +116,11 @@ def join_labels(requests: ColumnsLike, impressions: ColumnsLike) -> list[np.ndar
         LogError: if an impression was neither a candidate nor random, is logged twice for one
             request, or belongs to another user than its request.
     """
+    return [labels_CL for labels_CL, _ in _join(requests, impressions)]
+
+
+def _join(requests: ColumnsLike, impressions: ColumnsLike) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `join_labels`, with the positions of every request's candidates, int16 [C]."""
     request_ids = np.asarray(requests["request_id"])
     lengths = np.fromiter((len(c) for c in requests["candidates"]), np.int64, len(request_ids))
     rows_I, shown = _of_these_requests(request_ids, requests, impressions)
@@ -126,19 +133,24 @@ def join_labels(requests: ColumnsLike, impressions: ColumnsLike) -> list[np.ndar
         raise LogError(f"{where} is logged more than once, must be once per request.")
 
     labels_XL = np.zeros((int(lengths.sum()), len(OBJECTIVES)), np.uint8)
+    positions_X = np.full(len(labels_XL), -1, np.int16)
     if len(keys_I):
         flat_X = np.concatenate(list(requests["candidates"]))
         keys_X = _keys(np.repeat(np.arange(len(lengths)), lengths), flat_X)
         place_X = np.minimum(np.searchsorted(keys_I, keys_X), len(keys_I) - 1)
         hit_X = keys_I[place_X] == keys_X
         labels_XL[hit_X] = _labels(shown)[order[place_X[hit_X]]]
+        positions_X[hit_X] = np.asarray(shown["position"])[order[place_X[hit_X]]]
         found_I = np.zeros(len(keys_I), bool)
         found_I[place_X[hit_X]] = True
         lost = order[~found_I & (np.asarray(shown["is_rand"])[order] == 0)]
         if len(lost):
             where = _name(shown, lost[0])
             raise LogError(f"{where} was not a candidate, must be one unless is_rand == 1.")
-    return np.split(labels_XL, np.cumsum(lengths)[:-1]) if len(lengths) else []
+    if len(lengths) == 0:
+        return []
+    ends = np.cumsum(lengths)[:-1]
+    return list(zip(np.split(labels_XL, ends), np.split(positions_X, ends), strict=True))
 
 
 def _of_these_requests(

@@ -157,3 +157,17 @@ def test_time_that_goes_back_is_an_error_within_a_file_and_between_files() -> No
         LogFollower(max_history=9).append(within)
     with pytest.raises(LogError, match="of user 2 goes back to 104"):
         follower().append(impressions(shown(30, 2, 1, 104)))
+
+
+def test_positions_are_those_of_the_log_and_minus_one_where_nothing_was_shown() -> None:
+    log = impressions(
+        shown(10, 1, 51, 100, position=0),
+        shown(10, 1, 99, 110, position=1, is_rand=1),
+        shown(10, 1, 50, 120, position=2),
+    )
+    made = LogFollower(max_history=9)
+    made.append(log)
+    [sample] = made.samples(requests((10, 1, 100, 0, [7, 50, 51])), log)
+    assert sample.positions_C is not None
+    assert sample.positions_C.tolist() == [-1, 2, 0]
+    assert sample.positions_C.dtype == np.int16

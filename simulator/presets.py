@@ -26,7 +26,7 @@ __all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "pre
 MODEL_ARMS = (
     "avg_pooling", "din", "eta", "full_attention", "ifa", "ifa_clustered", "ifa_fsm", "ifa_fsm_ram",
     "ifa_inducing", "ifa_linformer", "ifa_local_global", "ifa_lsh", "ifa_plus", "sdim", "sim_hard",
-    "sim_soft", "twin",
+    "sim_soft", "twin", "twin_codes",
 )  # fmt: skip
 
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}

@@ -64,8 +64,8 @@ _ABLATED = "ifa_plus-"
 
 
 def ablation() -> tuple[str, ...]:
-    """IFA+ whole, then without each of its parts."""
-    return ("ifa_plus", *(f"{_ABLATED}{part}" for part in ifa_plus.PARTS))
+    """IFA+ whole, TWIN with IFA+'s code heads, then IFA+ without each of its parts."""
+    return ("ifa_plus", "twin_codes", *(f"{_ABLATED}{part}" for part in ifa_plus.PARTS))
 
 
 def model_lists() -> dict[str, tuple[str, ...]]:

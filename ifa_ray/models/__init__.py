@@ -13,7 +13,7 @@ from ifa_ray.models.base import RankModel
 from ifa_ray.models.full_attention import DIN, FullAttention
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.ifa_ablations import IFAWithoutFSM, IFAWithoutFSMAndRAM
-from ifa_ray.models.ifa_plus import IFAPlus
+from ifa_ray.models.ifa_plus import IFAPlus, TwinWithCodes
 from ifa_ray.models.ifa_swapped import (
     Eta,
     IFAClustered,
@@ -47,6 +47,7 @@ MODELS: dict[str, type[RankModel]] = {
     "sim_hard": SIMHard,
     "sim_soft": SIMSoft,
     "twin": Twin,
+    "twin_codes": TwinWithCodes,
 }
 
 

@@ -203,5 +203,12 @@ class CrossEmbedding(nn.Module):
         """Blocks [B, C, *], `width` wide together; none where no key is counted."""
         if not self.width:
             return []
-        gaps = [gap(batch.cross_gap_BCK[..., k]) for k, gap in enumerate(self.gap.values())]
-        return [batch.cross_counts_BCX, *gaps]
+        C, width = batch.cross_gap_BCK.shape[1], len(COUNTS)
+        blocks = []
+        for k, (key, table) in enumerate(self.gap.items()):
+            # The user's own counts are those of any candidate; expanded, they cost one row.
+            reads = slice(0, 1) if key == "user" else slice(None)
+            counts = batch.cross_counts_BCX[:, reads, k * width : (k + 1) * width]
+            gaps = table(batch.cross_gap_BCK[:, reads, k])
+            blocks += [counts.expand(-1, C, -1), gaps.expand(-1, C, -1)]
+        return blocks

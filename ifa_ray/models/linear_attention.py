@@ -25,13 +25,11 @@ history, and a query whose ReLU features are all zero, give 0 instead of NaN."""
 
 
 def feature_map(x: torch.Tensor, phi: str) -> torch.Tensor:
-    """phi: `softplus` (the paper's default), `relu`, or `relu2`, which is sharper; never < 0."""
+    """phi: `softplus` (the paper's default) or `relu`; never < 0."""
     if phi == "softplus":
         return softplus(x)
-    if phi == "relu":
-        return torch.relu(x)
-    assert phi == "relu2", phi
-    return torch.relu(x).square()
+    assert phi == "relu", phi
+    return torch.relu(x)
 
 
 def naive_linear_attention(

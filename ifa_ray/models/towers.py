@@ -161,8 +161,17 @@ class Towers(nn.Module):
         """
         B, C = channel_BC.shape
         step = _CHUNK_CANDIDATES if channel_BC.device.type == "cpu" else C
-        weight_XH = self.from_blocks.weight.T.contiguous()
         bias_BH = self.from_blocks.bias + self.from_user(user_BU)
+        varying, weights = [], []
+        weights_XH = self.from_blocks.weight.T.split([block.shape[2] for block in blocks])
+        for block, weight_XH in zip(blocks, weights_XH, strict=True):
+            # Expanded: the same for all candidates, as F_u is. One block must stay.
+            if block.stride(1) == 0 and (varying or block is not blocks[-1]):
+                bias_BH = bias_BH + block[:, 0] @ weight_XH
+            else:
+                varying.append(block)
+                weights.append(weight_XH)
+        weight_XH = torch.cat(weights)
         rows_YH: torch.Tensor | None = None
         if self.channel is not None and self.from_channel is not None:
             rows_YH = self.from_channel(self.channel.weight)
@@ -170,7 +179,7 @@ class Towers(nn.Module):
         for b in range(B):
             for start in range(0, C, step):
                 part = slice(start, start + step)
-                x_NX = torch.cat([block[b, part] for block in blocks], dim=-1)
+                x_NX = torch.cat([block[b, part] for block in varying], dim=-1)
                 hidden_NH = torch.addmm(bias_BH[b], x_NX, weight_XH)
                 if rows_YH is not None:
                     hidden_NH += nn.functional.embedding(channel_BC[b, part], rows_YH)

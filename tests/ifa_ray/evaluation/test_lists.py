@@ -52,7 +52,7 @@ def test_the_papers_numbers_agree_with_its_text():
 def test_names_and_lists_mix_and_each_model_comes_once(monkeypatch):
     monkeypatch.setattr(ifa_plus, "PARTS", ("mass", "codes"))
     assert expand_models("twin, ablation,ifa,ifa_plus") == (
-        "twin", "ifa_plus", "ifa_plus-mass", "ifa_plus-codes", "ifa",
+        "twin", "ifa_plus", "twin_codes", "ifa_plus-mass", "ifa_plus-codes", "ifa",
     )  # fmt: skip
     everything = expand_models("all")
     assert len(set(everything)) == len(everything)

@@ -22,7 +22,7 @@ READS_ALL = [
 # Where equally old behaviours are not told apart by their place.
 ORDER_FREE = [
     "full_attention", "ifa", "ifa_clustered", "ifa_fsm", "ifa_inducing", "ifa_lsh", "sdim",
-    "sim_soft", "twin",
+    "sim_soft", "twin", "twin_codes",
 ]  # fmt: skip
 
 # Each model as it is and with all optional modules, and each module on two models.

@@ -49,9 +49,9 @@ def test_a_model_that_reads_no_history_is_refused():
         build_model(make_config("ifa_plus", ifa_plus_without=everything), ITEMS, seed=0)
 
 
-def test_without_dense_head_set_and_codes_it_is_din():
+def test_without_dense_head_and_codes_it_is_din():
     """The softmax part is DIN's attention, weights and all."""
-    config = make_config("ifa_plus", ifa_plus_without=("dense", "set", *FAMILIES))
+    config = make_config("ifa_plus", ifa_plus_without=("dense", *FAMILIES))
     plus = build_model(config, ITEMS, seed=1)
     din = build_model(make_config("din"), ITEMS, seed=1)
     batch = build_batch([make_request(20, 60)], ITEMS, config)

@@ -52,8 +52,9 @@ def test_only_the_impression_starts_at_its_prior():
 @pytest.mark.parametrize("channel", [True, False])
 @pytest.mark.parametrize("tower_widths", [(), (6, 5)])
 @pytest.mark.parametrize("step", [1, 4, 9, 100])
+@pytest.mark.parametrize("varying", [True, False])
 def test_scoring_a_few_candidates_at_a_time_changes_nothing(
-    channel, tower_widths, step, monkeypatch
+    channel, tower_widths, step, varying, monkeypatch
 ):
     monkeypatch.setattr("ifa_ray.models.towers._CHUNK_CANDIDATES", step)
     towers = Towers(
@@ -62,7 +63,8 @@ def test_scoring_a_few_candidates_at_a_time_changes_nothing(
     initialise(towers, seed=3)
     generator = torch.Generator().manual_seed(1)
     same_for_all = torch.randn(2, 1, 4, generator=generator).expand(2, 9, 4)
-    blocks = [torch.randn(2, 9, 3, generator=generator), same_for_all]
+    other = torch.randn(2, 9 if varying else 1, 3, generator=generator).expand(2, 9, 3)
+    blocks = [other, same_for_all]
     channels = torch.randint(0, 16, (2, 9), generator=generator)
     inputs = (blocks, torch.randn(2, 4, generator=generator), channels)
     learned = towers(*inputs)

@@ -25,7 +25,7 @@ from ifa_ray.evaluation.tables import TextTable, facts, footer, tables
 __all__ = ["add_evaluate", "run_evaluate"]
 
 EXIT_INTERRUPTED = 130
-COUNTS = {"off": ("channel",), "on": ("channel", "category", "author")}
+COUNTS = {"off": ("channel",), "on": CROSS_FEATURES}
 
 _HELP = """\
 Compare models on one log: every batch is predicted first and learned from then, by every model over

@@ -55,7 +55,7 @@ def test_json_on_standard_output_is_nothing_but_json(
     found = json.loads(capsys.readouterr().out)
     settings = EvaluationConfig.from_dict(found["config"])
     assert settings.models == ("ifa", "twin")
-    assert settings.cross_features == ("channel", "category", "author")
+    assert settings.cross_features == ("channel", "user", "category", "author")
     assert found["seeds"] == [0, 1]
     assert found["provenance"]["versions"]["torch"]
     cell = found["summary"]["ifa"]["auc"]["is_click"]

@@ -162,7 +162,8 @@ class Towers(nn.Module):
         B, C = channel_BC.shape
         step = _CHUNK_CANDIDATES if channel_BC.device.type == "cpu" else C
         bias_BH = self.from_blocks.bias + self.from_user(user_BU)
-        varying, weights = [], []
+        varying: list[torch.Tensor] = []
+        weights: list[torch.Tensor] = []
         weights_XH = self.from_blocks.weight.T.split([block.shape[2] for block in blocks])
         for block, weight_XH in zip(blocks, weights_XH, strict=True):
             # Expanded: the same for all candidates, as F_u is. One block must stay.

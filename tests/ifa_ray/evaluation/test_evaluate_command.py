@@ -40,7 +40,7 @@ def test_the_command_prints_tables_and_writes_json(
     shown, said = capsys.readouterr()
     for text in ("AUC", "GAUC minus twin's, paired by seed", "Cost of a request", "peak, MiB",
                  "last 12 requests", "24 of 160 possible requests", "rating >= 4",
-                 "channel, category, author", "towers 8-4", "p, Holm"):  # fmt: skip
+                 "channel, user, category, author", "towers 8-4", "p, Holm"):  # fmt: skip
         assert text in shown
     assert shown.splitlines()[-1] == str(kept)
     assert "4 runs were finished before; 0 are missing" in said

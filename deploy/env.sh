@@ -12,6 +12,8 @@ export HOME="$PWD/.ray-home"
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_USAGE_STATS_REPORT_URL=http://127.0.0.1:9/
 export RAY_AUTH_MODE=token
+# On a busy machine a proxy takes longer than Serve's 5 s to start, and would be killed for it.
+export RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60
 # One thread a process: processes share the cores, and scores are then equal bit by bit.
 export OMP_NUM_THREADS=1
 

@@ -1,6 +1,6 @@
 """How long a request takes each model: ranking it, and learning from it.
 
-    python -m benchmarks.rank_latency [--quick] [--json PATH] [--threads N]
+    python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--json PATH] [--threads N]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
 forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
@@ -24,14 +24,15 @@ from torch.nn.functional import logsigmoid
 
 from benchmarks.machine import describe_machine
 from benchmarks.synthetic import catalogue, request
-from ifa_ray.config import ModelConfig
+from ifa_ray.config import CROSS_FEATURES, ModelConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["Result", "measure", "table"]
+__all__ = ["Result", "measure", "table", "verdicts"]
 
 BASELINE = "ifa"
 SEED = 0
@@ -56,6 +57,18 @@ SIZES = (
     Size(m=10_000, n=10_000, width=64, top_k=100, tower_widths=(128, 64), trials=7),
 )
 QUICK_SIZES = (Size(m=200, n=400, width=16, top_k=4, tower_widths=(16,), trials=3),)
+
+
+# What is wanted at m = n = 10,000: (task, model) in milliseconds, or as a multiple of another's.
+TARGETS = (
+    (("rank", "ifa"), None, "<=", 60.0),
+    (("rank", "ifa_plus"), None, "<=", 60.0),
+    (("rank", "twin"), ("rank", "ifa"), ">=", 10.0),
+    (("rank", "twin"), ("rank", "ifa_plus"), ">=", 10.0),
+    (("rank", "full_attention"), ("rank", "ifa"), ">=", 8.0),
+    (("rank", "full_attention"), ("rank", "ifa_plus"), ">=", 8.0),
+    (("train", "ifa"), ("rank", "ifa"), "<=", 4.0),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,16 +96,21 @@ class Result:
     times_baseline: float
 
 
-def measure(size: Size, clock: Callable[[], float] = time.perf_counter) -> list[Result]:
-    """Times every model at one size, after one warm-up of each."""
+def measure(
+    size: Size,
+    models: tuple[str, ...] = tuple(MODELS),
+    cross_features: tuple[str, ...] = ("channel",),
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Result]:
+    """Times models at one size, `ifa` among them, after one warm-up of each."""
     items = catalogue(NUM_ITEMS, SEED)
     asked = [
         request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
     ]
     results = []
     for task, prepare in (("rank", _prepare_rank), ("train", _prepare_train)):
-        work = {name: prepare(_config(name, size), items) for name in MODELS}
-        seconds: dict[str, list[float]] = {name: [] for name in MODELS}
+        work = {name: prepare(_config(name, size, cross_features), items) for name in models}
+        seconds: dict[str, list[float]] = {name: [] for name in models}
         for run in work.values():
             run(asked[0])
         for one in asked:
@@ -105,9 +123,25 @@ def measure(size: Size, clock: Callable[[], float] = time.perf_counter) -> list[
     return results
 
 
-def _config(name: str, size: Size) -> ModelConfig:
+def verdicts(results: list[Result]) -> list[str]:
+    """A line for each of `TARGETS` that both of its models were timed for."""
+    p50_ms = {(r.task, r.model): r.p50_ms for r in results if r.m == r.n == 10_000}
+    lines = []
+    for (task, model), other, sign, limit in TARGETS:
+        if (task, model) not in p50_ms or (other is not None and other not in p50_ms):
+            continue
+        found = p50_ms[task, model] / (p50_ms[other] if other else 1.0)
+        met = found <= limit if sign == "<=" else found >= limit
+        unit = f"times {' '.join(other)}" if other else "ms"
+        verdict = "met" if met else "missed"
+        lines.append(f"  {task} {model}: {found:.1f} {unit}, wanted {sign} {limit:g}: {verdict}")
+    return lines
+
+
+def _config(name: str, size: Size, cross_features: tuple[str, ...]) -> ModelConfig:
     return ModelConfig(
         name=name,
+        cross_features=cross_features,
         width=size.width,
         top_k=size.top_k,
         max_history=size.n,
@@ -189,13 +223,22 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    parser.add_argument("--models", default=",".join(MODELS), metavar="A,B", help="default: all")
+    parser.add_argument("--counts", action="store_true", help="all cross features, for all models")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     machine: dict[str, Any] = describe_machine()
-    results = [r for size in (QUICK_SIZES if options.quick else SIZES) for r in measure(size)]
+    models = tuple(dict.fromkeys((BASELINE, *options.models.split(","))))
+    for name in models:
+        if name not in MODELS:
+            parser.error(str(unknown_name("models", name, MODELS)))
+    cross_features = CROSS_FEATURES if options.counts else ("channel",)
+    sizes = QUICK_SIZES if options.quick else SIZES
+    results = [r for size in sizes for r in measure(size, models, cross_features)]
     print(table(results))
+    print("\n".join(["", *verdicts(results)]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.rank_latency import Result, verdicts
 from ifa_ray.models import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -52,3 +53,19 @@ def test_benchmarks_need_torch_and_numpy_alone():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_verdicts_compare_medians_at_the_papers_size():
+    def result(task, model, p50_ms, m=10_000):
+        return Result(
+            model=model, task=task, m=m, n=10_000, width=64, top_k=100, trials=1, p50_ms=p50_ms,
+            p25_ms=p50_ms, p75_ms=p50_ms, min_ms=p50_ms, times_baseline=1.0,
+        )  # fmt: skip
+
+    timed = [result("rank", "ifa", 50.0), result("rank", "twin", 490.0),
+             result("train", "ifa", 200.0), result("rank", "ifa_plus", 1.0, m=5)]  # fmt: skip
+    assert verdicts(timed) == [
+        "  rank ifa: 50.0 ms, wanted <= 60: met",
+        "  rank twin: 9.8 times rank ifa, wanted >= 10: missed",
+        "  train ifa: 4.0 times rank ifa, wanted <= 4: met",
+    ]

@@ -1,6 +1,6 @@
 """How long a request takes each model: ranking it, and learning from it.
 
-    python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--json PATH] [--threads N]
+    python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--json PATH]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
 forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in

@@ -15,7 +15,7 @@ from torch import nn
 from ifa_ray.data.features import COUNTS
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Behaviours, Candidates
-from ifa_ray.models.code_state import NO_DECAY, CodeState
+from ifa_ray.models.code_state import NO_DECAY, CodeState, weighted
 from ifa_ray.models.codebook import Codebook
 from ifa_ray.models.embedding import NUM_CATEGORIES
 from ifa_ray.schema import ACTIONS
@@ -72,6 +72,9 @@ class CodeHeads(nn.Module):
             "coarse": (self.book.coarse_R, self.book.num_coarse),
             "fine": (self.book.fine_R, self.book.num_fine),
         }
+        weighted_BTX = weighted(
+            bits_BTA[..., _BITS], behaviours.age_days_BT, behaviours.mask_BT, self._decay_days
+        )
         blocks = []
         for family in self._families:
             if family == "user":
@@ -81,10 +84,7 @@ class CodeHeads(nn.Module):
             else:
                 code_R, num_codes = codes_R[family]
                 code_BT, code_BC = code_R[behaviours.rows_BT], code_R[candidates.rows_BC]
-            state = CodeState.of(
-                bits_BTA[..., _BITS], behaviours.age_days_BT, code_BT, behaviours.mask_BT,
-                num_codes, self._decay_days,
-            )  # fmt: skip
+            state = CodeState.of_weighted(weighted_BTX, code_BT, num_codes, self._decay_days)
             if family == "user":
                 C = candidates.rows_BC.shape[1]
                 blocks.append(state.read_all(rates=self._rates).expand(-1, C, -1))

@@ -18,7 +18,7 @@ import torch
 
 from ifa_ray.data.features import LOG_SCALE
 
-__all__ = ["NO_DECAY", "CodeState"]
+__all__ = ["NO_DECAY", "CodeState", "weighted"]
 
 NO_DECAY = math.inf
 """A decay time in which nothing is forgotten."""
@@ -27,6 +27,30 @@ NO_DECAY = math.inf
 _PRIOR = 3.0
 # Rates differ by a few tenths; this makes of them inputs of usual size.
 _RATE_SCALE = 4.0
+
+
+def weighted(
+    values_BTE: torch.Tensor,
+    age_days_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    decay_days: tuple[float, ...],
+) -> torch.Tensor:
+    """What each behaviour adds to its code, [B, T, X] float32: for each decay a weight, and values.
+
+    Args:
+        values_BTE: what is summed beside the weights; whatever padding holds is passed over.
+        age_days_BT: >= 0, time since.
+        mask_BT: True = a real behaviour; padding adds 0.
+        decay_days: D of them.
+    """
+    ones_BT1 = torch.ones_like(age_days_BT)[..., None]
+    plain = torch.cat([ones_BT1, values_BTE.float()], dim=-1)
+    plain = torch.where(mask_BT[..., None], plain, 0.0)
+    parts = [
+        plain if math.isinf(days) else plain * torch.exp(-age_days_BT / days)[..., None]
+        for days in decay_days
+    ]
+    return torch.cat(parts, dim=-1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,22 +78,26 @@ class CodeState:
         """Sums a history, O(T X + S X).
 
         Args:
-            values_BTE: what is summed beside the weights; whatever padding holds is passed over.
-            age_days_BT: >= 0, time since.
+            values_BTE: as in `weighted`.
+            age_days_BT: as in `weighted`.
             code_BT: int64 in [0, S); any code where padded.
-            mask_BT: True = a real behaviour.
+            mask_BT: as in `weighted`.
             num_codes: S.
             decay_days: D of them.
         """
-        B = len(values_BTE)
-        ones_BT1 = torch.ones_like(age_days_BT)[..., None]
-        mask_BT1 = mask_BT[..., None]
-        plain = torch.where(mask_BT1, torch.cat([ones_BT1, values_BTE.float()], dim=-1), 0.0)
-        weighted = [
-            plain if math.isinf(days) else plain * torch.exp(-age_days_BT / days)[..., None]
-            for days in decay_days
-        ]
-        weighted_BTX = torch.cat(weighted, dim=-1)
+        weighted_BTX = weighted(values_BTE, age_days_BT, mask_BT, decay_days)
+        return cls.of_weighted(weighted_BTX, code_BT, num_codes, decay_days)
+
+    @classmethod
+    def of_weighted(
+        cls,
+        weighted_BTX: torch.Tensor,
+        code_BT: torch.Tensor,
+        num_codes: int,
+        decay_days: tuple[float, ...],
+    ) -> CodeState:
+        """As `of`, of what `weighted` gives, which is the same for all codes of a behaviour."""
+        B = len(weighted_BTX)
         rows_BT = code_BT + num_codes * torch.arange(B, device=code_BT.device)[:, None]
         sums = weighted_BTX.new_zeros(B * num_codes, weighted_BTX.shape[-1])
         sums = sums.index_add(0, rows_BT.flatten(), weighted_BTX.flatten(0, 1))

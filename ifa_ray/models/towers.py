@@ -132,11 +132,12 @@ class Towers(nn.Module):
             x_BCX = x_BCX * self.input_gate(x_BCX, user_BU, channel_BCY)
             if self.hidden_gate is not None:
                 gates = self._hidden_gates(self.hidden_gate(x_BCX, user_BU, channel_BCY))
+        # In place: these are the largest tensors of a step, and no gradient needs their old values.
         hidden = self.from_blocks(x_BCX)
-        hidden = hidden + self.from_user(user_BU)[:, None]
+        hidden += self.from_user(user_BU)[:, None]
         if self.channel is not None and self.from_channel is not None:
             channel_rows = self.from_channel(self.channel.weight)
-            hidden = hidden + nn.functional.embedding(channel_BC, channel_rows)
+            hidden += nn.functional.embedding(channel_BC, channel_rows)
         x_LNH = self._towers_of(hidden.flatten(0, 1))
         for i, layer in enumerate(self.layers):
             active_LNH = torch.relu(x_LNH)

@@ -14,21 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ifa_ray.data.log import read_impressions
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import RankerError
-from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
+from ifa_ray.schema import RankRequest, RankResponse
 from simulator.day import ShardState, run_day
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
 from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.shard_memory import shard_before
 from simulator.world import World
 
 __all__ = ["UserShards"]
@@ -130,20 +129,7 @@ class UserShards:
         next_day, state = self._shards.pop((key.arm, key.replicate, key.shard), (-1, None))
         if state is not None and next_day == key.day:
             return state
-        past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
-            ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
-        ]
-        with np.load(self._folder.state(past[-1]), allow_pickle=False) as arrays:
-            state = ShardState.from_arrays(self._world(key.replicate), dict(arrays))
-        for day in past:
-            columns = read_impressions(self._folder.table("impressions", day))
-            state.histories.append_sorted(
-                columns["user_id"],
-                columns["video_id"],
-                pack_actions({name: columns[name] for name in ACTIONS}),
-                columns["time_ms"],
-            )
-        return state
+        return shard_before(self._folder, self._world(key.replicate), key)
 
     def _build_world(self, replicate: int) -> World:
         return World(self._config.world, self._config.world_seed(replicate))

@@ -337,7 +337,7 @@ def _log(args: argparse.Namespace) -> int:
 
 def _find_rankers(config: RunConfig) -> None:
     """Imports the rankers named on the command line, to fail before anything starts."""
-    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker is not None]
+    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker and not arm.in_world]
     if specs:
         from ifa_ray.plugins import load_ranker_class
 

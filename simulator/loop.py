@@ -108,7 +108,7 @@ class _Run:
         self._plan: ResourcePlan = plan_resources(
             cpus=ray.available_resources().get("CPU", 0.0),
             trainers=len(self._learning),
-            replicas=len(config.parsed_arms) * cluster.replicas,
+            replicas=sum(not arm.in_world for arm in config.parsed_arms) * cluster.replicas,
             actors=cluster.user_actors + cluster.retrieval_actors,
         )
         self._trainers: dict[str, ArmTrainer] = {}
@@ -189,7 +189,8 @@ class _Run:
         await self._wait_for(arm, 0)
         if arm.ranker is None:
             self._progress.say(f"{arm.name}: version 0 has learned the warm-up")
-        await self._deploy(arm)
+        if not arm.in_world:
+            await self._deploy(arm)
         for day in range(self._config.days):
             version = self._config.version_of_day(day) if arm.ranker is None else 0
             await self._wait_for(arm, version)

@@ -33,6 +33,7 @@ from ifa_ray.training.loop import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream
 from simulator.day import ShardState, run_day
 from simulator.memory import PeakMemory
+from simulator.oracle import world_ranker
 from simulator.parts import begin_part, end_part
 from simulator.prehistory import write_shard_day
 from simulator.presets import Arm, RunConfig
@@ -175,18 +176,20 @@ class _PlainArm:
                 for shard in range(self._config.shards)
             ]
             if not all(map(self._folder.is_committed, keys)):
-                loaded = Loaded(version, self._ranker(replicate, version))
+                ranker = None if self._arm.in_world else self._ranker(replicate, version)
                 for key in keys:
                     if not self._folder.is_committed(key):
-                        self._live_day(key, loaded)
+                        self._live_day(key, version, ranker)
             self._requests += sum(self._folder.summary(key)["requests"] for key in keys)
         self._next_day[replicate] = max(self._next_day[replicate], until)
 
-    def _live_day(self, key: ShardDay, loaded: Loaded) -> None:
+    def _live_day(self, key: ShardDay, version: int, ranker: Ranker | None) -> None:
+        """Lives a shard's day; an arm in the world makes its ranker of the shard."""
         world = self._world(key.replicate)
         next_day, state = self._shards.pop((key.replicate, key.shard), (-1, None))
         if state is None or next_day != key.day:
             state = shard_before(self._folder, world, key)
+        loaded = Loaded(version, ranker or world_ranker(self._arm.name, world, state))
         timings: list[tuple[int, float, float]] = []
 
         async def find(query: RetrievalQuery) -> Candidates:
@@ -198,7 +201,7 @@ class _PlainArm:
             return responses
 
         log = asyncio.run(
-            run_day(world, state, key.day, retrieve=find, rank=rank, model_version=loaded.version)
+            run_day(world, state, key.day, retrieve=find, rank=rank, model_version=version)
         )
         write_shard_day(self._folder, key, log, state, timings)
         self._shards[key.replicate, key.shard] = (key.day + 1, state)

@@ -76,6 +76,19 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(finished, tmp_path):
     assert digests(out) == digests(finished)
 
 
+def test_the_oracle_is_far_above_chance_and_is_not_trained(tmp_path):
+    changes = {"arms": ("random", "popularity", "oracle"), "users": 12, "days": 2}
+    config = override(preset("smoke"), changes)
+    with open_run(tmp_path / "run", config, resume=False) as folder:
+        run_plain(folder, config, processes=1)
+    result = json.loads(folder.result.read_bytes())
+    watch_s = {arm: rows["watch_time"]["mean"] for arm, rows in result["ab"]["levels"].items()}
+    assert watch_s["oracle"] > 1.5 * watch_s["random"]
+    assert watch_s["oracle"] > watch_s["popularity"]
+    assert result["training"] == {}
+    assert result["cost"]["oracle"]["mean_ms"] > 0
+
+
 def test_zero_processes_are_refused(tmp_path):
     config = preset("smoke")
     with (

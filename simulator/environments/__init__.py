@@ -26,16 +26,27 @@ from simulator.environments.vector import (
     RetentionVectorEnv,
     SessionVectorEnv,
 )
+from simulator.environments.wrappers import (
+    FeatureObservation,
+    ScoredSlates,
+    VectorFeatureObservation,
+    VectorScoredSlates,
+)
+
 __all__ = [
     "IDS",
     "REWARDS",
     "EnvironmentSettings",
+    "FeatureObservation",
     "RankingEnv",
     "RankingVectorEnv",
     "RetentionEnv",
     "RetentionVectorEnv",
+    "ScoredSlates",
     "SessionEnv",
     "SessionVectorEnv",
+    "VectorFeatureObservation",
+    "VectorScoredSlates",
 ]
 
 register_environments()

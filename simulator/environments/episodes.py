@@ -182,9 +182,7 @@ class Episodes:
             query = asked.query.take(np.searchsorted(asked.rows, part))
             found = Candidates(ids_UC=self.ids_BC[part], channels_UC=self.channels_BC[part])
             slates = fill_random_slots(world, query, ids_RK[place], found)
-            shard = ShardState(
-                user_ids=self.users.user_id_U, users=self.users, histories=store
-            )
+            shard = ShardState(user_ids=self.users.user_id_U, users=self.users, histories=store)
             visit = show(world, shard, part, self.sessions, query, slates)
             self.time_ms_B[part] = visit.end_ms_R
             shown_RK[place], left_R[place] = slates.ids_RK, visit.left_R

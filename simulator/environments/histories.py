@@ -73,7 +73,7 @@ class RowHistories:
     def _rebuild(self) -> None:
         """Copies what lives to new stores."""
         live = np.flatnonzero(self._key_B >= 0)
-        kept = [self.store_of(row).view(int(self._key_B[row])) for row in live]
+        kept = [self.store_of(int(row)).view(int(self._key_B[row])) for row in live]
         keys = self._key_B[live].tolist()
         self._stores, self._dead = [], 0
         self._key_B[live] = -1

@@ -86,7 +86,12 @@ def environment_settings(
         scale: of `simulator.config.SCALES`.
         world: of `simulator.config.WORLDS`.
         config: instead of scale and world.
-        world_seed, users, reward, oracle, horizon_days, gone_after_days: see `EnvironmentSettings`.
+        world_seed: of the world, not of the episodes.
+        users: of the population.
+        reward: of `REWARDS`.
+        oracle: whether infos carry regret.
+        horizon_days: of Retention-v0.
+        gone_after_days: of Retention-v0.
 
     Raises:
         ConfigError: on an unknown name or a value outside its rule.

@@ -5,7 +5,7 @@ Knows Gymnasium's `Env`; what happens in a step is in `simulator.environments.co
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -28,7 +28,7 @@ RENDER_MODES = ("ansi",)
 _ROW = np.zeros(1, np.int64)
 
 
-class _UserEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
+class _UserEnv(gymnasium.Env[dict[str, Any], npt.NDArray[np.int64]]):
     """A user asks, is shown a slate, and reacts.
 
     ## Action Space
@@ -47,10 +47,7 @@ class _UserEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
     when the first environment over them is made and then kept; `reward`; `oracle`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": list(RENDER_MODES),
-        "render_fps": 1,
-    }
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 1}  # noqa: RUF012  as Gymnasium's
 
     def __init__(self, settings: EnvironmentSettings, render_mode: str | None) -> None:
         require(render_mode is None or render_mode in RENDER_MODES, "render_mode", render_mode,
@@ -112,7 +109,7 @@ class _UserEnv(gymnasium.Env[Observation, npt.NDArray[np.int64]]):
         ids_RK = oracle_slates(self._core.episodes, _ROW)
         return np.searchsorted(self._core.episodes.ids_BC[0], ids_RK[0])
 
-    def render(self) -> str | None:  # type: ignore[override]  # Gymnasium: any frame, or a list
+    def render(self) -> str | None:
         """One line about the request and what became of the slate before it."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() without render_mode='ansi' shows nothing.")

@@ -9,7 +9,6 @@ Letters: B rows (episodes side by side), C candidates, T history length, K slate
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from simulator.config import DAY_MS, START_MS
@@ -68,5 +67,5 @@ def fill_observation(buffer: Observation, episodes: Episodes, rows: Rows) -> Non
     buffer["candidate_mask"][rows] = 1
 
 
-def _numbers(low: int, high: int, dtype: npt.DTypeLike, length: int) -> spaces.Box:
+def _numbers(low: int, high: int, dtype: type[np.integer], length: int) -> spaces.Box:
     return spaces.Box(low=low, high=high, shape=(length,), dtype=dtype)

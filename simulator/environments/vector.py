@@ -10,7 +10,7 @@ Letters: B rows (sub-environments), R some of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
     rewards nothing and returns the next episode's first observation.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = {  # noqa: RUF012  as Gymnasium's
         "render_modes": [],
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }

@@ -140,10 +140,10 @@ class VectorScoredSlates(VectorWrapper):
         self._observation: Observation = {}
 
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts episodes."""
-        observation, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        observation, info = self.env.reset(seed=seed, options=options)
         self._observation = _copy(observation)
         return observation, info
 
@@ -186,10 +186,10 @@ class VectorFeatureObservation(VectorWrapper):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(
-        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """Starts episodes."""
-        observation, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        observation, info = self.env.reset(seed=seed, options=options)
         return state_features(self._catalog, observation), info
 
     def step(self, actions: Any) -> tuple[npt.NDArray[np.float32], Any, Any, Any, dict[str, Any]]:
@@ -198,12 +198,13 @@ class VectorFeatureObservation(VectorWrapper):
         return state_features(self._catalog, observation), rest[0], rest[1], rest[2], rest[3]
 
 
-def _catalog(env: gymnasium.Env | VectorEnv) -> ObservedCatalog:
-    return env.unwrapped.core.population.world.catalog.observed  # type: ignore[union-attr]
+# Any: the environment below the wrappers is one of this package, which their types do not say.
+def _catalog(env: Any) -> ObservedCatalog:
+    return env.unwrapped.core.population.world.catalog.observed
 
 
-def _scorer(env: gymnasium.Env | VectorEnv, by: str) -> _Scorer:
-    world = env.unwrapped.settings.world  # type: ignore[union-attr]
+def _scorer(env: Any, by: str) -> _Scorer:
+    world = env.unwrapped.settings.world
     return _Scorer(by, _catalog(env), world.num_candidates, world.slate_size)
 
 

@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_space
 
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import ConfigError
+from ifa_ray.errors import ConfigError, unknown_name
 from simulator.config import WorldConfig
 from simulator.environments.core import Core, user_option
 from simulator.environments.regret import oracle_slates
@@ -36,8 +36,10 @@ Array = npt.NDArray[Any]
 class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
     """Many users at once; spaces, rewards and ends of each are those of the single environment.
 
-    Autoreset is `NEXT_STEP`, Gymnasium's default: the step after a row's end ignores its action,
-    rewards nothing and returns the next episode's first observation.
+    `autoreset_mode` is Gymnasium's. `NextStep`, its default: the step after a row's end ignores its
+    action, rewards nothing and returns the next episode's first observation. `SameStep`: the next
+    episode begins in the step that ends one, whose last observation and infos are `final_obs` and
+    `final_info`.
     """
 
     metadata = {  # noqa: RUF012  as Gymnasium's
@@ -46,10 +48,16 @@ class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
     }
 
     def __init__(
-        self, num_envs: int, settings: EnvironmentSettings, render_mode: str | None
+        self,
+        num_envs: int,
+        settings: EnvironmentSettings,
+        autoreset_mode: str | AutoresetMode,
+        render_mode: str | None,
     ) -> None:
         require(num_envs >= 1, "num_envs", num_envs, ">= 1")
         require(render_mode is None, "render_mode", render_mode, "None: batches are not rendered")
+        self._mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}
         self.num_envs = num_envs
         self.settings = settings
         self.single_observation_space = observation_space(settings)
@@ -100,7 +108,7 @@ class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
     def step(
         self, actions: npt.NDArray[np.int64]
     ) -> tuple[Observation, Array, Array, Array, dict[str, Any]]:
-        """Shows each user a slate; rows that ended at the last step start anew instead.
+        """Shows each user a slate, and starts ended episodes anew as `autoreset_mode` says.
 
         Raises:
             RankerError: if an index is out of range, in whatever row.
@@ -113,15 +121,23 @@ class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
         rows, anew = np.flatnonzero(~self._ended_B), np.flatnonzero(self._ended_B)
         reward_B, terminated_B, truncated_B = np.zeros(B), np.zeros(B, bool), np.zeros(B, bool)
         infos: dict[str, Any] = {}
+        if len(anew):
+            self._core.begin(anew, self._generators)
         if len(rows):
             stepped = self._core.step(rows, slates_BK[rows])
             reward_B[rows] = stepped.reward_R
             terminated_B[rows], truncated_B[rows] = stepped.terminated_R, stepped.truncated_R
-            infos = self._infos(rows, stepped.info)
-        if len(anew):
-            self._core.begin(anew, self._generators)
         self._core.ask(np.flatnonzero(~terminated_B))
-        self._ended_B = terminated_B | truncated_B
+        ended_B = terminated_B | truncated_B
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self._ended_B = ended_B
+            infos = self._infos(rows, stepped.info) if len(rows) else {}
+        else:
+            infos = self._infos(rows, stepped.info, except_B=ended_B)
+            if ended_B.any():
+                infos |= self._finals(ended_B, stepped.info)
+                self._core.begin(np.flatnonzero(ended_B), self._generators)
+                self._core.ask(np.flatnonzero(ended_B))
         return self._core.observation(), reward_B, terminated_B, truncated_B, infos
 
     def oracle_slates(self) -> npt.NDArray[np.int64]:
@@ -130,15 +146,39 @@ class _UserVectorEnv(VectorEnv[Observation, npt.NDArray[np.int64], Array]):
         ids_BC = self._core.episodes.ids_BC
         return np.stack([np.searchsorted(*pair) for pair in zip(ids_BC, ids_BK, strict=True)])
 
-    def _infos(self, rows: npt.NDArray[np.int64], info: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _infos(
+        self,
+        rows: npt.NDArray[np.int64],
+        info: dict[str, np.ndarray],
+        except_B: npt.NDArray[np.bool_] | None = None,
+    ) -> dict[str, Any]:
         """Gymnasium's form of infos: arrays over all rows, and which rows have them."""
+        has_B = np.zeros(self.num_envs, bool)
+        has_B[rows] = True
+        if except_B is not None:
+            has_B &= ~except_B
         infos: dict[str, Any] = {}
-        for name, column_R in info.items():
+        for name, column_R in info.items() if has_B.any() else ():
             infos[name] = np.zeros((self.num_envs, *column_R.shape[1:]), column_R.dtype)
-            infos[name][rows] = column_R
-            infos[f"_{name}"] = np.zeros(self.num_envs, bool)
-            infos[f"_{name}"][rows] = True
+            infos[name][has_B] = column_R[has_B[rows]]
+            infos[f"_{name}"] = has_B.copy()
         return infos
+
+    def _finals(
+        self, ended_B: npt.NDArray[np.bool_], info: dict[str, np.ndarray]
+    ) -> dict[str, Any]:
+        """The last observations and infos of the rows that ended, all rows having stepped."""
+        observation = self._core.observation()
+        final_obs_B = np.full(self.num_envs, None, object)
+        for row in np.flatnonzero(ended_B):
+            final_obs_B[row] = {name: array[row].copy() for name, array in observation.items()}
+        everybody = np.arange(self.num_envs)
+        return {
+            "final_obs": final_obs_B,
+            "_final_obs": ended_B.copy(),
+            "final_info": self._infos(everybody, info, except_B=~ended_B),
+            "_final_info": ended_B.copy(),
+        }
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
@@ -173,13 +213,14 @@ class RankingVectorEnv(_UserVectorEnv):
         users: int = 64,
         reward: str = "watch_s",
         oracle: bool = False,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
         settings = environment_settings(
             "ranking", scale=scale, world=world, config=config, world_seed=world_seed, users=users,
             reward=reward, oracle=oracle,
         )  # fmt: skip
-        super().__init__(num_envs, settings, render_mode)
+        super().__init__(num_envs, settings, autoreset_mode, render_mode)
 
 
 class SessionVectorEnv(_UserVectorEnv):
@@ -196,13 +237,14 @@ class SessionVectorEnv(_UserVectorEnv):
         users: int = 64,
         reward: str = "watch_s",
         oracle: bool = False,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
         settings = environment_settings(
             "session", scale=scale, world=world, config=config, world_seed=world_seed, users=users,
             reward=reward, oracle=oracle,
         )  # fmt: skip
-        super().__init__(num_envs, settings, render_mode)
+        super().__init__(num_envs, settings, autoreset_mode, render_mode)
 
 
 class RetentionVectorEnv(_UserVectorEnv):
@@ -221,6 +263,7 @@ class RetentionVectorEnv(_UserVectorEnv):
         oracle: bool = False,
         horizon_days: int = 7,
         gone_after_days: int = 3,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
     ) -> None:
         settings = environment_settings(
@@ -228,4 +271,12 @@ class RetentionVectorEnv(_UserVectorEnv):
             users=users, reward=reward, oracle=oracle, horizon_days=horizon_days,
             gone_after_days=gone_after_days,
         )  # fmt: skip
-        super().__init__(num_envs, settings, render_mode)
+        super().__init__(num_envs, settings, autoreset_mode, render_mode)
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    known = {m.value: m for m in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)}
+    name = mode.value if isinstance(mode, AutoresetMode) else mode
+    if name not in known:
+        raise unknown_name("autoreset_mode", name, known)
+    return known[name]

@@ -154,9 +154,9 @@ class VectorScoredSlates(VectorWrapper):
             RankerError: if the actions have another shape or are not finite.
         """
         slates_BK = self._scorer.slates(actions, self._observation)
-        observation, *rest = self.env.step(slates_BK)
+        observation, reward_B, terminated_B, truncated_B, infos = self.env.step(slates_BK)
         self._observation = _copy(observation)
-        return observation, rest[0], rest[1], rest[2], rest[3]
+        return observation, reward_B, terminated_B, truncated_B, infos
 
 
 class FeatureObservation(
@@ -194,8 +194,12 @@ class VectorFeatureObservation(VectorWrapper):
 
     def step(self, actions: Any) -> tuple[npt.NDArray[np.float32], Any, Any, Any, dict[str, Any]]:
         """Steps, and turns what is observed into features."""
-        observation, *rest = self.env.step(actions)
-        return state_features(self._catalog, observation), rest[0], rest[1], rest[2], rest[3]
+        observation, reward_B, terminated_B, truncated_B, infos = self.env.step(actions)
+        for row in np.flatnonzero(infos.get("_final_obs", False)):
+            last = _batch_of_one(infos["final_obs"][row])
+            infos["final_obs"][row] = state_features(self._catalog, last)[0]
+        features_BF = state_features(self._catalog, observation)
+        return features_BF, reward_B, terminated_B, truncated_B, infos
 
 
 # Any: the environment below the wrappers is one of this package, which their types do not say.

@@ -129,6 +129,18 @@ def test_wrapped_batches_are_the_wrapped_single_environments_of_their_rows(by):
             ended[row] = bool(found[2] or found[3])
 
 
+def test_features_of_a_last_observation_are_given_where_the_next_episode_begins_at_once():
+    batch = VectorFeatureObservation(small_batch("ranking", 3, autoreset_mode="SameStep"))
+    batch.reset(seed=6)
+    slates_BK = np.tile(np.arange(8), (3, 1))
+    fresh_BF, *_, infos = batch.step(slates_BK)
+    for row in range(3):
+        env = FeatureObservation(small("ranking"))
+        env.reset(seed=6 + row)
+        np.testing.assert_array_equal(infos["final_obs"][row], env.step(slates_BK[row])[0])
+        np.testing.assert_array_equal(fresh_BF[row], env.reset()[0])
+
+
 def test_a_weight_shows_the_candidates_that_have_most_of_its_feature():
     env = ScoredSlates(small("ranking"), by="weights")
     observation, _ = env.reset(seed=3)

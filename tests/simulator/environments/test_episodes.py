@@ -41,6 +41,21 @@ def test_a_batch_is_to_the_bit_the_single_environments_of_its_rows_seeds(kind):
         assert_same(one, other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_step_autoreset_is_gymnasiums_own_over_single_environments(kind):
+    name = "SameStep"
+    settings = {"horizon_days": 2} if kind == "retention" else {}
+    batch = small_batch(kind, 4, autoreset_mode=name, **settings)
+    singles = small_batch(kind, 4, mode="sync", vector_kwargs={"autoreset_mode": name}, **settings)
+    assert_same(batch.reset(seed=11), singles.reset(seed=11))
+    ended = 0
+    for action_BK in actions_of(batch, 14):
+        one, other = batch.step(action_BK), singles.step(action_BK)
+        assert_same(one, other)
+        ended += int(one[2].sum() + one[3].sum())
+    assert ended >= 4
+
+
 def test_rows_of_one_seed_live_the_same_episode_side_by_side():
     batch = small_batch("retention", 5)
     observation, _ = batch.reset(seed=[7, 7, 8, 7, 8])

@@ -16,19 +16,18 @@ length, S sessions of a day.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.data.history import HistoryStore
 from simulator.config import DAY_MS, START_MS
 from simulator.crn import Purpose, uniform
 from simulator.environments.histories import RowHistories
 from simulator.environments.starts import Population
 from simulator.profiles import long_profiles, make_query
 from simulator.queries import Candidates, RetrievalQuery
-from simulator.retrieval import retrieve
 from simulator.set_value import Moment
 from simulator.slates import fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
@@ -97,7 +96,8 @@ class Episodes:
         self.ids_BC = np.zeros((num_rows, config.num_candidates), np.int32)
         self.channels_BC = np.zeros((num_rows, config.num_candidates), np.int8)
         self._profiles = population.profiles.take(nobody)
-        self._histories = RowHistories(num_rows)
+        new_shard = functools.partial(ShardState.new, population.world, np.empty(0, np.int32))
+        self._histories = RowHistories(num_rows, new_shard)
         self._asked: list[_Asked] = []
 
     def begin(self, rows: Rows, user_R: Rows, key_R: Ids) -> None:
@@ -133,9 +133,11 @@ class Episodes:
         self.num_sessions_B[rows] = count_R
         self.start_ms_BS[rows] = start_RS
         self.session_B[rows] = 0
-        for part, store in self._histories.passes(rows):
+        for part, shard in self._histories.passes(rows):
             observed = self.population.world.catalog.observed
-            self._profiles.put(part, long_profiles(observed, store, self.users.user_id_U[part]))
+            self._profiles.put(
+                part, long_profiles(observed, shard.histories, self.users.user_id_U[part])
+            )
         self.begin_sessions(rows)
 
     def begin_sessions(self, rows: Rows) -> None:
@@ -155,14 +157,14 @@ class Episodes:
         world = self.population.world
         kept = [asked.without(rows) for asked in self._asked]
         self._asked = [asked for asked in kept if len(asked.rows)]
-        for part, store in self._histories.passes(rows):
+        for part, shard in self._histories.passes(rows):
             query = make_query(
-                world.config, store, self._profiles.take(part),
+                world.config, shard.histories, self._profiles.take(part),
                 user_id_U=self.users.user_id_U[part], day_U=self.day_B[part],
                 session_U=self.session_B[part], round_U=self.round_B[part],
                 time_ms_U=self.time_ms_B[part], num_candidates=world.config.num_candidates,
             )  # fmt: skip
-            found = retrieve(world.catalog.observed, world.config, query)
+            found = self.population.retrieve(query)
             self.ids_BC[part], self.channels_BC[part] = found.ids_UC, found.channels_UC
             self._asked.append(_Asked(rows=part, query=query))
 
@@ -177,12 +179,14 @@ class Episodes:
         shown_RK, seen_RK = np.zeros_like(ids_RK), np.zeros(ids_RK.shape, bool)
         columns: dict[str, np.ndarray] = {}
         left_R = np.zeros(len(rows), bool)
-        for asked, part, store in self._parts(rows):
+        for asked, part, histories_of in self._parts(rows):
             place = np.searchsorted(rows, part)
             query = asked.query.take(np.searchsorted(asked.rows, part))
             found = Candidates(ids_UC=self.ids_BC[part], channels_UC=self.channels_BC[part])
             slates = fill_random_slots(world, query, ids_RK[place], found)
-            shard = ShardState(user_ids=self.users.user_id_U, users=self.users, histories=store)
+            shard = dataclasses.replace(
+                histories_of, user_ids=self.users.user_id_U, users=self.users
+            )
             visit = show(world, shard, part, self.sessions, query, slates)
             self.time_ms_B[part] = visit.end_ms_R
             shown_RK[place], left_R[place] = slates.ids_RK, visit.left_R
@@ -211,16 +215,15 @@ class Episodes:
         actions_RT, mask_RT = np.zeros(shape, np.uint8), np.zeros(shape, np.int8)
         times_RT = np.zeros(shape, np.int64)
         for r, row in enumerate(rows.tolist()):
-            key = int(self.users.user_id_U[row])
-            view = self._histories.store_of(row).view(key, limit=limit)
+            view = self._histories.view(row, limit)
             start = limit - len(view)
             ids_RT[r, start:], actions_RT[r, start:] = view.ids_T, view.actions_T
             times_RT[r, start:], mask_RT[r, start:] = view.times_ms_T, 1
         return ids_RT, actions_RT, times_RT, mask_RT
 
-    def _parts(self, rows: Rows) -> Iterator[tuple[_Asked, Rows, HistoryStore]]:
-        """Who of `rows` asked together and has the histories in one store."""
+    def _parts(self, rows: Rows) -> Iterator[tuple[_Asked, Rows, ShardState]]:
+        """Who of `rows` asked together and has the histories in one shard."""
         for asked in self._asked:
             here = asked.rows[np.isin(asked.rows, rows)]
-            for part, store in self._histories.passes(here):
-                yield asked, part, store
+            for part, shard in self._histories.passes(here):
+                yield asked, part, shard

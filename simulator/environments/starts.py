@@ -19,6 +19,8 @@ import numpy as np
 from simulator.config import WorldConfig
 from simulator.day import DayLog, run_warmup
 from simulator.profiles import LongProfiles, long_profiles
+from simulator.queries import Candidates, RetrievalQuery
+from simulator.retrieval import retrieve
 from simulator.slates import Visit
 from simulator.users import history_targets
 from simulator.world import ShardState, World
@@ -50,6 +52,10 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.shard.user_ids)
+
+    def retrieve(self, query: RetrievalQuery) -> Candidates:
+        """The candidates of some requests, by the stage under which the prehistory was lived."""
+        return retrieve(self.world.catalog.observed, self.world.config, query)
 
 
 @functools.lru_cache(maxsize=MAX_POPULATIONS)

@@ -11,20 +11,20 @@ from simulator.environments.endings import ENDINGS
 from simulator.environments.episodes import Episodes
 from simulator.environments.settings import EnvironmentSettings
 from simulator.environments.starts import population
-from simulator.retrieval import retrieve
 from simulator.transition import plan_day
-from simulator.world import ShardState, World
+from simulator.world import ShardState
 
 DAYS = 3
 
 
 def lived_by_the_loop():
     """Rows (user, time, video, play) of some days under a ranker that takes the first ids."""
-    world = World(SMALL, 0)
+    people = population(SMALL, 0, USERS)
+    world = people.world
     shard = ShardState.new(world, np.arange(USERS, dtype=np.int32))
 
     async def find(query):
-        return retrieve(world.catalog.observed, world.config, query)
+        return people.retrieve(query)
 
     async def rank(requests):
         return [

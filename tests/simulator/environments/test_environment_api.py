@@ -156,6 +156,24 @@ def test_reset_options_are_checked():
         env.reset(options={"user": 1})
 
 
+def test_environments_need_neither_torch_nor_ray_nor_tables():
+    program = (
+        "import sys, simulator.environments; "
+        "print([name for name in ('torch', 'ray', 'polars', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_batch_checks_its_settings():
+    with pytest.raises(ConfigError, match="num_envs == 0, must be >= 1"):
+        small_batch("ranking", 0)
+    with pytest.raises(ConfigError, match="Did you mean 'SameStep'"):
+        small_batch("ranking", 2, autoreset_mode="same_step")
+    with pytest.raises(ConfigError, match="render_mode == 'ansi', must be None"):
+        small_batch("ranking", 2, render_mode="ansi")
+
+
 def test_a_batch_checks_seeds_and_masks():
     batch = small_batch("ranking", 3)
     with pytest.raises(ConfigError, match=r"len\(seed\) == 2, must be num_envs == 3"):

@@ -15,7 +15,7 @@ from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, uniform
 from simulator.profiles import LongProfiles
-from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.queries import Candidates, RetrievalQuery
 
 __all__ = ["choose_slates"]
 

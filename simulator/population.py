@@ -28,7 +28,7 @@ from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
 from simulator.day import ShardState, run_day
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
-from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.queries import Candidates, RetrievalQuery
 from simulator.world import World
 
 __all__ = ["UserShards"]

@@ -18,7 +18,7 @@ from ifa_ray.data.history import HistoryStore
 from ifa_ray.schema import ACTIONS
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
-from simulator.retrieval import RetrievalQuery
+from simulator.queries import RetrievalQuery
 
 __all__ = ["LongProfiles", "long_profiles", "make_query"]
 

@@ -17,7 +17,7 @@ from ifa_ray.schema import pack_actions
 from simulator.crn import Purpose, uniform
 from simulator.exposure import scroll
 from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
-from simulator.retrieval import Candidates, Channel, RetrievalQuery
+from simulator.queries import Candidates, Channel, RetrievalQuery
 from simulator.transition import SessionState, remember_authors, satisfy
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World

@@ -7,7 +7,8 @@ Knows catalogue, users and histories as values; what happens to them in a day is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
@@ -15,11 +16,16 @@ import numpy.typing as npt
 
 from ifa_ray.data.history import HistoryStore
 from ifa_ray.errors import LogError
-from simulator.catalog import Catalog, make_catalog
+from simulator.catalog import Catalog, ObservedCatalog, make_catalog
 from simulator.config import WorldConfig
+from simulator.queries import Retrieval
+from simulator.retrieval import ChannelRetrieval
 from simulator.users import UserState, make_users
 
-__all__ = ["ShardState", "World"]
+__all__ = ["RetrievalFactory", "ShardState", "World"]
+
+RetrievalFactory = Callable[[ObservedCatalog, WorldConfig], Retrieval]
+"""What builds a retrieval stage from what a platform knows."""
 
 
 class World:
@@ -31,10 +37,18 @@ class World:
         catalog: the items, hidden and observed.
     """
 
-    def __init__(self, config: WorldConfig, seed: int) -> None:
+    def __init__(
+        self, config: WorldConfig, seed: int, retrieval: RetrievalFactory = ChannelRetrieval
+    ) -> None:
         self.config = config
         self.seed = seed
         self.catalog: Catalog = make_catalog(config, seed)
+        self._build_retrieval = retrieval
+
+    @functools.cached_property
+    def retrieval(self) -> Retrieval:
+        """The stage that the warm-up, and whoever lives without actors, asks; built when used."""
+        return self._build_retrieval(self.catalog.observed, self.config)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.data.history import HistoryStore
+from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.errors import LogError
 from simulator.catalog import Catalog, ObservedCatalog, make_catalog
 from simulator.config import WorldConfig
@@ -63,13 +63,18 @@ class ShardState:
 
     user_ids: npt.NDArray[np.int32]
     users: UserState
-    histories: HistoryStore
+    histories: HistoryBlocks
 
     @classmethod
-    def new(cls, world: World, user_ids: npt.NDArray[np.int32]) -> Self:
-        """Users before their warm-up."""
+    def new(
+        cls,
+        world: World,
+        user_ids: npt.NDArray[np.int32],
+        histories: HistoryBlocks | None = None,
+    ) -> Self:
+        """Users before their warm-up; their histories are kept in memory unless given, empty."""
         users = make_users(world, user_ids)
-        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())
+        return cls(user_ids=users.user_id_U, users=users, histories=histories or HistoryBlocks())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The hidden part, for saving at a day boundary."""
@@ -94,4 +99,4 @@ class ShardState:
                     f"must be {array.dtype} {array.shape}."
                 )
         users = UserState(**{name: np.array(array) for name, array in arrays.items()})
-        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())
+        return cls(user_ids=users.user_id_U, users=users, histories=HistoryBlocks())

@@ -145,8 +145,7 @@ class _Story:
 
     def watermarks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Impressions that each user has seen."""
-        lengths = [self.shard.histories.length(int(user)) for user in self.shard.user_ids[rows]]
-        return np.array(lengths, np.int64)
+        return self.shard.histories.lengths(self.shard.user_ids[rows])
 
     def begin_sessions(
         self, rows: npt.NDArray[np.int64], day: int | np.ndarray, start_ms_U: np.ndarray

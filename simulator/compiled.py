@@ -11,25 +11,32 @@ that call each other stand in one file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numba
+import numpy as np
 
 __all__ = ["compiled", "elementwise"]
 
 Function = TypeVar("Function", bound=Callable)
+Built = TypeVar("Built")
 
 
 def compiled(function: Function) -> Function:
     """Compiles a loop over arrays at its first call, without the interpreter's lock."""
-    return _kept_on_disk(lambda cache: numba.njit(function, cache=cache, nogil=True))
+
+    def build(cache: bool) -> Function:
+        dispatcher: Any = numba.njit(function, cache=cache, nogil=True)
+        return dispatcher
+
+    return _kept_on_disk(build)
 
 
-def elementwise(signature: str) -> Callable[[Function], Function]:
+def elementwise(signature: str) -> Callable[[Callable], np.ufunc]:
     """Compiles a function of scalars into a numpy ufunc: broadcasting, one pass, no temporaries."""
 
-    def decorate(function: Function) -> Function:
-        def build(cache: bool) -> Function:
+    def decorate(function: Callable) -> np.ufunc:
+        def build(cache: bool) -> np.ufunc:
             return numba.vectorize([signature], cache=cache)(function)
 
         return _kept_on_disk(build)
@@ -37,7 +44,7 @@ def elementwise(signature: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def _kept_on_disk(build: Callable[[bool], Function]) -> Function:
+def _kept_on_disk(build: Callable[[bool], Built]) -> Built:
     try:
         return build(True)
     except RuntimeError:  # no folder that can be written: compiled again in each process

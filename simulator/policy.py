@@ -38,13 +38,12 @@ def choose_slates(
     ids_UC = candidates.ids_UC
     content_ND = catalog.items.content_ND
     score_UC = POPULARITY_WEIGHT * np.log(len(catalog.items) * catalog.popularity_N[ids_UC])
-    match_UC = np.empty(ids_UC.shape, np.float32)
-    best_match(content_ND, ids_UC, profiles.content_UMD, match_UC)
-    score_UC += LONG_WEIGHT * match_UC
     recent_URD = content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
-    best_match(content_ND, ids_UC, recent_URD, match_UC)
-    score_UC += RECENT_WEIGHT * match_UC
+    long_UC, recent_UC = (np.empty(ids_UC.shape, np.float32) for _ in range(2))
+    best_match(content_ND, ids_UC, profiles.content_UMD, recent_URD, long_UC, recent_UC)
+    score_UC += LONG_WEIGHT * long_UC
+    score_UC += RECENT_WEIGHT * recent_UC
     lift_UC = np.take_along_axis(
         profiles.category_lift_UG, catalog.items.category_N[ids_UC].astype(np.int64), axis=1
     )

@@ -20,8 +20,10 @@ _BLOCK = 128
 def best_match(
     content_ND: npt.NDArray[np.float32],
     ids_UC: npt.NDArray[np.int32],
-    vectors_UVD: npt.NDArray[np.float32],
-    best_UC: npt.NDArray[np.float32],
+    long_UVD: npt.NDArray[np.float32],
+    recent_UVD: npt.NDArray[np.float32],
+    long_UC: npt.NDArray[np.float32],
+    recent_UC: npt.NDArray[np.float32],
 ) -> None:
     """Inner product of each candidate with the closest of its user's vectors, at least 0.
 
@@ -31,8 +33,10 @@ def best_match(
     Args:
         content_ND: of the catalogue.
         ids_UC: the candidates.
-        vectors_UVD: the vectors.
-        best_UC: is filled.
+        long_UVD: one set of vectors.
+        recent_UVD: another.
+        long_UC: is filled, for the first set.
+        recent_UC: is filled, for the second.
     """
     width = content_ND.shape[1]
     block_DB = np.empty((width, _BLOCK), np.float32)
@@ -40,20 +44,31 @@ def best_match(
     for user in range(ids_UC.shape[0]):
         for start in range(0, ids_UC.shape[1], _BLOCK):
             size = min(_BLOCK, ids_UC.shape[1] - start)
-            best_B = best_UC[user, start : start + size]
             for b in range(size):
                 item = ids_UC[user, start + b]
                 for d in range(width):
                     block_DB[d, b] = content_ND[item, d]
-                best_B[b] = 0
-            for v in range(vectors_UVD.shape[1]):
-                product_B[:size] = 0
-                for d in range(width):
-                    factor = vectors_UVD[user, v, d]
-                    for b in range(size):
-                        product_B[b] += block_DB[d, b] * factor
-                for b in range(size):
-                    best_B[b] = max(best_B[b], product_B[b])
+            part = slice(start, start + size)
+            _match_block(block_DB, long_UVD[user], product_B[:size], long_UC[user, part])
+            _match_block(block_DB, recent_UVD[user], product_B[:size], recent_UC[user, part])
+
+
+@compiled
+def _match_block(
+    block_DB: npt.NDArray[np.float32],
+    vectors_VD: npt.NDArray[np.float32],
+    product_B: npt.NDArray[np.float32],
+    best_B: npt.NDArray[np.float32],
+) -> None:
+    best_B[:] = 0
+    for v in range(vectors_VD.shape[0]):
+        product_B[:] = 0
+        for d in range(vectors_VD.shape[1]):
+            factor = vectors_VD[v, d]
+            for b in range(len(product_B)):
+                product_B[b] += block_DB[d, b] * factor
+        for b in range(len(product_B)):
+            best_B[b] = max(best_B[b], product_B[b])
 
 
 @compiled

@@ -38,11 +38,15 @@ def count_positives(
 
     Args:
         length_U: how many of the impressions are each user's, user by user.
-        item_P, actions_P: the impressions.
+        item_P: the impressions.
+        actions_P: their actions, packed.
         positive: bits of the actions that make an impression a positive.
-        category_N, author_N, content_ND: of the catalogue.
+        category_N: of the catalogue.
+        author_N: of the catalogue.
+        content_ND: of the catalogue.
         num_authors: all author numbers are below it.
-        seen_UG, liked_UG: impressions and positives by category; are added to.
+        seen_UG: impressions by category; is added to.
+        liked_UG: positives by category; is added to.
         total_UGD: sum of the content of the positives; is added to.
         authors_UA: is filled, most positives first, of equals the lower number; the rest is left.
     """

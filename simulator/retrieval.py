@@ -200,9 +200,7 @@ def _noisy(
     return (noisy_UVD * known_UV[:, :, None]).astype(np.int16)
 
 
-def by_author(
-    catalog: ObservedCatalog, query: RetrievalQuery, draws: int
-) -> npt.NDArray[np.int32]:
+def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> npt.NDArray[np.int32]:
     """Items of loved authors, drawn with replacement; the most loved are drawn more often."""
     draw = np.arange(draws)
     known_U = (query.authors_UA >= 0).sum(axis=1)

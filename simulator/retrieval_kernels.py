@@ -20,10 +20,10 @@ CHANNEL_BITS = 3
 """A candidate is packed as id * 8 + channel, so that sorting by id carries the channel along."""
 
 MIN_CELLS = 4
-"""Cells opened per query vector at least: where quotas are small, each vector has a neighbourhood."""
+"""Cells opened per query vector at least, so that small quotas have a neighbourhood too."""
 
 _SEEN, _TAKEN = 1, 2
-_BUCKETS = 4_096
+_BUCKETS = 1_024
 _LOWEST = -(2**31)
 
 Ints = npt.NDArray[np.int32]
@@ -82,16 +82,22 @@ def fill_rows(
     """Fills each user's row with packed candidates, unsorted, and says how many it found.
 
     Args:
-        centroid_LD, start_L, ids_N, vectors_ND: a `CellIndex`.
+        centroid_LD: of a `CellIndex`, as the next three.
+        start_L: where its cells begin.
+        ids_N: its items.
+        vectors_ND: their content.
         live_U: items below this number exist.
         seen_US: never to be candidates; -1 is nothing.
-        recent_UVD, long_UVD: query vectors of the two content channels; zeros are none.
+        recent_UVD: query vectors of the recent channel; zeros are none.
+        long_UVD: query vectors of the long channel.
         proposals_UP: of the other channels with a quota, one after the other in a row.
         proposals_Q: how many proposals each of these has.
         quota_Q: of all channels with a quota, the two content channels first.
-        stripe_U, stripes: which part of each cell is searched.
+        stripe_U: which part of each cell is searched.
+        stripes: into how many parts cells are cut.
         probed: live items in the cells opened, per candidate of the full quota.
-        start_U, stride_U: of the walk of exploration.
+        start_U: where the walk of exploration begins.
+        stride_U: its stride, coprime to all numbers of live items.
         packed_UC: is filled.
         count_U: is set to the number of candidates found, at most C.
     """
@@ -125,9 +131,7 @@ def fill_rows(
                 filled,
             )  # fmt: skip
             first = last
-        filled = _explore(
-            live, start_U[user], stride_U[user], taken_N, len(quota_Q), row_C, filled
-        )
+        filled = _explore(live, start_U[user], stride_U[user], taken_N, len(quota_Q), row_C, filled)
         count_U[user] = filled
         for place in range(filled):
             taken_N[row_C[place] >> CHANNEL_BITS] = 0
@@ -171,15 +175,19 @@ def _scan(
     at least `MIN_CELLS` for each vector, until `budget` live items lie in the open ones.
     """
     num_cells = len(centroid_LD)
-    cell_score_L = np.empty(num_cells, np.int32)
+    # A heap: most cells are never opened. The least key is the largest score, then the lowest cell.
+    closed_L = np.empty(num_cells, np.int64)
     for cell in range(num_cells):
-        cell_score_L[cell] = _best_product(query_KD, centroid_LD[cell])
+        closed_L[cell] = (-np.int64(_best_product(query_KD, centroid_LD[cell])) << 32) | cell
+    for parent in range(num_cells // 2 - 1, -1, -1):
+        _sift_down(closed_L, parent)
     count, opened, reached = 0, 0, 0
     least = min(MIN_CELLS * len(query_KD), num_cells)
     while opened < least or (reached < budget and opened < num_cells):
-        cell = np.argmax(cell_score_L)  # the lowest of equals
-        cell_score_L[cell] = _LOWEST
+        cell = closed_L[0] & 0xFFFFFFFF
         opened += 1
+        closed_L[0] = closed_L[num_cells - opened]
+        _sift_down(closed_L[: num_cells - opened], 0)
         first = start_L[cell]
         num_live = _num_below(ids_N[first : start_L[cell + 1]], live)
         reached += num_live
@@ -192,6 +200,23 @@ def _scan(
                 item_N[count] = item
                 count += 1
     return count
+
+
+@compiled
+def _sift_down(heap: Longs, place: int) -> None:
+    """Restores the order below one place of a binary heap whose least key is first."""
+    if len(heap) == 0:
+        return
+    key = heap[place]
+    while 2 * place + 1 < len(heap):
+        child = 2 * place + 1
+        if child + 1 < len(heap) and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= key:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = key
 
 
 @compiled
@@ -241,11 +266,13 @@ def _keep_best(
             filled = _take(item, taken_N, channel, row_C, filled)
         return filled
     # Counting, not sorting: all above the bucket where the quota is reached are in.
-    low = np.int64(score_n.min())
-    width = (np.int64(score_n.max()) - low) // _BUCKETS + 1
-    count_B = np.zeros(_BUCKETS, np.int64)
+    low = score_n.min()
+    span, shift = score_n.max() - low, 0
+    while (span >> shift) >= _BUCKETS:
+        shift += 1
+    count_B = np.zeros(_BUCKETS, np.int32)
     for score in score_n:
-        count_B[(score - low) // width] += 1
+        count_B[(score - low) >> shift] += 1
     edge, above = _BUCKETS - 1, 0
     while above + count_B[edge] < quota:
         above += count_B[edge]
@@ -253,7 +280,7 @@ def _keep_best(
     on_edge = np.empty(count_B[edge], np.int64)
     seen_on_edge = 0
     for place in range(len(score_n)):
-        bucket = (score_n[place] - low) // width
+        bucket = (score_n[place] - low) >> shift
         if bucket > edge:
             filled = _take(item_n[place], taken_N, channel, row_C, filled)
         elif bucket == edge:

@@ -68,7 +68,7 @@ class NaiveRetrieval:
         quota = dict(zip(retrieval.QUOTAS, retrieval.quotas(num_candidates).tolist(), strict=True))
         chosen: dict[int, int] = {}
 
-        def take(proposals_P: npt.NDArray[np.int32], channel: Channel, limit: int) -> None:
+        def take(proposals_P: npt.NDArray[np.integer], channel: Channel, limit: int) -> None:
             for item in proposals_P.tolist():
                 if limit == 0:
                     return

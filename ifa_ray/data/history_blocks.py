@@ -96,7 +96,8 @@ class HistoryBlocks:
             return
         if times_ms.min() < 0 or times_ms.max() >= _TIME_LIMIT_MS:
             raise LogError(
-                f"time_ms in [{times_ms.min()}, {times_ms.max()}], must be in [0, {_TIME_LIMIT_MS})."
+                f"time_ms in [{times_ms.min()}, {times_ms.max()}], "
+                f"must be in [0, {_TIME_LIMIT_MS})."
             )
         order = np.argsort(user_ids, kind="stable")
         users, starts, counts = np.unique(user_ids[order], return_index=True, return_counts=True)
@@ -136,9 +137,7 @@ class HistoryBlocks:
             times_ms_T=high_T << 32 | self._of_blocks("time_low", blocks_B).ravel()[part],
         )
 
-    def latest_ids(
-        self, user_ids: npt.NDArray[np.int32], limit: int
-    ) -> npt.NDArray[np.int32]:
+    def latest_ids(self, user_ids: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.int32]:
         """The latest `limit` ids of each user, oldest first, int32 [U, W], -1 padded at the end.
 
         W is `limit`, or the longest history if that is shorter.

@@ -77,9 +77,7 @@ def test_a_users_candidates_do_not_depend_on_who_else_asks(query):
 
 def test_another_round_brings_other_candidates(shard):
     world = tiny_world()
-    first, second = (
-        world.retrieval.retrieve(query_of(world, shard, round_=r)) for r in (0, 1)
-    )
+    first, second = (world.retrieval.retrieve(query_of(world, shard, round_=r)) for r in (0, 1))
     assert (first.ids_UC != second.ids_UC).any(axis=1).all()
 
 
@@ -145,7 +143,7 @@ def test_popular_draws_are_those_of_a_binary_search():
 
 def test_a_retrieval_stage_of_ones_own_takes_the_place_of_the_default():
     class Newest:
-        def __init__(self, catalog, config):
+        def __init__(self, catalog, _config):
             self.catalog = catalog
 
         def retrieve(self, query):
@@ -238,13 +236,13 @@ def test_exploration_reaches_every_part_of_the_catalogue(shard):
 
 
 def test_profiles_find_the_category_that_is_liked_and_not_the_one_that_is_only_shown():
-    from ifa_ray.data.history import HistoryStore
+    from ifa_ray.data.history_blocks import HistoryBlocks
 
     world = tiny_world()
     items = world.catalog.item_table()
     liked = np.flatnonzero(items.category_N == 3)[:10].astype(np.int32)
     shown = np.flatnonzero(items.category_N == 5)[:40].astype(np.int32)
-    histories = HistoryStore()
+    histories = HistoryBlocks()
     histories.append(4, shown, np.full(40, 0, np.uint8), np.arange(40))
     histories.append(4, liked, np.full(10, 0b11, np.uint8), 40 + np.arange(10))
     profiles = long_profiles(world.catalog.observed, histories, np.array([4], np.int32))

@@ -38,7 +38,9 @@ def test_the_index_does_not_depend_on_the_order_of_sums(content, monkeypatch):
 
 
 def test_another_seed_chooses_other_centroids(content):
-    assert not np.array_equal(build_index(1, content).centroid_LD, build_index(2, content).centroid_LD)
+    assert not np.array_equal(
+        build_index(1, content).centroid_LD, build_index(2, content).centroid_LD
+    )
 
 
 def test_vectors_too_wide_for_exact_sums_are_refused():

@@ -27,7 +27,7 @@ def grown(store):
     """Three users who grow in turns, and plain lists of what they were given."""
     rng = np.random.default_rng(0)
     truth = {user: ([], [], []) for user in (7, 2**31 - 1, 0)}
-    for step in range(40):
+    for _ in range(40):
         users, rows = [], []
         for user, kept in truth.items():
             count = int(rng.integers(0, 3 if user == 0 else 70))

@@ -68,7 +68,9 @@ def table(results: list[Result]) -> str:
     for previous, r in zip([None, *results], results, strict=False):
         if previous is None or previous.part != r.part:
             lines += ["", r.part]
-        spread = f"  [{_number(r.p25)}, {_number(r.p75)}], {r.trials} trials" if r.trials > 1 else ""
+        spread = (
+            f"  [{_number(r.p25)}, {_number(r.p75)}], {r.trials} trials" if r.trials > 1 else ""
+        )
         lines.append(f"  {r.name:<50} {_number(r.p50):>12} {r.unit}{spread}")
     return "\n".join(lines[1:])
 

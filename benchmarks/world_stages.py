@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ifa_ray.schema import RankRequest, RankResponse
+from simulator.compile_ahead import compile_ahead
 from simulator.config import DAY_MS, START_MS, WorldConfig
 from simulator.crn import Purpose, uniform
 from simulator.day import run_day, run_warmup
@@ -89,7 +90,7 @@ def measure_stages(
     size: Size, clock: Callable[[], float] = time.process_time
 ) -> tuple[list[Result], World, ShardState]:
     """Builds a world, lives a warm-up and a day in it, then times its stages one by one."""
-    _compile()
+    compile_ahead()  # compiling is not what is measured
     world, results = _build(size, clock)
     users = np.arange(size.users, dtype=np.int32)
     shard = ShardState.new(world, users)
@@ -108,17 +109,6 @@ def measure_stages(
     results += _response(world, shard, query, size, clock)
     results += _day(world, shard, clock)
     return results, world, shard
-
-
-def _compile() -> None:
-    """Everything once in a tiny world: compiling is not what is measured."""
-    config = WorldConfig(
-        num_items=2_000, num_candidates=100, warmup_candidates=50, max_history=200,
-        history_median=100.0, min_history=100, warmup_requests_per_user=1,
-    )  # fmt: skip
-    world = World(config, 0)
-    shard = ShardState.new(world, np.arange(2, dtype=np.int32))
-    asyncio.run(run_warmup(world, shard))
 
 
 def _build(size: Size, clock: Callable[[], float]) -> tuple[World, list[Result]]:
@@ -299,9 +289,8 @@ def measure_faiss(world: World, clock: Callable[[], float] = time.process_time) 
         for _ in range(20):
             query_VD = content_ND[rng.integers(0, live, 4)]
             start = clock()
-            settings = faiss.SearchParametersIVF(
-                nprobe=probes, sel=faiss.IDSelectorRange(0, live)
-            )
+            settings, only_live = faiss.SearchParametersIVF(), faiss.IDSelectorRange(0, live)
+            settings.nprobe, settings.sel = probes, only_live
             scores, ids = index.search(query_VD, quota, params=settings)
             merged = ids.ravel()[np.argsort(-scores.ravel(), kind="stable")]
             best = merged[np.sort(np.unique(merged, return_index=True)[1])][:quota]

@@ -16,9 +16,9 @@ depending on its own query alone.
 The content channels search an inverted file of our own (`simulator.retrieval_index`), not a
 library's. One core of an AMD EPYC with AVX2, numpy 2.4, numba 0.68, faiss-cpu 1.15; a million items
 of 16 dimensions in 1,000 cells, 700,000 of them live, 10,000 seen; the 3,000 nearest to any of four
-vectors, recall against brute force (38 ms):
+vectors, recall against brute force (36 ms):
 
-    own     0.76 ms at 0.972, 1.0 ms at 0.984, 1.4 ms at 0.993; built in 1.7 s
+    own     0.65 ms at 0.972, 0.83 ms at 0.984, 1.2 ms at 0.993; built in 1.7 s
     faiss   4.0 ms at 0.937, 4.5 ms at 0.980, 5.2 ms at 0.996; built in 1.5 s (IndexIVFFlat,
             IDSelectorBitmap of live and unseen items, one search per vector, then merged)
 

@@ -145,12 +145,14 @@ def fill_rows(
 @compiled
 def _known_vectors(vectors_VD: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
     """The rows that are not all zero, [K, D]."""
-    kept_KD = np.empty_like(vectors_VD)
+    kept_KD = np.empty(vectors_VD.shape, np.int16)
     count = 0
     for v in range(len(vectors_VD)):
-        if np.any(vectors_VD[v] != 0):
-            kept_KD[count] = vectors_VD[v]
-            count += 1
+        known = False
+        for d in range(vectors_VD.shape[1]):
+            kept_KD[count, d] = vectors_VD[v, d]
+            known |= vectors_VD[v, d] != 0
+        count += known
     return kept_KD[:count]
 
 
@@ -179,8 +181,7 @@ def _scan(
     closed_L = np.empty(num_cells, np.int64)
     for cell in range(num_cells):
         closed_L[cell] = (-np.int64(_best_product(query_KD, centroid_LD[cell])) << 32) | cell
-    for parent in range(num_cells // 2 - 1, -1, -1):
-        _sift_down(closed_L, parent)
+    _heapify(closed_L)
     count, opened, reached = 0, 0, 0
     least = min(MIN_CELLS * len(query_KD), num_cells)
     while opened < least or (reached < budget and opened < num_cells):
@@ -200,6 +201,13 @@ def _scan(
                 item_N[count] = item
                 count += 1
     return count
+
+
+@compiled
+def _heapify(heap: Longs) -> None:
+    """Orders a binary heap, the least first: cheaper than sorting where few are taken."""
+    for parent in range(len(heap) // 2 - 1, -1, -1):
+        _sift_down(heap, parent)
 
 
 @compiled
@@ -266,8 +274,10 @@ def _keep_best(
             filled = _take(item, taken_N, channel, row_C, filled)
         return filled
     # Counting, not sorting: all above the bucket where the quota is reached are in.
-    low = score_n.min()
-    span, shift = score_n.max() - low, 0
+    low, high = score_n[0], score_n[0]
+    for score in score_n:
+        low, high = min(low, score), max(high, score)
+    span, shift = high - low, 0
     while (span >> shift) >= _BUCKETS:
         shift += 1
     count_B = np.zeros(_BUCKETS, np.int32)
@@ -286,9 +296,11 @@ def _keep_best(
         elif bucket == edge:
             on_edge[seen_on_edge] = (-np.int64(score_n[place]) << 32) | np.int64(item_n[place])
             seen_on_edge += 1
-    on_edge.sort()
-    for key in on_edge[: quota - above]:
-        filled = _take(key & 0xFFFFFFFF, taken_N, channel, row_C, filled)
+    _heapify(on_edge)
+    for last in range(seen_on_edge - 1, seen_on_edge - 1 - (quota - above), -1):
+        filled = _take(on_edge[0] & 0xFFFFFFFF, taken_N, channel, row_C, filled)
+        on_edge[0] = on_edge[last]
+        _sift_down(on_edge[:last], 0)
     return filled
 
 

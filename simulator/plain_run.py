@@ -40,7 +40,6 @@ from simulator.presets import Arm, RunConfig
 from simulator.progress import RunProgress
 from simulator.queries import Candidates, RetrievalQuery
 from simulator.result import write_result
-from simulator.retrieval import retrieve
 from simulator.shard_memory import shard_before
 from simulator.warmup_log import live_warmups
 from simulator.world import World
@@ -193,7 +192,7 @@ class _PlainArm:
         timings: list[tuple[int, float, float]] = []
 
         async def find(query: RetrievalQuery) -> Candidates:
-            return retrieve(world.catalog.observed, world.config, query)
+            return world.retrieval.retrieve(query)
 
         async def rank(requests: list[RankRequest]) -> list[RankResponse]:
             responses = score(loaded, requests)

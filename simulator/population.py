@@ -27,7 +27,7 @@ from simulator.day import ShardState, run_day
 from simulator.oracle import WorldRanker, world_ranker
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
-from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.queries import Candidates, RetrievalQuery
 from simulator.shard_memory import shard_before
 from simulator.world import World
 

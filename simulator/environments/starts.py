@@ -20,7 +20,6 @@ from simulator.config import WorldConfig
 from simulator.day import DayLog, run_warmup
 from simulator.profiles import LongProfiles, long_profiles
 from simulator.queries import Candidates, RetrievalQuery
-from simulator.retrieval import retrieve
 from simulator.slates import Visit
 from simulator.users import history_targets
 from simulator.world import ShardState, World
@@ -55,7 +54,7 @@ class Population:
 
     def retrieve(self, query: RetrievalQuery) -> Candidates:
         """The candidates of some requests, by the stage under which the prehistory was lived."""
-        return retrieve(self.world.catalog.observed, self.world.config, query)
+        return self.world.retrieval.retrieve(query)
 
 
 @functools.lru_cache(maxsize=MAX_POPULATIONS)

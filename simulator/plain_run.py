@@ -200,7 +200,15 @@ class _PlainArm:
             return responses
 
         log = asyncio.run(
-            run_day(world, state, key.day, retrieve=find, rank=rank, model_version=version)
+            run_day(
+                world,
+                state,
+                key.day,
+                retrieve=find,
+                rank=rank,
+                model_version=version,
+                num_candidates=self._config.candidates_of(key.arm),
+            )
         )
         write_shard_day(self._folder, key, log, state, timings)
         self._shards[key.replicate, key.shard] = (key.day + 1, state)

@@ -84,6 +84,7 @@ class UserShards:
                 retrieve=functools.partial(self._retrieve, key.replicate, key.shard),
                 rank=rank,
                 model_version=version,
+                num_candidates=self._config.candidates_of(key.arm),
             )
             write_shard_day(self._folder, key, log, state, timings)
             self._shards[key.arm, key.replicate, key.shard] = (key.day + 1, state)

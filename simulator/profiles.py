@@ -104,6 +104,7 @@ def make_query(
     round_U: npt.NDArray[np.int32],
     time_ms_U: npt.NDArray[np.int64],
     num_candidates: int,
+    stripes: int = 1,
 ) -> RetrievalQuery:
     """The query of users who ask now; `profiles` has a row for each of them."""
     ids_UW, actions_UW, known_UW = histories.window(user_id_U, RECENT_WINDOW)
@@ -125,6 +126,7 @@ def make_query(
         authors_UA=profiles.authors_UA,
         seen_US=histories.latest_ids(user_id_U, config.max_history),
         num_candidates=num_candidates,
+        stripes=stripes,
     )
 
 

@@ -43,6 +43,8 @@ class RetrievalQuery:
         authors_UA: int32, most loved authors first, -1 where there are fewer.
         seen_US: int32, latest impressions, not to be shown again; -1 where there are fewer.
         num_candidates: C.
+        stripes: 1 searches everything; with more the candidates are a sample of what C times as
+            many would be, one in so many.
     """
 
     user_id_U: npt.NDArray[np.int32]
@@ -55,6 +57,7 @@ class RetrievalQuery:
     authors_UA: npt.NDArray[np.int32]
     seen_US: npt.NDArray[np.int32]
     num_candidates: int
+    stripes: int = 1
 
     def __len__(self) -> int:
         return len(self.user_id_U)
@@ -71,9 +74,9 @@ class RetrievalQuery:
         arrays = {
             field.name: getattr(self, field.name)[rows]
             for field in dataclasses.fields(self)
-            if field.name != "num_candidates"
+            if field.name not in ("num_candidates", "stripes")
         }
-        return RetrievalQuery(num_candidates=self.num_candidates, **arrays)
+        return RetrievalQuery(num_candidates=self.num_candidates, stripes=self.stripes, **arrays)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

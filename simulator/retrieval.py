@@ -77,8 +77,8 @@ STRIDES = np.array([
 class ChannelRetrieval:
     """The default stage: content, authors, popularity, fresh items and exploration.
 
-    Small candidate sets search one stripe of each cell of the index, so that they are a sample of
-    what the full search would find, not its very best.
+    A query of several stripes searches one of them in each cell of the index, so that its
+    candidates are a sample of what the full search would find, not its very best.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ChannelRetrieval:
         catalog, config = self._catalog, self._config
         live_U = catalog.num_live(query.time_ms_U)
         recent_UVD, long_UVD = content_vectors(catalog, config, query)
-        stripe_U, stripes = query_stripes(catalog, config, query)
+        stripe_U, stripes = query_stripes(catalog, query)
         start_U, stride_U = walks(catalog, query, live_U)
         count_U = np.full(len(query), query.num_candidates)
         fill_rows(
@@ -161,12 +161,11 @@ def require_full(query: RetrievalQuery, count_U: npt.NDArray[np.int64]) -> None:
 
 
 def query_stripes(
-    catalog: ObservedCatalog, config: WorldConfig, query: RetrievalQuery
+    catalog: ObservedCatalog, query: RetrievalQuery
 ) -> tuple[npt.NDArray[np.int64], int]:
     """Which stripe of each cell every user's query searches, and of how many."""
-    stripes = max(1, config.num_candidates // query.num_candidates)
     bits_U = hash_keys(catalog.seed, Purpose.STRIPE, *query.keys)[:, 0]
-    return (bits_U % np.uint64(stripes)).astype(np.int64), stripes
+    return (bits_U % np.uint64(query.stripes)).astype(np.int64), query.stripes
 
 
 def content_vectors(

@@ -76,7 +76,7 @@ class NaiveRetrieval:
                     chosen[item] = channel
                     limit -= 1
 
-        stripe_U, stripes = retrieval.query_stripes(catalog, self._config, query)
+        stripe_U, stripes = retrieval.query_stripes(catalog, query)
         vectors = retrieval.content_vectors(catalog, self._config, query)
         for channel, vectors_UVD in zip((Channel.RECENT, Channel.LONG), vectors, strict=True):
             nearest_n = self._nearest(

@@ -18,14 +18,16 @@ from simulator.world import World
 USERS = np.arange(12, dtype=np.int32)
 
 
-def query_of(world, shard, num_candidates=TINY.num_candidates, time_ms=START_MS + DAY_MS, round_=0):
+def query_of(
+    world, shard, num_candidates=TINY.num_candidates, time_ms=START_MS + DAY_MS, round_=0, stripes=1
+):
     size = len(shard.user_ids)
     profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
     return make_query(
         world.config, shard.histories, profiles,
         user_id_U=shard.user_ids, day_U=np.full(size, 1, np.int32),
         session_U=np.zeros(size, np.int32), round_U=np.full(size, round_, np.int32),
-        time_ms_U=np.full(size, time_ms), num_candidates=num_candidates,
+        time_ms_U=np.full(size, time_ms), num_candidates=num_candidates, stripes=stripes,
     )  # fmt: skip
 
 
@@ -111,22 +113,25 @@ def test_most_of_the_brute_force_neighbours_are_found(shard):
         assert np.isin(want, wide.ids_UC[row]).mean() > 0.95
 
 
-def test_small_sets_are_a_sample_of_the_full_search_and_not_its_very_best():
+def test_small_sets_are_the_very_best_or_with_stripes_a_sample_of_the_full_search():
     world = tiny_world(num_items=20_000, num_candidates=1_000, retrieval_noise=0.0)
     shard = live(world, USERS, days=0)[0]
     catalog = world.catalog.observed
     full = world.retrieval.retrieve(query_of(world, shard, 1_000))
-    small = world.retrieval.retrieve(query_of(world, shard, TINY.warmup_candidates))
+    few, stripes = TINY.warmup_candidates, 1_000 // TINY.warmup_candidates
+    small = world.retrieval.retrieve(query_of(world, shard, few, stripes=stripes))
+    best_few = world.retrieval.retrieve(query_of(world, shard, few))
     content = catalog.content_q_ND
     means = []
     for row, recent in enumerate(query_of(world, shard).recent_UR):
         best = (content @ content[recent[recent >= 0]].T).max(axis=1)
         means.append([
             best[of.ids_UC[row][of.channels_UC[row] == Channel.RECENT]].mean()
-            for of in (full, small)
+            for of in (full, small, best_few)
         ])  # fmt: skip
-    full_mean, small_mean = np.mean(means, axis=0)
+    full_mean, small_mean, best_mean = np.mean(means, axis=0)
     assert small_mean == pytest.approx(full_mean, rel=0.03)
+    assert best_mean > 1.05 * full_mean
 
 
 def test_popular_draws_are_those_of_a_binary_search():

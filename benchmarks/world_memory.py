@@ -1,7 +1,9 @@
 """What users cost in memory: fills histories as the loop does, and measures.
 
 Knows `HistoryBlocks` and hidden user state as arrays; nobody lives here, so that 100,000 histories
-of 10,000 take minutes.
+of 10,000 take minutes: 78 CPU seconds on one core of an AMD EPYC; of 10.5 GiB of files 3.8 GiB
+stayed in memory, beside 0.15 GiB of its own; a history read back from disk took 1.7 ms, and
+0.05 ms when read again.
 """
 
 from __future__ import annotations
@@ -60,8 +62,9 @@ def measure_memory(
             assert len(store.view(int(user))) == length
         view_ms = 1e3 * (clock() - start) / len(readers)
         start = clock()
-        store.latest_ids(readers, length)
-        ids_ms = 1e3 * (clock() - start) / len(readers)
+        for user in readers:
+            store.view(int(user))
+        again_ms = 1e3 * (clock() - start) / len(readers)
         anonymous, mapped = (
             (now - then) / 2**30 for now, then in zip(_resident_bytes(), before, strict=True)
         )
@@ -71,8 +74,8 @@ def measure_memory(
         ("history", "bytes/impression", per_user / length),
         ("hidden state", "bytes/user", hidden_bytes),
         ("appending, 10 of each user at a time", "impressions/s", appended),
-        ("a whole history read", "ms", view_ms),
-        ("its ids alone, many at once", "ms", ids_ms),
+        ("a history read for the first time", "ms", view_ms),
+        ("and again", "ms", again_ms),
         ("memory that only this process has", "GiB", anonymous),
         ("pages of the files in memory, given back at need", "GiB", mapped),
     ]

@@ -139,7 +139,8 @@ def _retrieval(
     world: World, query: RetrievalQuery, size: Size, clock: Callable[[], float]
 ) -> list[Result]:
     """Milliseconds a request, and the share of the exact content candidates that are found."""
-    part = f"retrieval, C = {query.num_candidates:,}, {query.seen_US.shape[1]:,} seen"
+    seen = (query.seen_US >= 0).sum(axis=1).mean()
+    part = f"retrieval, C = {query.num_candidates:,}, {seen:,.0f} seen on average"
     few = dataclasses.replace(query, num_candidates=world.config.warmup_candidates)
     results = [
         _per_request(part, "all channels", query, lambda: world.retrieval.retrieve(query),

@@ -54,7 +54,7 @@ def oracle_recall(
     """Asks once for each user of a shard at noon of a day; changes nothing.
 
     Best is by true expected watch time (`simulator.oracle`), over every live item, so this costs
-    O(U n): about half a second a user at a million items.
+    O(U n): a quarter of a second a user at a million items.
 
     Args:
         world: whose retrieval stage is asked, for C = `num_candidates`.

@@ -19,11 +19,10 @@ from simulator.retrieval import Candidates, RetrievalQuery
 
 __all__ = ["choose_slates"]
 
-POPULARITY_WEIGHT = 0.4
+# Beside them: the settings `policy_popularity` and `policy_noise`.
 LONG_WEIGHT = 2.0
 RECENT_WEIGHT = 0.5
 CATEGORY_WEIGHT = 1.5
-NOISE = 0.4
 
 
 def choose_slates(
@@ -36,7 +35,7 @@ def choose_slates(
     """The best K candidates of each user, best first, int32 [U, K]."""
     ids_UC = candidates.ids_UC
     content_UCD = catalog.items.content_ND[ids_UC]
-    score_UC = POPULARITY_WEIGHT * np.log(len(catalog.items) * catalog.popularity_N[ids_UC])
+    score_UC = config.policy_popularity * np.log(len(catalog.items) * catalog.popularity_N[ids_UC])
     score_UC += LONG_WEIGHT * _best_match(content_UCD, profiles.content_UMD)
     recent_URD = catalog.items.content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
@@ -47,7 +46,7 @@ def choose_slates(
     score_UC += CATEGORY_WEIGHT * lift_UC
     user, day, session, _ = query.keys
     noise_UC = uniform(catalog.seed, Purpose.POLICY, user, day, session, ids_UC)
-    score_UC -= NOISE * np.log(-np.log(noise_UC))
+    score_UC -= config.policy_noise * np.log(-np.log(noise_UC))
     best_UK = np.argsort(-score_UC, axis=1, kind="stable")[:, : config.slate_size]
     return np.take_along_axis(ids_UC, best_UK, axis=1)
 

@@ -38,7 +38,7 @@ LEVELS = (
     "bias_sd", "zero_share", "replay_share", "duration_gain", "duration_skip",
     "like_level", "comment_level", "follow_level", "forward_level", "hate_level",
     "like_gain", "comment_gain", "follow_gain", "forward_gain", "hate_gain",
-    "leave_level", "refresh_rate", "joy_level",
+    "leave_level", "refresh_rate", "joy_level", "popularity_slope", "policy_popularity",
 )  # fmt: skip
 """The fields that are solved."""
 
@@ -258,7 +258,7 @@ KUAIRAND: Mapping[str, float] = {
     "max_history": 10_000, "longest_prehistory": 60_000, "min_history": 100,
     "history_median": 8_571.0, "history_skew": -0.47, "warmup_candidates": 100,
     "sessions_per_day": 5.4, "max_sessions": 12, "max_requests": 60, "session_impressions": 79.0,
-    "active_rate": 0.9, "refresh_rate": 0.01,
+    "active_rate": 0.9, "refresh_rate": 0.01, "popularity_slope": 0.75, "policy_popularity": 0.65,
 }  # fmt: skip
 
 SCALES: Mapping[str, Mapping[str, float]] = {

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from simulator.calibration.crowd import CROWDS, solve_popularity
 from simulator.calibration.table import surface_of
 from simulator.calibration.targets import random_pool, wanted_rates
 from simulator.config import (
@@ -50,13 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = uncalibrated_config(scale, world)
         if scale == "kuaishou_paper":
             start = start.with_levels(world_config("kuairand", world).levels)
-        solved = solve_levels(
-            start, wanted_rates(surface_of(scale)), args.seed,
-            pool=random_pool(surface_of(scale)), report=lambda line: print("  " + line, flush=True),
-        )  # fmt: skip
-        _store(f"{scale}/{world}", solved, args.seed)
+        _store(f"{scale}/{world}", _solve(start, scale, args.seed), args.seed)
     print(f"stored in {LEVELS_PATH.name} after {time.monotonic() - started:.0f} s")
     return 0
+
+
+def _solve(start: WorldConfig, scale: str, seed: int) -> WorldConfig:
+    """Levels; where popularity is solved too, what is popular changes what they meet: in turns."""
+    wanted, pool = wanted_rates(surface_of(scale)), random_pool(surface_of(scale))
+    crowd = CROWDS.get(scale)
+    if crowd is not None:
+        start = solve_levels(start, wanted, seed, pool=pool, rounds=1)
+        start = solve_popularity(start, crowd, wanted, seed, _say)
+    return solve_levels(start, wanted, seed, pool=pool, report=_say)
+
+
+def _say(line: str) -> None:
+    print("  " + line, flush=True)
 
 
 def _store(key: str, config: WorldConfig, seed: int) -> None:

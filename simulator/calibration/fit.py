@@ -36,6 +36,7 @@ CROWD_USERS = 3_000
 CROWD_HISTORY = 90.0
 SLOPES = (0.0, 2.5)
 SLOPE_STEPS = 6
+TURNS = 2
 
 Report = Callable[[str], None]
 
@@ -113,12 +114,18 @@ def fit_log(path: Path, base: RunConfig, seed: int, report: Report) -> RunConfig
 
 
 def fit_world(log: Log, base: WorldConfig, seed: int, report: Report) -> WorldConfig:
-    """The world of a log: distributions in closed form, then popularity, then levels."""
+    """The world of a log: distributions in closed form, then popularity and levels in turns.
+
+    What is popular decides what the earlier policy shows, and what users make of it is in the
+    profiles that this policy looks at.
+    """
     figures = measure(log.impressions, log.duration_ms_N)
-    world = _distributions(log, base, figures)
-    slope = _popularity_slope(log, world, figures["gini"], seed, report)
-    world = dataclasses.replace(world, popularity_slope=slope)
     wanted = _targets(log, figures, report)
+    world = _distributions(log, base, figures)
+    for _ in range(TURNS):
+        world = solve_levels(world, wanted, seed, rounds=1)
+        slope = _popularity_slope(log, world, figures["gini"], seed, report)
+        world = dataclasses.replace(world, popularity_slope=slope)
     world = solve_levels(world, wanted, seed, report=report)
     found = rates(world, draw_sample(world, range(seed + 100, seed + 103), 48))
     report(f"{'':28}{'log':>10}{'world':>10}")
@@ -178,6 +185,7 @@ def _days(
     top = 100 * mean
     return {
         "slate_size": slate_size,
+        "rand_share": min(float(columns["is_rand"].mean()), 1 / slate_size),
         "max_requests": max_requests,
         "session_impressions": float(brentq(excess, 1.001, top)) if excess(top) > 0 else mean,
         "sessions_per_day": per_day,

@@ -39,6 +39,7 @@ LEVELS = (
     "like_level", "comment_level", "follow_level", "forward_level", "hate_level",
     "like_gain", "comment_gain", "follow_gain", "forward_gain", "hate_gain",
     "leave_level", "refresh_rate", "joy_level", "popularity_slope", "policy_popularity",
+    "activity_bias",
 )  # fmt: skip
 """The fields that are solved."""
 
@@ -152,17 +153,17 @@ class WorldConfig(Config):
     content_noise: float = 0.5
     retrieval_noise: float = 0.3
 
-    skip_level: float = 1.3
-    skip_mean_s: float = 2.4
-    watch_level: float = 2.5
-    watch_log_sd: float = 0.8
+    skip_level: float = 1.2
+    skip_mean_s: float = 2.8
+    watch_level: float = 2.4
+    watch_log_sd: float = 0.6
     watch_gain: float = 0.4
-    utility_scale: float = 0.8
-    bias_sd: float = 1.1
+    utility_scale: float = 0.9
+    bias_sd: float = 1.2
     zero_share: float = 0.25
-    replay_share: float = 0.6
+    replay_share: float = 0.8
     duration_gain: float = 0.6
-    duration_skip: float = 1.0
+    duration_skip: float = 1.6
     like_level: float = -5.5
     comment_level: float = -8.0
     follow_level: float = -8.5
@@ -258,7 +259,7 @@ KUAIRAND: Mapping[str, float] = {
     "max_history": 10_000, "longest_prehistory": 60_000, "min_history": 100,
     "history_median": 8_571.0, "history_skew": -0.47, "warmup_candidates": 100,
     "sessions_per_day": 5.4, "max_sessions": 12, "max_requests": 60, "session_impressions": 79.0,
-    "active_rate": 0.9, "refresh_rate": 0.01, "popularity_slope": 0.75, "policy_popularity": 0.65,
+    "active_rate": 0.9, "refresh_rate": 0.01, "popularity_slope": 0.69, "policy_popularity": 0.72,
 }  # fmt: skip
 
 SCALES: Mapping[str, Mapping[str, float]] = {

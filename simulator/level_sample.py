@@ -39,7 +39,7 @@ Pool = tuple[float, float]
 SAMPLE_HISTORY = 600.0
 SAMPLE_ITEMS = 20_000
 MAX_IMPRESSIONS = 4_000
-RANDOM_PER_USER = 60
+RANDOM_PER_USER = 120
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

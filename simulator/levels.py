@@ -48,7 +48,7 @@ Array = npt.NDArray[np.float64]
 
 SAMPLE_WORLDS = 4
 SAMPLE_USERS = 48
-SAMPLE_ROUNDS = 3
+SAMPLE_ROUNDS = 2
 
 # KuaiRec's watch ratios: its quartiles, over videos of the middle half of its durations.
 RATIO_RANGE_S = (7.434, 12.179)
@@ -60,9 +60,9 @@ WATCH_FIT: Mapping[str, float] = {
     "feed_long_view": 0.005,
     "feed_mean_play_s": 0.01,
     "feed_zero_play": 0.04,
-    "feed_below_3s": 0.008,
+    "feed_below_3s": 0.006,
     "feed_ratio_beyond_q25": 0.03,
-    "feed_ratio_beyond_q50": 0.03,
+    "feed_ratio_beyond_q50": 0.02,
     "feed_ratio_beyond_q75": 0.05,
     "random_is_click": 0.012,
     "random_long_view": 0.02,
@@ -79,9 +79,9 @@ WATCH_BOUNDS: Mapping[str, tuple[float, float]] = {
     "utility_scale": (0.1, 1.0),
     "bias_sd": (0.05, 1.5),
     "zero_share": (0.02, 0.95),
-    "replay_share": (0.0, 0.9),
+    "replay_share": (0.0, 0.95),
     "duration_gain": (0.0, 1.2),
-    "duration_skip": (0.0, 1.5),
+    "duration_skip": (0.0, 2.5),
 }
 GAIN_BOUNDS = (0.05, 2.0)
 # Where targets leave a level open, it stays near where it was: this many units per unit moved.
@@ -110,6 +110,7 @@ def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
         "random_long_view": long_Q @ sample.weight_Q,
         "random_mean_play_s": expected_play_s(watch_Q, config.replay_share) @ sample.weight_Q,
         "user_click_mean": user_click_U.mean(),
+        "activity_click_spearman": _spearman(np.bincount(sample.user_P), user_click_U),
         "user_click_sd": user_click_U.std(),
     }
     for name in FEEDBACK:
@@ -194,6 +195,7 @@ def solve_on_sample(
 ) -> WorldConfig:
     """One turn of solving: watch levels together, then the feedbacks one by one, then leaving."""
     solved = _solve_watch(config, targets, sample)
+    solved = _solve_activity(solved, targets, sample)
     for name in FEEDBACK:
         if f"feed_{name}" in targets:
             solved = _solve_feedback(solved, name, targets, sample)
@@ -219,6 +221,25 @@ def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Samp
         return np.concatenate([off, ANCHOR * (x - start)])
 
     return with_watch(least_squares(misfit, start, bounds=(lower, upper), xtol=1e-5).x)
+
+
+def _spearman(activity_U: npt.NDArray, click_U: Array) -> float:
+    """Rank correlation over the users of a sample."""
+    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (activity_U, click_U)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _solve_activity(
+    config: WorldConfig, targets: Mapping[str, float], sample: Sample
+) -> WorldConfig:
+    """Scales `activity_bias` towards the wanted correlation; the next sample will have it."""
+    wanted = targets.get("activity_click_spearman")
+    if wanted is None or config.activity_bias == 0:
+        return config
+    found = rates(config, sample)["activity_click_spearman"]
+    factor = np.clip(wanted / min(found, -0.05), 0.5, 1.5) if wanted < 0 else 0.0
+    bias = float(np.clip(config.activity_bias * factor, 0.01, 0.95))
+    return dataclasses.replace(config, activity_bias=bias)
 
 
 def _feed(config: WorldConfig, sample: Sample) -> tuple[Array, Watch]:

@@ -74,7 +74,7 @@ def panels(lives: Lives, curves: Mapping[str, Any]) -> list[Panel]:
     return [
         _watch_time(play_s, curves.get("play_s")),
         _quantiles(
-            "Duration of the catalogue's videos: share below, by seconds",
+            "Durations: share of videos below, by seconds",
             np.concatenate(lives.duration_ms) / 1000,
             [5, 10, 20, 40, 80, 160, 320, 640],
             curves.get("duration_s", {}).get("quantile", ()),
@@ -82,7 +82,7 @@ def panels(lives: Lives, curves: Mapping[str, Any]) -> list[Panel]:
         ),
         _popularity(lives.views, curves.get("top_share")),
         _quantiles(
-            "History of 31 days: share of users below, by impressions",
+            "Histories: share of users below, by impressions",
             lives.history_U,
             _decades(lives.history_U),
             curves.get("history", {}).get("quantile", ()),
@@ -155,7 +155,7 @@ def _popularity(views: npt.NDArray[np.int32], curve: Mapping[str, Any] | None) -
         real = tuple((float(tops.index(t)), s) for t, s in
                      zip(curve["top"], curve["share"], strict=True))  # fmt: skip
     return Panel(
-        title="Popularity: share of impressions, by top share of items seen",
+        title="Popularity: impressions on the top share of items",
         labels=tuple(f"{100 * top:g}%" for top in tops),
         values=tuple(shares),
         real=real,
@@ -175,7 +175,7 @@ def _click_by_activity(
         fifths = np.array_split(np.argsort(seen_U, kind="stable"), 5)
         per_world.append([clicks_U[f].sum() / max(seen_U[f].sum(), 1) for f in fifths])
     return Panel(
-        title="Click rate, by fifth of users from least to most active",
+        title="Click rate, by fifth of users, most active last",
         labels=("1st", "2nd", "3rd", "4th", "5th"),
         values=tuple(np.mean(per_world, axis=0).tolist()),
         real=() if curve is None else tuple(enumerate(curve["rate"])),
@@ -190,7 +190,7 @@ def _sessions(lives: Lives, curve: Mapping[str, Any] | None) -> Panel:
     if curve is not None:
         means += f", KuaiRand's {curve['mean']:g}"
     return Panel(
-        title=f"Sessions: share, by impressions ({means})",
+        title=f"Sessions: share by impressions ({means})",
         labels=tuple(f"{edge}-" for edge in edges),
         values=tuple(share.tolist()),
     )

@@ -154,7 +154,7 @@ def _distributions(log: Log, base: WorldConfig, figures: Mapping[str, float]) ->
         min_history=int(seen_U.min()),
         longest_prehistory=int(seen_U.max()),
         warmup_days=days,
-        # As of a Gaussian copula.
+        # As of a Gaussian copula; where it is more than nothing, it is solved with the levels.
         activity_bias=float(np.clip(-2 * math.sin(math.pi / 6 * activity), 0.0, 0.95)),
     )
     return world.from_dict({**world.to_dict(), **_days(columns, base, days, figures)})
@@ -239,12 +239,12 @@ def _targets(log: Log, figures: Mapping[str, float], report: Report) -> dict[str
     is_random = log.impressions["is_rand"] != 0
     names = [*WATCH_FIT, *(f"{s}_{name}" for s in ("feed", "random") for name in ACTIONS)]
     wanted = {}
-    for name in dict.fromkeys([*names, "feed_impressions_per_request"]):
+    for name in dict.fromkeys([*names, "feed_impressions_per_request", "activity_click_spearman"]):
         rows = int(is_random.sum()) if name.startswith("random") else int((~is_random).sum())
         value = figures.get(name)
         if value is None or (name.startswith("random") and rows < LEAST_RANDOM):
             report(f"{name}: too few rows, left as it is")
-        elif name.endswith(("_s", "_sd", "_per_request")):
+        elif name.endswith(("_s", "_sd", "_per_request", "_spearman")):
             wanted[name] = value
         elif value * rows < LEAST_POSITIVE or (1 - value) * rows < LEAST_POSITIVE:
             report(f"{name}: fewer than {LEAST_POSITIVE} of {rows} rows, left as it is")

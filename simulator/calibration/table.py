@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 # Other worlds than those that were solved on.
-MEASURING_SEEDS = tuple(range(1, 5))
+MEASURING_SEEDS = tuple(range(1, 7))
 MEASURING_USERS = 64
 KUAIRAND_USERS = 27_285
 PLANNED_USERS = 4_000

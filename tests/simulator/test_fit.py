@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_worlds import TINY, live
+from tiny_worlds import TINY, live, shuffled_candidates
 
 from ifa_ray.data.log import write_impressions, write_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
@@ -112,3 +112,38 @@ def test_a_log_that_says_too_little_is_refused(tmp_path, written, capsys, change
 def test_a_folder_without_a_log_is_refused(tmp_path, capsys):
     assert main(["calibrate", "--log", str(tmp_path), "--out", str(tmp_path / "x.json")]) == 2
     assert "0 arms with impressions" in capsys.readouterr().err
+
+
+def test_every_arm_of_a_run_has_its_own_table(tmp_path, capsys):
+    config = dataclasses.replace(
+        preset("smoke"), users=30, replicates=1, shards=1, days=1, arms=("twin", "random"),
+        world=TINY,
+    )  # fmt: skip
+    world = World(TINY, 3)
+    _, logs = live(world, np.arange(30), days=0)
+    folder = RunFolder(tmp_path)
+    _write(tmp_path, logs[0].impressions, world)
+    for arm, choose in (("twin", oracle_like(world)), ("random", shuffled_candidates)):
+        day = live(world, np.arange(30), days=1, choose=choose)[1][1]
+        write_impressions(folder.table("impressions", ShardDay(arm, 0, 0, 0)), day.impressions)
+    folder.config.write_text(json.dumps(config.to_dict()))
+    assert main(["calibration", "--run", str(tmp_path), "--json"]) == 0
+    tables = json.loads(capsys.readouterr().out)
+    assert list(tables) == ["warmup", "twin", "random"]
+    found = {arm: {row["key"]: row for row in rows} for arm, rows in tables.items()}
+    clicks = {arm: rows["feed_is_click"]["achieved"] for arm, rows in found.items()}
+    assert clicks["twin"] > clicks["random"]
+    assert "random_is_click" in found["twin"]
+    assert "history_log_mean" in found["warmup"]
+    assert "history_log_mean" not in found["twin"]  # a day is no history
+    assert main(["calibration", "--run", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("targets hit") == 3
+
+
+def oracle_like(world):
+    """Ranks by the hidden quality of items: better than chance, for the test's sake."""
+
+    def choose(request):
+        return request.candidates_C[np.argsort(-world.catalog.quality_N[request.candidates_C])]
+
+    return choose

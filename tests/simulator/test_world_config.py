@@ -27,6 +27,8 @@ def test_the_scales_have_the_sizes_they_are_named_for():
         "smoke": (2_000, 120, 200, 8),
         "quick": (20_000, 1_000, 2_000, 10),
         "standard": (200_000, 10_000, 10_000, 10),
+        "kuairand": (200_000, 2_000, 10_000, 6),
+        "kuaishou_paper": (200_000, 2_516, 10_000, 6),
     }
 
 
@@ -53,6 +55,15 @@ def test_the_named_worlds_differ_in_what_decides():
         ({"min_history": 5_000}, "min_history == 5000, must be <= max_history == 2000"),
         ({"num_items": 4_000}, "num_items == 4000, must be >= .* == 5000"),
         ({"sessions_per_day": 0.5}, "sessions_per_day == 0.5"),
+        ({"zero_share": 1.2}, r"zero_share == 1.2, must be in \[0, 1\]"),
+        ({"replay_share": -0.1}, r"replay_share == -0.1, must be in \[0, 1\]"),
+        ({"drift_rate": 1.5}, r"drift_rate == 1.5, must be in \[0, 1\]"),
+        ({"active_rate": 1.0}, r"active_rate == 1.0, must be in \(0, 1\)"),
+        ({"activity_bias": 1.0}, r"activity_bias == 1.0, must be in \[0, 1\)"),
+        ({"skip_level": float("nan")}, "skip_level == nan, must be a finite number"),
+        ({"history_skew": 2.0}, "history_skew == 2.0, must be in"),
+        ({"longest_prehistory": 50}, "longest_prehistory == 50, must be 0, or >= min_history"),
+        ({"duration_median_s": 0.0}, "duration_median_s == 0.0, must be > 0"),
     ],
 )
 def test_a_setting_outside_its_rule_is_named(changes, message):

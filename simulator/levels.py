@@ -87,6 +87,8 @@ GAIN_BOUNDS = (0.05, 2.0)
 # Where targets leave a level open, it stays near where it was: this many units per unit moved.
 ANCHOR = 0.1
 UNMET = 0.05
+# Of the least squares in a round: enough where targets bind, an end where they leave levels open.
+MAX_STEPS = 30
 
 
 def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
@@ -220,7 +222,8 @@ def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Samp
         off = [np.log(max(found[name], 1e-9) / targets[name]) / WATCH_FIT[name] for name in fitted]
         return np.concatenate([off, ANCHOR * (x - start)])
 
-    return with_watch(least_squares(misfit, start, bounds=(lower, upper), xtol=1e-5).x)
+    found = least_squares(misfit, start, bounds=(lower, upper), xtol=1e-4, max_nfev=MAX_STEPS)
+    return with_watch(found.x)
 
 
 def _spearman(activity_U: npt.NDArray, click_U: Array) -> float:

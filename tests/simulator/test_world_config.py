@@ -1,15 +1,38 @@
 """Settings are checked where they are made; every named world has its solved levels."""
 
 import dataclasses
+import json
 
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.config import LEVELS, SCALES, WORLDS, WorldConfig, uncalibrated_config, world_config
+from simulator.config import (
+    LEVELS,
+    LEVELS_PATH,
+    SCALES,
+    WORLDS,
+    WorldConfig,
+    uncalibrated_config,
+    world_config,
+)
+
+SOLVED = sorted(tuple(key.split("/")) for key in json.loads(LEVELS_PATH.read_text())["levels"])
 
 
-@pytest.mark.parametrize("scale", sorted(SCALES))
-@pytest.mark.parametrize("world", sorted(WORLDS))
+def test_every_scale_is_solved_and_the_runs_scales_in_every_world():
+    needed = {(scale, world) for scale in ("smoke", "quick", "standard") for world in WORLDS}
+    needed |= {(scale, "balanced") for scale in SCALES}
+    assert needed <= set(SOLVED)
+
+
+def test_a_world_that_was_never_solved_says_how_to(monkeypatch, tmp_path):
+    (tmp_path / "levels.json").write_text('{"levels": {}}')
+    monkeypatch.setattr("simulator.config.LEVELS_PATH", tmp_path / "levels.json")
+    with pytest.raises(ConfigError, match=r"python -m simulator\.calibration --scale quick"):
+        world_config("quick")
+
+
+@pytest.mark.parametrize(("scale", "world"), SOLVED)
 def test_every_named_world_has_levels_of_its_own(scale, world):
     config = world_config(scale, world)
     plain = uncalibrated_config(scale, world)

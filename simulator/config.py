@@ -277,7 +277,7 @@ SCALES: Mapping[str, Mapping[str, float]] = {
     "kuairand": KUAIRAND,
     # The paper's stream (Table 1): 2,516 candidates and 3.26 impressions a request. What it does
     # not say of users and items is KuaiRand's.
-    "kuaishou_paper": {**KUAIRAND, "num_candidates": 2_516},
+    "kuaishou_paper": {**KUAIRAND, "num_candidates": 2_516, "max_requests": 120},
 }  # fmt: skip
 """Named sizes."""
 

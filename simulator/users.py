@@ -28,9 +28,6 @@ AWAKE_SHARE = 0.6
 DORMANT_WEIGHT = 0.05
 LOYALTY_MEMORY = 256
 
-# Spearman of activity and click rate is -0.518; of a Gaussian copula, rho = 2 sin(pi/6 * that).
-ACTIVITY_BIAS_CORRELATION = -0.536
-
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class UserState:
@@ -85,7 +82,9 @@ def make_users(world: World, user_ids: npt.NDArray[np.int32]) -> UserState:
     users = np.asarray(user_ids, np.int32)
     column, slot = users[:, None], np.arange(NUM_INTERESTS)
     activity_U = _spread_out(seed, Purpose.ACTIVITY, users, 0.7548776662466927)
-    rho = ACTIVITY_BIAS_CORRELATION if config.activity_spread > 0 else 0.0
+    # KuaiRand's Spearman of activity and click rate is -0.518; the default is that of a Gaussian
+    # copula, rho = 2 sin(pi/6 * Spearman).
+    rho = -config.activity_bias if config.activity_spread > 0 else 0.0
     own_bias_U = _spread_out(seed, Purpose.BIAS, users, 0.5698402909980532)
     bias_U = rho * activity_U + np.sqrt(1 - rho**2) * own_bias_U
     # Exponential of a wide normal: few large interests, many small ones.
@@ -126,9 +125,15 @@ def _topics(
 
 
 def history_targets(config: WorldConfig, users: UserState) -> npt.NDArray[np.int64]:
-    """Impressions of each user's prehistory, lognormal in activity, clipped to the settings."""
-    target = config.history_median * np.exp(config.history_log_sd * users.activity_U)
-    return np.clip(np.rint(target), config.min_history, config.max_history).astype(np.int64)
+    """Impressions of each user's prehistory, lognormal in activity, clipped to the settings.
+
+    With a skew the logarithm is z + skew / 6 z^2 of a standard normal z: the first terms of
+    Cornish and Fisher's expansion, about the median.
+    """
+    z_U = users.activity_U
+    skewed_U = z_U + config.history_skew / 6 * z_U**2
+    target = config.history_median * np.exp(config.history_log_sd * skewed_U)
+    return np.clip(np.rint(target), config.min_history, config.prehistory_limit).astype(np.int64)
 
 
 def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[np.int32]) -> None:

@@ -79,6 +79,8 @@ class WorldConfig(Config):
 
     Mechanisms, zero is off:
         interest_gain: persistent interests over latent topics.
+        interest_spread: how unlike in weight a user's interests are; at 0 one is there or not.
+        dormancy: how much less an interest weighs while it sleeps; at 0 as much as awake.
         drift_rate: expected changes of each interest per day: replaced, put to sleep or woken.
         mood_gain: one interest that a session is in the mood for.
         loyalty_gain: authors of videos viewed long before.
@@ -133,6 +135,8 @@ class WorldConfig(Config):
     rand_share: float = 0.01
 
     interest_gain: float = 1.0
+    interest_spread: float = 1.2
+    dormancy: float = 0.95
     drift_rate: float = 0.01
     mood_gain: float = 0.5
     loyalty_gain: float = 0.4
@@ -186,7 +190,7 @@ class WorldConfig(Config):
         for field in ("live_share", "active_rate"):
             require(0 < getattr(self, field) < 1, field, getattr(self, field), "in (0, 1)")
         for field in ("sample_rate", "category_noise", "refresh_rate", "replay_share",
-                      "zero_share", "drift_rate"):  # fmt: skip
+                      "zero_share", "drift_rate", "dormancy"):  # fmt: skip
             require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "in [0, 1]")
         for field in ("skip_mean_s", "duration_median_s", "history_median", "watch_log_sd",
                       "session_impressions"):  # fmt: skip

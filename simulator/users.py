@@ -25,7 +25,6 @@ __all__ = ["UserState", "drift", "history_targets", "interest_matrix", "make_use
 
 NUM_INTERESTS = 12
 AWAKE_SHARE = 0.6
-DORMANT_WEIGHT = 0.05
 LOYALTY_MEMORY = 256
 
 
@@ -88,7 +87,7 @@ def make_users(world: World, user_ids: npt.NDArray[np.int32]) -> UserState:
     own_bias_U = _spread_out(seed, Purpose.BIAS, users, 0.5698402909980532)
     bias_U = rho * activity_U + np.sqrt(1 - rho**2) * own_bias_U
     # Exponential of a wide normal: few large interests, many small ones.
-    weight_UM = np.exp(1.2 * normal(seed, Purpose.INTEREST_WEIGHT, column, slot))
+    weight_UM = np.exp(config.interest_spread * normal(seed, Purpose.INTEREST_WEIGHT, column, slot))
     return UserState(
         user_id_U=users.copy(),
         activity_U=activity_U,
@@ -152,9 +151,14 @@ def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[n
     users.last_day_U = np.maximum(users.last_day_U, day_U)
 
 
+def _awake_weights(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+    """What each interest weighs now, [U, M]: less while it sleeps."""
+    return users.weight_UM * np.where(users.awake_UM, 1.0, 1.0 - config.dormancy)
+
+
 def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
     """Interest in each topic, [U, K], standardised within a user: graded, not yes or no."""
-    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
+    weight_UM = _awake_weights(config, users)
     share_UK = np.zeros((len(users), config.num_topics))
     rows = np.arange(len(users))
     for m in range(NUM_INTERESTS):  # interests may share a topic, so they are added one by one
@@ -166,14 +170,14 @@ def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.flo
 
 
 def mood_topics(
+    config: WorldConfig,
     seed: int,
     users: UserState,
     day_U: npt.NDArray[np.int32],
     session_U: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.int32]:
     """The topic that each user's session is in the mood for, drawn from the user's interests."""
-    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
-    reach_UM = np.cumsum(weight_UM, axis=1)
+    reach_UM = np.cumsum(_awake_weights(config, users), axis=1)
     draw_U = uniform(seed, Purpose.MOOD, users.user_id_U, day_U, session_U)
     chosen_U = (reach_UM < draw_U[:, None] * reach_UM[:, -1:]).sum(axis=1)
     return users.topic_UM[np.arange(len(users)), chosen_U]

@@ -14,7 +14,7 @@ from simulator.config import LEVELS, START_MS, WorldConfig
 from simulator.policy import choose_slates
 from simulator.profiles import long_profiles, make_query
 from simulator.responses import FEEDBACK, feedback_logit, watch_distribution
-from simulator.users import history_targets, make_users
+from simulator.users import history_targets, interest_matrix, make_users
 from simulator.world import ShardState
 
 SCALE = {
@@ -32,6 +32,8 @@ OFFSETS = {
 FEEDBACK_TEST = "test_knobs.test_a_gain_of_feedback_goes_with_utility_and_zero_ignores_it"
 TESTS_OF = {
     "interest_gain": "test_mechanisms.test_users_prefer_items_of_their_interests",
+    "interest_spread": "test_knobs.test_interests_are_graded_by_their_spread_and_alike_at_zero",
+    "dormancy": "test_knobs.test_a_sleeping_interest_weighs_little_and_at_zero_as_much_as_awake",
     "drift_rate": "test_mechanisms.test_interests_drift_slowly_and_not_at_rate_zero",
     "mood_gain": "test_mechanisms.test_a_mood_lifts_its_topic_and_only_its_topic",
     "loyalty_gain": "test_mechanisms.test_loyalty_grows_with_long_views_of_the_author",
@@ -247,3 +249,26 @@ def test_a_negative_skew_shortens_the_longest_histories():
     np.testing.assert_allclose(quantiles, [1_421, 4_511, 8_571, 15_149, 53_372], rtol=0.06)
     assert np.percentile(found[0.0], 99) > 1.3 * quantiles[-1]
     assert np.median(found[0.0]) == pytest.approx(8_571, rel=0.01)
+
+
+def test_interests_are_graded_by_their_spread_and_alike_at_zero():
+    spread = {}
+    for value in (0.0, 0.6, 1.2):
+        world = tiny_world(interest_spread=value)
+        spread[value] = np.log(make_users(world, USERS).weight_UM).std()
+    assert spread[0.0] == 0.0
+    assert 0.0 < spread[0.6] < spread[1.2]
+
+
+def test_a_sleeping_interest_weighs_little_and_at_zero_as_much_as_awake():
+    world = tiny_world()
+    users = make_users(world, USERS)
+    awake = users.take(np.arange(len(USERS)))
+    awake.awake_UM[:] = True
+    apart = {}
+    for value in (0.0, 0.5, 0.95):
+        config = dataclasses.replace(world.config, dormancy=value)
+        difference = interest_matrix(config, users) - interest_matrix(config, awake)
+        apart[value] = np.abs(difference).mean()
+    assert apart[0.0] == 0.0
+    assert 0.0 < apart[0.5] < apart[0.95]

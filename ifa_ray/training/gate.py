@@ -114,12 +114,12 @@ def judge(
                 f"progressive AUC of {gate.objective} == {auc:.4f}, must be >= {previous_auc:.4f} "
                 f"- {gate.max_auc_drop:g} (max_auc_drop)"
             )
-    if gate.max_loss_ratio is not None and loss is not None and previous_loss:
-        if loss > gate.max_loss_ratio * previous_loss:
-            reasons.append(
-                f"loss == {loss:.4g}, must be <= {gate.max_loss_ratio:g} (max_loss_ratio) times "
-                f"the previous version's {previous_loss:.4g}"
-            )
+    ratio = loss / previous_loss if loss is not None and previous_loss else None
+    if gate.max_loss_ratio is not None and ratio is not None and ratio > gate.max_loss_ratio:
+        reasons.append(
+            f"loss == {loss:.4g}, must be <= {gate.max_loss_ratio:g} (max_loss_ratio) times "
+            f"the previous version's {previous_loss:.4g}"
+        )
     return GateDecision(
         version=version, passed=not reasons, reasons=tuple(reasons), notes=tuple(notes), auc=auc,
         previous_auc=previous_auc, loss=loss, previous_loss=previous_loss, gate=gate,

@@ -15,7 +15,6 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import safetensors.torch
-import torch
 
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
 from ifa_ray.errors import RankerError
@@ -242,9 +241,7 @@ class _Trainer:
         place = OBJECTIVES.index(self._gate.objective)
         positives = sum(int(r.labels_XL[:, place].sum()) for r in results)
         values = metrics.to_dict()
-        decision = judge(
-            self._gate, version, self._learner.arrays(), values, previous, positives
-        )
+        decision = judge(self._gate, version, self._learner.arrays(), values, previous, positives)
         if not decision.passed:
             self._refuse(decision, values, cursor)
         self._folder.write_gate(version, decision.to_dict())

@@ -26,6 +26,7 @@ from typing import Any
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.training.checkpoint import latest_version, load_file, version_folder
+from ifa_ray.training.checkpoint_files import read_bytes
 
 __all__ = ["WINDOWS", "OfflineFolder"]
 
@@ -67,8 +68,8 @@ class OfflineFolder:
         """
         path = self.root / "settings.json"
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-        if not path.exists():
-            found = self._foreign()
+        if latest_version(self.models) is None:  # also where an earlier attempt came to nothing
+            found = [] if path.exists() else self._foreign()
             if found:
                 raise ConfigError(
                     f"out == {str(self.root)!r}, must be absent, empty or of a training: it holds "
@@ -77,11 +78,11 @@ class OfflineFolder:
             write_atomically(path, text.encode())
             return
         try:
-            saved = json.loads(path.read_bytes())
+            saved = json.loads(read_bytes(path))
         except ValueError:
             raise CheckpointError(f"{path}: not JSON, it is damaged.") from None
         _require_same(saved, json.loads(text), self.root)
-        if latest_version(self.models) is not None and not resume:
+        if not resume:
             raise ConfigError(
                 f"out == {str(self.root)!r} holds version {latest_version(self.models)}, must be "
                 "without versions. Continue it with --resume, or choose another --out."

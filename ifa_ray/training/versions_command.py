@@ -49,7 +49,9 @@ def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     back.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
-    back.add_argument("--to", type=int, required=True, metavar="V", help="the version to go back to")
+    back.add_argument(
+        "--to", type=int, required=True, metavar="V", help="the version to go back to"
+    )
     back.add_argument("--skip", action="store_true", help="leave out the requests that came after "
                       "it, up to the newest version")  # fmt: skip
 

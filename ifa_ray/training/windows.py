@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -80,9 +81,7 @@ class Every:
         keys = self.keys(times_ms_S[start:], start)
         cuts = start + 1 + np.flatnonzero(np.diff(keys))
         edges = [start, *map(int, cuts), len(times_ms_S)]
-        yield from (
-            (low, high) for low, high in zip(edges[:-1], edges[1:], strict=True) if low < high
-        )
+        yield from ((low, high) for low, high in itertools.pairwise(edges) if low < high)
 
 
 def day_of(time_ms: int) -> str:
@@ -116,7 +115,7 @@ def window_rows(
     keys_S = every.keys(times_ms_S, first)
     edges = [0, *map(int, 1 + np.flatnonzero(np.diff(keys_S))), len(sizes_S)]
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         start, stop = int(ends_S[low] - sizes_S[low]), int(ends_S[high - 1])
         part = BatchResult(
             loss=0.0,
@@ -148,9 +147,7 @@ def window_rows(
     return rows
 
 
-def undefined_reasons(
-    metrics: StreamMetrics, positives_L: npt.NDArray[np.int64]
-) -> dict[str, str]:
+def undefined_reasons(metrics: StreamMetrics, positives_L: npt.NDArray[np.int64]) -> dict[str, str]:
     """Why each metric that is None is None: `auc.is_like` to a reason."""
     reasons = {}
     for i, objective in enumerate(OBJECTIVES):

@@ -97,6 +97,8 @@ def _add_data(data: argparse._ArgumentGroup) -> None:
     data.add_argument("--replicate", type=int, default=0, metavar="R", help="of a run (default: 0)")
     data.add_argument("--max-requests", type=int, default=0, metavar="N",
                       help="of the stream; 0 for all of it (default: 0)")  # fmt: skip
+    data.add_argument("--skip-damaged", action="store_true", help="leave out shards of a run that "
+                      "are damaged, missing or copies; they are counted and named")  # fmt: skip
     data.add_argument("--candidates-sampled", dest="num_sampled", type=int, default=99,
                       metavar="X", help="drawn beside the shown ones, where a log has no candidate "
                       "sets (default: 99)")  # fmt: skip
@@ -133,7 +135,7 @@ def run_train(options: argparse.Namespace) -> int:
     try:
         with folder.locked(), TrainingProgress() as progress:
             folder.open(settings.to_dict(), resume=options.resume)
-            stream = _read(settings)
+            stream = _read(settings, options.skip_damaged)
             for note in stream.notes:
                 progress.say(note)
             _report_tables(folder, stream, settings, progress)
@@ -154,7 +156,7 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(settings: OfflineSettings) -> SampleStream:
+def _read(settings: OfflineSettings, skip_damaged: bool) -> SampleStream:
     return read_stream(
         settings.data,
         arm=settings.arm,
@@ -163,6 +165,7 @@ def _read(settings: OfflineSettings) -> SampleStream:
         max_history=settings.model.max_history,
         max_requests=settings.max_requests or None,
         seed=settings.seed,
+        skip_damaged=skip_damaged,
     )
 
 

@@ -16,7 +16,11 @@ import numpy as np
 from ifa_ray.errors import LogError
 from ifa_ray.schema import TrainingSample
 
-__all__ = ["Cursor"]
+__all__ = ["MAX_SKEW_MS", "Cursor"]
+
+MAX_SKEW_MS = 6 * 3_600_000
+"""How far a log's clock may go back between requests: a run's files are by day, and sessions of
+different users cross midnight. A user's own clock must never go back (`LogFollower`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Cursor:
 
     Attributes:
         requests: learned so far.
-        last_ms: when the last of them was asked; 0 before the first.
+        last_ms: the latest moment at which one of them was asked; 0 before the first.
         digest: of all of them, in order.
     """
 
@@ -37,17 +41,17 @@ class Cursor:
         """The cursor once these were learned too.
 
         Raises:
-            LogError: if the clock goes back.
+            LogError: if the clock goes back by more than `MAX_SKEW_MS`.
         """
         last_ms, digest = self.last_ms, self.digest
         for place, sample in enumerate(samples, self.requests):
             request = sample.request
-            if place > 0 and request.time_ms < last_ms:
+            if place > 0 and request.time_ms < last_ms - MAX_SKEW_MS:
                 raise LogError(
                     f"request {request.request_id}: time_ms == {request.time_ms}, must be >= "
-                    f"{last_ms} of the request before: the clock goes back."
+                    f"{last_ms} - {MAX_SKEW_MS} of those before: the clock goes back."
                 )
-            last_ms = request.time_ms
+            last_ms = max(last_ms, request.time_ms) if place > 0 else request.time_ms
             digest = hashlib.sha256(digest.encode() + _bytes_of(sample)).hexdigest()
         return Cursor(self.requests + len(samples), last_ms, digest)
 

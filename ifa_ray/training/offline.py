@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
@@ -177,7 +178,10 @@ def train_offline(
     shown = [row for row in rows if row["version"] == newest]
     sinks = trackers(shown[0]["requests_so_far"] if shown else cursor.requests + 1)
     _each(sinks, shown)
-    times_ms = np.array([each.request.time_ms for each in stream.samples], np.int64)
+    # What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
+    times_ms = np.maximum.accumulate(
+        np.array([each.request.time_ms for each in stream.samples], np.int64)
+    )
     every = Every.parse("publish_every", settings.publish_every)
     trainer = _Trainer(folder, settings, learner, totals, gate, listener)
     version = -1 if newest is None else newest
@@ -187,7 +191,9 @@ def train_offline(
         version += 1
         samples = stream.samples[start:stop]
         cursor = cursor.after(samples)
-        added, previous = trainer.publish(version, samples, start, cursor, previous)
+        added, previous = trainer.publish(
+            version, samples, times_ms[start:stop], start, cursor, previous
+        )
         folder.append_rows(added)
         rows += added
         days[version] = day_of(cursor.last_ms)
@@ -221,6 +227,7 @@ class _Trainer:
         self,
         version: int,
         samples: Sequence[TrainingSample],
+        times_ms: npt.NDArray[np.int64],
         start: int,
         cursor: Cursor,
         previous: Mapping[str, Any] | None,
@@ -236,7 +243,6 @@ class _Trainer:
             decision = refusal_of_loss(self._gate, version, error)
             self._refuse(decision, None, cursor)
         metrics = summarise(results)
-        times_ms = np.array([each.request.time_ms for each in samples], np.int64)
         rows = window_rows(results, times_ms, start, self._windows, version)
         place = OBJECTIVES.index(self._gate.objective)
         positives = sum(int(r.labels_XL[:, place].sum()) for r in results)

@@ -39,7 +39,7 @@ def test_the_clock_may_go_back_by_a_session_but_not_by_a_day():
     late = 10 * MAX_SKEW_MS
     cursor = Cursor().after([at(one, late), at(other, late - MAX_SKEW_MS)])
     assert cursor.last_ms == late
-    with pytest.raises(LogError, match="request 1001: .*the clock goes back"):
+    with pytest.raises(LogError, match=r"request 1001: .*the clock goes back"):
         Cursor().after([at(one, late), at(other, late - MAX_SKEW_MS - 1)])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ifa_ray.config import CROSS_FEATURES, ModelConfig, TrainingConfig
+from ifa_ray.config import CROSS_FEATURES, SPARSE_OPTIMIZERS, ModelConfig, TrainingConfig
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.models import MODELS
@@ -84,6 +84,10 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       help="requests per step (default: 4)")  # fmt: skip
     size.add_argument("--learning-rate", type=float, default=3e-3, metavar="X",
                       help="of Adam (default: 0.003)")  # fmt: skip
+    size.add_argument("--sparse-optimizer", choices=SPARSE_OPTIMIZERS, default="adam",
+                      help="of the hashed tables (default: adam)")  # fmt: skip
+    size.add_argument("--sparse-learning-rate", type=float, metavar="X", help="of the hashed "
+                      "tables (default: --learning-rate)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
     more = command.add_argument_group("where metrics go beside metrics.jsonl and plots/")
@@ -207,7 +211,11 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         cross_features=() if words == ["none"] else tuple(words),
         **sizes,
     )
-    training = TrainingConfig(batch_size=options.batch_size, learning_rate=options.learning_rate)
+    training = TrainingConfig(
+        batch_size=options.batch_size, learning_rate=options.learning_rate,
+        sparse_optimizer=options.sparse_optimizer,
+        sparse_learning_rate=options.sparse_learning_rate,
+    )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,
         num_sampled=options.num_sampled, max_requests=options.max_requests, seed=options.seed,

@@ -30,6 +30,7 @@ from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
 from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
 
@@ -134,12 +135,15 @@ class Learner:
         self._clock = clock
         self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate
+        sparse_rate = training_config.sparse_learning_rate or rate
         # Of a table with millions of rows a batch touches thousands, and dense Adam would update
         # them all. Their gradients are sparse, which torch.optim.Adam refuses.
         sparse, dense = list(self.model.sparse_parameters()), list(self.model.dense_parameters())
         self._optimizers: list[torch.optim.Optimizer] = []
-        if sparse:
-            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=rate))
+        if sparse and training_config.sparse_optimizer == "adam":
+            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=sparse_rate))
+        elif sparse:
+            self._optimizers.append(RowwiseAdagrad(sparse, lr=sparse_rate))
         if dense:
             self._optimizers.append(torch.optim.Adam(dense, lr=rate))
 

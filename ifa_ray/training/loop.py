@@ -115,6 +115,8 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
+        after_backward: called with the model's parameters between backward and step; several
+            workers average their gradients there.
     """
 
     def __init__(
@@ -125,7 +127,9 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        after_backward: Callable[[Iterable[torch.nn.Parameter]], None] = lambda _: None,
     ) -> None:
+        self._after_backward = after_backward
         self.model_config = model_config
         self.training_config = training_config
         self.items = items
@@ -176,6 +180,7 @@ class Learner:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._after_backward(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1

@@ -160,13 +160,11 @@ def verdicts(found: dict[str, Any]) -> list[str]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(
-        f"{'model':<10} {'load':>8} {'batch':>8} {'step':>9} ms a request {'requests/s':>11} share"
-    )
+    print(f"{'ms a request':<12} {'load':>8} {'batch':>8} {'step':>9} {'requests/s':>11} share")
     for s in found["steps"]:
         print(
-            f"{s['model']:<10} {s['load_ms']:8.2f} {s['batch_ms']:8.2f} {s['step_ms']:9.1f} "
-            f"{'':>12} {s['requests_per_s']:11.2f} {s['share']:5.1%}"
+            f"{s['model']:<12} {s['load_ms']:8.2f} {s['batch_ms']:8.2f} {s['step_ms']:9.1f} "
+            f"{s['requests_per_s']:11.2f} {s['share']:5.1%}"
         )
     size = found["steps"][0]
     print(

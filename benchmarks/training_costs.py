@@ -20,6 +20,8 @@ __all__ = ["measure_memory", "measure_optimizers", "measure_publishing"]
 
 SEED = 0
 _PUBLICATIONS = 5
+# Not the system's folder for temporary files, which may be memory.
+_DISK = Path("bench-results")
 
 
 def measure_optimizers(
@@ -67,7 +69,8 @@ def measure_publishing(
     learner = Learner(model, TrainingConfig(), items, SEED)
     learner.step([sample(items, 100, 100, seed=SEED, number=0)])
     saves, loads, size = [], [], 0
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as root:
+    _DISK.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_DISK) as root:
         for version in range(_PUBLICATIONS):
             folder = version_folder(root, version)
             started = clock()

@@ -26,7 +26,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.training_costs import measure_memory, measure_optimizers, measure_publishing
 from benchmarks.training_log import write_log
 from benchmarks.training_workers import measure_workers
-from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.config import TOWER_PRECISIONS, ModelConfig, TrainingConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
@@ -68,6 +68,7 @@ class Step:
     """One model learning; milliseconds per request, medians over the steps.
 
     Attributes:
+        precision: of the towers' products.
         load_ms: from Parquet to samples with histories and labels.
         batch_ms: from samples to tensors.
         step_ms: testing and training, the batch included.
@@ -76,6 +77,7 @@ class Step:
     """
 
     model: str
+    precision: str
     m: int
     n: int
     width: int
@@ -97,19 +99,27 @@ def measure(
             Path(folder), m=size.m, n=size.n, requests=size.batch_size * (size.steps + 1), seed=SEED
         )
         samples, items, load_s = log.read(clock)
-    training = TrainingConfig(batch_size=size.batch_size)
-    learners = {name: Learner(size.model(name), training, items, SEED) for name in models}
-    steps: dict[str, list[float]] = {name: [] for name in models}
-    batching: dict[str, list[float]] = {name: [] for name in models}
+    kinds = [(name, precision) for precision in TOWER_PRECISIONS for name in models]
+    learners = {
+        (name, precision): Learner(
+            size.model(name),
+            TrainingConfig(batch_size=size.batch_size, tower_precision=precision),
+            items,
+            SEED,
+        )
+        for name, precision in kinds
+    }
+    steps: dict[tuple[str, str], list[float]] = {kind: [] for kind in kinds}
+    batching: dict[tuple[str, str], list[float]] = {kind: [] for kind in kinds}
     for number in range(size.steps + 1):
         part = samples[number * size.batch_size : (number + 1) * size.batch_size]
-        for name, learner in learners.items():
-            batched = _timed(clock, _batch, part, items, size.model(name))
+        for kind, learner in learners.items():
+            batched = _timed(clock, _batch, part, items, learner.model_config)
             stepped = _timed(clock, learner.step, part)
             if number > 0:
-                batching[name].append(batched)
-                steps[name].append(stepped)
-    return [_step(name, size, load_s, batching[name], steps[name]) for name in models]
+                batching[kind].append(batched)
+                steps[kind].append(stepped)
+    return [_step(*kind, size, load_s, batching[kind], steps[kind]) for kind in kinds]
 
 
 def _batch(part: Sequence[TrainingSample], items: ItemTable, config: ModelConfig) -> object:
@@ -123,13 +133,19 @@ def _timed(clock: Callable[[], float], work: Callable[..., object], *arguments: 
 
 
 def _step(
-    name: str, size: Size, load_s: float, batching: Sequence[float], steps: Sequence[float]
+    name: str,
+    precision: str,
+    size: Size,
+    load_s: float,
+    batching: Sequence[float],
+    steps: Sequence[float],
 ) -> Step:
     load_ms = 1e3 * load_s
     batch_ms, step_ms = (1e3 * statistics.median(s) / size.batch_size for s in (batching, steps))
     whole_ms = load_ms + step_ms
     return Step(
-        model=name, m=size.m, n=size.n, width=size.width, batch_size=size.batch_size,
+        model=name, precision=precision, m=size.m, n=size.n, width=size.width,
+        batch_size=size.batch_size,
         steps=size.steps, load_ms=load_ms, batch_ms=batch_ms, step_ms=step_ms,
         requests_per_s=1e3 / whole_ms, share=(load_ms + batch_ms) / whole_ms,
     )  # fmt: skip
@@ -145,10 +161,11 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         lines.append(f"  {what}: {value:.3g}{unit}, wanted {sign} {limit:g}{unit}: {verdict}")
 
     for step in found["steps"]:
+        name = f"{step['model']}, towers in {step['precision']}"
         if step["model"] == "ifa":
-            wanted("ifa, requests a second and core", step["requests_per_s"], ">=", 10, "")
+            wanted(f"{name}, requests a second and core", step["requests_per_s"], ">=", 10, "")
         if step["model"] in ("ifa", "ifa_plus"):
-            what = f"{step['model']}, loading and batching"
+            what = f"{name}, loading and batching"
             wanted(what, 100 * step["share"], "<=", 15, "%")
     publishing = found["publishing"]
     mb = publishing["checkpoint_mb"]
@@ -160,10 +177,12 @@ def verdicts(found: dict[str, Any]) -> list[str]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(f"{'ms a request':<12} {'load':>8} {'batch':>8} {'step':>9} {'requests/s':>11} share")
+    head = f"{'load':>8} {'batch':>8} {'step':>9} {'requests/s':>11} share"
+    print(f"{'ms a request':<12} {'towers':<9} {head}")
     for s in found["steps"]:
+        times = f"{s['load_ms']:8.2f} {s['batch_ms']:8.2f} {s['step_ms']:9.1f}"
         print(
-            f"{s['model']:<12} {s['load_ms']:8.2f} {s['batch_ms']:8.2f} {s['step_ms']:9.1f} "
+            f"{s['model']:<12} {s['precision']:<9} {times} "
             f"{s['requests_per_s']:11.2f} {s['share']:5.1%}"
         )
     size = found["steps"][0]

@@ -19,6 +19,7 @@ __all__ = [
     "MODULES",
     "SET_STEPS",
     "SPARSE_OPTIMIZERS",
+    "TOWER_PRECISIONS",
     "Config",
     "ModelConfig",
     "TrainingConfig",
@@ -52,6 +53,10 @@ SET_STEPS = ("off", "mmr", "dpp", "learned")
 
 SPARSE_OPTIMIZERS = ("adam", "rowwise_adagrad")
 """Of the hashed tables, whose gradients are sparse: see `ifa_ray.training.loop`."""
+
+
+TOWER_PRECISIONS = ("float32", "bfloat16")
+"""Of products in the towers: see `ifa_ray.training.precision`."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -173,6 +178,7 @@ class TrainingConfig(Config):
         sparse_optimizer: one of `SPARSE_OPTIMIZERS`. Adam keeps two numbers for each weight of a
             hashed table, row-wise Adagrad one for each row.
         sparse_learning_rate: of the hashed tables; None is `learning_rate`.
+        tower_precision: of the towers' products while learning, one of `TOWER_PRECISIONS`.
     """
 
     batch_size: int = 4
@@ -180,6 +186,7 @@ class TrainingConfig(Config):
     objective_weights: tuple[float, ...] = (1.0,) * len(OBJECTIVES)
     sparse_optimizer: str = "adam"
     sparse_learning_rate: float | None = None
+    tower_precision: str = "float32"
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
@@ -188,6 +195,8 @@ class TrainingConfig(Config):
                 self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip
         if self.sparse_optimizer not in SPARSE_OPTIMIZERS:
             raise unknown_name("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
+        if self.tower_precision not in TOWER_PRECISIONS:
+            raise unknown_name("tower_precision", self.tower_precision, TOWER_PRECISIONS)
         rate = self.sparse_learning_rate
         require(rate is None or rate > 0, "sparse_learning_rate", rate, "> 0")
 
@@ -197,7 +206,7 @@ class TrainingConfig(Config):
         So a checkpoint of a training that does not use them is what it was before they existed.
         """
         values = super().to_dict()
-        for name in ("sparse_optimizer", "sparse_learning_rate"):
+        for name in ("sparse_optimizer", "sparse_learning_rate", "tower_precision"):
             if values[name] == getattr(type(self), name):
                 del values[name]
         return values

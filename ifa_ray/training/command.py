@@ -13,7 +13,13 @@ from pathlib import Path
 
 import torch
 
-from ifa_ray.config import CROSS_FEATURES, SPARSE_OPTIMIZERS, ModelConfig, TrainingConfig
+from ifa_ray.config import (
+    CROSS_FEATURES,
+    SPARSE_OPTIMIZERS,
+    TOWER_PRECISIONS,
+    ModelConfig,
+    TrainingConfig,
+)
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.models import MODELS
@@ -88,6 +94,9 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       help="of the hashed tables (default: adam)")  # fmt: skip
     size.add_argument("--sparse-learning-rate", type=float, metavar="X", help="of the hashed "
                       "tables (default: --learning-rate)")  # fmt: skip
+    size.add_argument("--tower-precision", choices=TOWER_PRECISIONS, default="float32",
+                      help="of the towers' products; bfloat16 is faster where the processor "
+                      "multiplies it (default: float32)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
     more = command.add_argument_group("where metrics go beside metrics.jsonl and plots/")
@@ -215,6 +224,7 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         batch_size=options.batch_size, learning_rate=options.learning_rate,
         sparse_optimizer=options.sparse_optimizer,
         sparse_learning_rate=options.sparse_learning_rate,
+        tower_precision=options.tower_precision,
     )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,

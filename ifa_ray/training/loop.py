@@ -30,6 +30,7 @@ from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
 from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.precision import multiply_towers_in_bfloat16
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
@@ -136,6 +137,8 @@ class Learner:
         self.seed = seed
         self.steps = 0
         self.model: RankModel = build_model(model_config, items, seed)
+        if training_config.tower_precision == "bfloat16":
+            multiply_towers_in_bfloat16(self.model)
         self._clock = clock
         self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate

@@ -26,7 +26,11 @@ def quick(tmp_path_factory):
 def test_every_part_is_measured_and_printed(quick):
     text, document = quick
     found = document["results"]
-    assert [step["model"] for step in found["steps"]] == ["ifa", "ifa_plus", "twin"]
+    assert [(step["model"], step["precision"]) for step in found["steps"]] == [
+        (name, precision)
+        for precision in ("float32", "bfloat16")
+        for name in ("ifa", "ifa_plus", "twin")
+    ]
     for step in found["steps"]:
         whole_ms = step["load_ms"] + step["step_ms"]
         assert step["requests_per_s"] == pytest.approx(1e3 / whole_ms)

@@ -162,7 +162,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _require_new(folder)
-    arrays = learner.arrays()
+    arrays = learner.arrays(copy=False)
     files = {
         _MODEL: safetensors.torch.save(arrays.model),
         _OPTIMIZER: safetensors.torch.save(arrays.optimizer),

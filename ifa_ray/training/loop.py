@@ -242,14 +242,22 @@ class Learner:
         size = self.training_config.batch_size
         return summarise([self.step(batch) for batch in batches(samples, size)], tested)
 
-    def arrays(self) -> LearnerArrays:
-        """A copy of everything learned."""
+    def arrays(self, *, copy: bool = True) -> LearnerArrays:
+        """Everything learned.
+
+        Args:
+            copy: False gives the tensors that the next step changes, to be read before it.
+        """
+
+        def taken(value: torch.Tensor) -> torch.Tensor:
+            return value.detach().clone() if copy else value.detach()
+
         optimizer = {
-            f"{name}:{key}": torch.as_tensor(value).detach().clone()
+            f"{name}:{key}": taken(torch.as_tensor(value))
             for name, state in self._optimizer_states()
             for key, value in state.items()
         }
-        model = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        model = {name: taken(value) for name, value in self.model.state_dict().items()}
         return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
 
     def load_arrays(self, arrays: LearnerArrays) -> None:

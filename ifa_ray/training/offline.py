@@ -247,7 +247,9 @@ class _Trainer:
         place = OBJECTIVES.index(self._gate.objective)
         positives = sum(int(r.labels_XL[:, place].sum()) for r in results)
         values = metrics.to_dict()
-        decision = judge(self._gate, version, self._learner.arrays(), values, previous, positives)
+        decision = judge(
+            self._gate, version, self._learner.arrays(copy=False), values, previous, positives
+        )
         if not decision.passed:
             self._refuse(decision, values, cursor)
         self._folder.write_gate(version, decision.to_dict())

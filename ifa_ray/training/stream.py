@@ -206,7 +206,14 @@ class _Slot:
             raise AssertionError("a refusal was not raised") from error
         positives = sum(int(sample.labels_CL[:, place].sum()) for sample in samples[:tested])
         self._decided(
-            judge(gate, version, learner.arrays(), metrics.to_dict(), self._previous, positives)
+            judge(
+                gate,
+                version,
+                learner.arrays(copy=False),
+                metrics.to_dict(),
+                self._previous,
+                positives,
+            )
         )
         return metrics
 

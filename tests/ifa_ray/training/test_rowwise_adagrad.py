@@ -35,7 +35,9 @@ def test_a_step_is_the_formula_and_touches_visited_rows_alone():
         values = rng.normal(size=(4, 4))
         # The first row comes twice in one gradient: its parts are added first.
         places = torch.tensor([[*rows, rows[0]]])
-        table.grad = torch.sparse_coo_tensor(places, torch.tensor(values).float(), (9, 4))
+        table.grad = torch.sparse_coo_tensor(
+            places, torch.tensor(values).float(), (9, 4), check_invariants=True
+        )
         optimizer.step()
         sums = {int(row): values[i] for i, row in enumerate(rows)}
         sums[int(rows[0])] = values[0] + values[3]

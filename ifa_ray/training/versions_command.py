@@ -23,6 +23,7 @@ from ifa_ray.training.checkpoint import (
     version_folder,
 )
 from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
+from ifa_ray.training.storage import VersionStore
 from ifa_ray.training.windows import day_of
 
 __all__ = ["add_versions", "roll_back", "run_versions"]
@@ -38,12 +39,34 @@ examples:
 """
 
 
+_PUSH_EPILOG = """\
+examples:
+  python -m ifa_ray versions push trained/shop "s3://models/shop?region=eu-west-1"
+  # Another store that speaks S3:
+  python -m ifa_ray versions push trained/shop \\
+      "s3://models/shop?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1"
+  python -m ifa_ray versions fetch "s3://models/shop?region=eu-west-1" serving/shop
+
+Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or wherever AWS clients look.
+"""
+
+
 def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the subparsers of the command line."""
     command = commands.add_parser("versions", help="list what was trained, or go back")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the versions of a training, and the gate's word")
     listing.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
+    push = actions.add_parser(
+        "push", help="copy published versions to a bucket or another folder", epilog=_PUSH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    push.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
+    push.add_argument("url", metavar="URL", help="s3://bucket/prefix?region=... or file:///path")
+    fetch = actions.add_parser("fetch", help="bring a version from there, to serve or begin with")
+    fetch.add_argument("url", metavar="URL", help="as for push")
+    fetch.add_argument("models", type=Path, metavar="DIR", help="where to: DIR/version=N")
+    fetch.add_argument("--version", type=int, metavar="V", help="default: the newest there")
     back = actions.add_parser(
         "rollback", help="publish an earlier version again, under the next number",
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,11 +85,17 @@ def run_versions(options: argparse.Namespace) -> int:
     Returns:
         The process's status.
     """
+    if options.action == "fetch":
+        return _fetch(options)
     folder = OfflineFolder(options.out)
     found = published_versions(folder.models)
     require(bool(found), "out", str(options.out), "the folder of a training with versions")
     if options.action == "list":
         _list(folder, found)
+        return 0
+    if options.action == "push":
+        pushed = VersionStore.at(options.url).push(folder.models)
+        print(f"{len(pushed)} versions copied: {', '.join(map(str, pushed)) or 'all were there'}")
         return 0
     with folder.locked():
         new = roll_back(folder, options.to, skip=options.skip)
@@ -76,6 +105,17 @@ def run_versions(options: argparse.Namespace) -> int:
             "it can be served, but training cannot go on from it: its optimiser state was dropped",
             file=sys.stderr,
         )
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    store = VersionStore.at(options.url)
+    found = store.versions()
+    require(bool(found), "url", options.url, "of a store that has versions")
+    version = found[-1] if options.version is None else options.version
+    folder = store.fetch(version, options.models)
+    load_checkpoint(folder, with_optimizer=False)  # every byte as its checksum says
+    print(folder)
     return 0
 
 

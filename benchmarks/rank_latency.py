@@ -1,6 +1,7 @@
 """How long a request takes each model: ranking it, and learning from it.
 
-    python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--json PATH]
+    python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--precision bf16]
+        [--json PATH]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
 forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import time
@@ -29,7 +31,7 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
 __all__ = ["Result", "measure", "table", "verdicts"]
@@ -101,6 +103,7 @@ def measure(
     models: tuple[str, ...] = tuple(MODELS),
     cross_features: tuple[str, ...] = ("channel",),
     clock: Callable[[], float] = time.perf_counter,
+    precision: str = "fp32",
 ) -> list[Result]:
     """Times models at one size, `ifa` among them, after one warm-up of each."""
     items = catalogue(NUM_ITEMS, SEED)
@@ -108,7 +111,9 @@ def measure(
         request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
     ]
     results = []
-    for task, prepare in (("rank", _prepare_rank), ("train", _prepare_train)):
+    tasks = (("rank", functools.partial(_prepare_rank, precision=precision)),
+             ("train", _prepare_train))  # fmt: skip
+    for task, prepare in tasks:
         work = {name: prepare(_config(name, size, cross_features), items) for name in models}
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for run in work.values():
@@ -149,8 +154,11 @@ def _config(name: str, size: Size, cross_features: tuple[str, ...]) -> ModelConf
     )
 
 
-def _prepare_rank(config: ModelConfig, items: ItemTable) -> Callable[[RankRequest], object]:
-    ranker = ModelRanker(build_model(config, items, SEED), items, version=0)
+def _prepare_rank(
+    config: ModelConfig, items: ItemTable, precision: str
+) -> Callable[[RankRequest], object]:
+    model = build_model(config, items, SEED)
+    ranker = ModelRanker(model, items, version=0, precision=precision)
     return lambda asked: ranker.rank([asked])
 
 
@@ -225,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--models", default=",".join(MODELS), metavar="A,B", help="default: all")
     parser.add_argument("--counts", action="store_true", help="all cross features, for all models")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of ranking")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -236,13 +245,23 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(str(unknown_name("models", name, MODELS)))
     cross_features = CROSS_FEATURES if options.counts else ("channel",)
     sizes = QUICK_SIZES if options.quick else SIZES
-    results = [r for size in sizes for r in measure(size, models, cross_features)]
+    results = [
+        result
+        for size in sizes
+        for result in measure(size, models, cross_features, precision=options.precision)
+    ]
     print(table(results))
     print("\n".join(["", *verdicts(results)]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"ranked in {options.precision}")
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]
-        document = {"benchmark": "rank_latency", "machine": machine, "results": rows}
+        document = {
+            "benchmark": "rank_latency",
+            "machine": machine,
+            "precision": options.precision,
+            "results": rows,
+        }
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -16,19 +16,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ifa_ray.data.features import build_batch
+from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import RankerError
+from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models import RankModel
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 from ifa_ray.set_step.step import SetStep
 
-__all__ = ["ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
+__all__ = ["PRECISIONS", "ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
 
 # Scores are rounded before they are compared: sums in another order, as with other thread counts or
 # instruction sets, differ by about 1e-6 and must not change a slate.
 _DECIMALS = 5
+
+PRECISIONS = ("fp32", "bf16")
+
+# Candidates that are scored again in float32, at least: a twentieth of a large set.
+_POOL = 512
 
 
 class Ranker(Protocol):
@@ -48,6 +53,7 @@ class ModelRanker:
         items: ItemTable,
         version: int,
         clock: Callable[[], float] = time.perf_counter,
+        precision: str = "fp32",
     ) -> None:
         """Prepares the model for inference.
 
@@ -56,7 +62,16 @@ class ModelRanker:
             items: the catalogue that the model was built with.
             version: reported in every response.
             clock: seconds, for `rank_ms`.
+            precision: of `PRECISIONS`. `bf16` scores all candidates in bfloat16 and the best few
+                again in float32: the same slates, and about half the towers' time where the
+                processor multiplies bfloat16 (AVX-512 BF16, AMX); much slower where it does not.
+
+        Raises:
+            ConfigError: on an unknown precision, with the near miss.
         """
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
+        self._screens = precision == "bf16"
         self._model = model
         self._items = items
         self._version = version
@@ -83,7 +98,7 @@ class ModelRanker:
         if self._device.type != "cpu":
             batch = batch.to(self._device)
         with torch.inference_mode():
-            log_p_CL = self._model.log_probabilities(batch)[0].cpu().numpy()
+            log_p_CL = self._log_p(request, batch)
         scores_C = self._rule.scores(log_p_CL)
         if not np.isfinite(scores_C).all():
             bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])
@@ -100,6 +115,29 @@ class ModelRanker:
             probabilities_KL=np.exp(log_p_CL[best_K]),
             rank_ms=(self._clock() - start) * 1e3,
         )
+
+    def _log_p(self, request: RankRequest, batch: Batch) -> npt.NDArray[np.float32]:
+        """What the model says, [C, L]; with `bf16`, exact where it can be in the slate."""
+        step, C = self._set_step, len(request.candidates_C)
+        wanted = request.k if step is None else step.pool_size(C, request.k)
+        pool = max(_POOL, 4 * wanted)
+        if not self._screens or 4 * pool > C:
+            return self._model.log_probabilities(batch)[0].cpu().numpy()
+        inputs = self._model.tower_inputs(batch)
+        log_p_CL = self._model.log_probabilities_of(inputs, torch.bfloat16)[0].cpu().numpy()
+        rough_C = self._rule.scores(log_p_CL)
+        order = np.argpartition(-rough_C, pool)
+        places_P, best_outside = order[:pool], rough_C[order[pool]]
+        taken = inputs.take(torch.from_numpy(places_P).to(self._device))
+        exact_PL = self._model.log_probabilities_of(taken)[0].cpu().numpy()
+        exact_P = self._rule.scores(exact_PL)
+        # How far rough scores are off, where both are known; twice as far, for where they are not.
+        doubt = 2 * np.abs(exact_P - rough_C[places_P]).max()
+        worst_wanted = np.partition(exact_P, pool - wanted)[pool - wanted]
+        if not worst_wanted > best_outside + doubt:  # NaN included: the exact scores say where
+            return self._model.log_probabilities_of(inputs)[0].cpu().numpy()
+        log_p_CL[places_P] = exact_PL
+        return log_p_CL
 
     def _slate(
         self,

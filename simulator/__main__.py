@@ -1,4 +1,4 @@
-"""The command line: `python -m simulator run | log | report | calibration | set-headroom`.
+"""The command line: `python -m simulator run | log | report | calibration | sensitivity | ...`.
 
 Parses and prints; the work is elsewhere. Ray is imported only by the command that needs it, after
 the environment that keeps it private is set.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ifa_ray.config import require
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.processes import usable_cores
 from simulator.cluster import Cluster
@@ -38,6 +39,7 @@ examples:
   python -m simulator run --preset smoke --arms twin,ifa,random --out runs/mine
   python -m simulator run --arms twin,mine=my_package.my_module:MyRanker
   python -m simulator run --resume --out runs/mine      # continue after Ctrl-C or a crash
+  python -m simulator run --preset smoke --plain 2      # two plain processes instead of Ray
   ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
 """
 
@@ -64,6 +66,18 @@ that know everything. Plain Python, no Ray; about two minutes a world. See docs/
 examples:
   python -m simulator set-headroom --world balanced --seed 1 --seeds 5
   python -m simulator set-headroom --preset smoke --users 12 --json
+"""
+
+SENSITIVITY_HELP = """\
+Repeats the A/B comparison with one mechanism of the world moved at a time, zero included, and
+prints where each arm wins. Every row is a whole run (plain processes, no Ray) in a folder of its
+own below --out: the same command again does only what is missing. About a minute of one core a row.
+
+examples:
+  python -m simulator sensitivity --out runs/sensitivity
+  python -m simulator sensitivity --knobs mood_gain,loyalty_gain --replicates 12 --out runs/some
+  python -m simulator sensitivity --set 'model.cross_features=["channel","category","author"]' \
+      --out runs/with-counts
 """
 
 # Flags that replace one setting of the preset.
@@ -118,7 +132,28 @@ def _parser() -> argparse.ArgumentParser:
     calibration.add_argument("--json", action="store_true", help="print JSON instead of a table")
     calibration.set_defaults(command=_calibration)
     _add_set_headroom(commands)
+    _add_sensitivity(commands)
     return parser
+
+
+def _add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    sensitivity = commands.add_parser(
+        "sensitivity",
+        help="repeat the A/B with each mechanism of the world moved, zero included",
+        description=SENSITIVITY_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sensitivity.add_argument("--preset", default="smoke", choices=sorted(PRESETS))
+    sensitivity.add_argument("--world", default="balanced", choices=sorted(WORLDS))
+    sensitivity.add_argument("--seed", type=int, default=0, help="of every row (default: 0)")
+    sensitivity.add_argument("--arms", help="comma-separated, the first is the control")
+    sensitivity.add_argument("--knobs", help="comma-separated settings of the world (default: all)")
+    for flag in ("replicates", "users", "days", "train-requests-per-day"):
+        sensitivity.add_argument(f"--{flag}", type=int, metavar="N")
+    _add_set(sensitivity)
+    sensitivity.add_argument("--out", type=Path, required=True, help="a folder for all the runs")
+    sensitivity.add_argument("--processes", type=int, metavar="N", help="default: the cores")
+    sensitivity.set_defaults(command=_sensitivity)
 
 
 def _add_set_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -169,6 +204,12 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--user-actors", type=int, default=2, metavar="N", help="default: 2")
     run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
     run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
+    run.add_argument(
+        "--plain",
+        type=int,
+        metavar="N",
+        help="no Ray and no serving: N plain processes, at most one an arm; the same bytes",
+    )
     run.set_defaults(command=_run)
 
 
@@ -199,6 +240,11 @@ def _add_settings(
     command.add_argument("--world", help=f"named world: {', '.join(WORLDS)} (default: balanced)")
     for flag, (_, text) in settings.items():
         command.add_argument(f"--{flag}", type=int, metavar="N", help=text)
+    _add_set(command)
+    command.set_defaults(settings=settings)
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set",
         action="append",
@@ -207,7 +253,6 @@ def _add_settings(
         help="any other setting, as config.json names it: world.mood_gain=0, "
         "model.ranking_rule=long_view, training.learning_rate=0.001; may be repeated",
     )
-    command.set_defaults(settings=settings)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -216,6 +261,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
     config = _config(args, load_config(args.out) if args.resume else None)
+    if args.plain is not None:
+        require(args.plain >= 1, "plain", args.plain, ">= 1")
+        require(args.address is None, "address", args.address, "left out with --plain: no cluster")
     name = f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     # Resolved now: `latest` may be what the user named, and will point elsewhere.
     root = (args.out or Path("runs") / name).resolve()
@@ -234,13 +282,18 @@ def _run(args: argparse.Namespace) -> int:
     _find_rankers(config)
     with open_run(root, config, args.resume) as folder:
         if not folder.result.exists():
-            if cluster.embedded:
-                private_ray_environment(root / ".ray-home")
-            quiet_ray_logs()
-            from simulator.loop import run
-
             try:
-                run(folder, config, cluster)
+                if args.plain is not None:
+                    from simulator.plain_run import run_plain
+
+                    run_plain(folder, config, args.plain)
+                else:
+                    if cluster.embedded:
+                        private_ray_environment(root / ".ray-home")
+                    quiet_ray_logs()
+                    from simulator.loop import run
+
+                    run(folder, config, cluster)
             except KeyboardInterrupt:
                 print(
                     f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
@@ -284,7 +337,7 @@ def _log(args: argparse.Namespace) -> int:
 
 def _find_rankers(config: RunConfig) -> None:
     """Imports the rankers named on the command line, to fail before anything starts."""
-    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker is not None]
+    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker and not arm.in_world]
     if specs:
         from ifa_ray.plugins import load_ranker_class
 
@@ -365,6 +418,33 @@ def _set_headroom(args: argparse.Namespace) -> int:
         lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(json.dumps(report, indent=1) if args.json else format_report(report))
+    return 0
+
+
+def _sensitivity(args: argparse.Namespace) -> int:
+    from simulator.sensitivity import SensitivitySettings, format_table, measure_sensitivity
+
+    given: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("replicates", "users", "days", "train_requests_per_day")
+        if getattr(args, name) is not None
+    }
+    for name in ("arms", "knobs"):
+        if getattr(args, name) is not None:
+            given[name] = tuple(text.strip() for text in getattr(args, name).split(","))
+    changes = {"seed": args.seed, **dict(_setting(text) for text in args.set)}
+    base = override(preset(args.preset, args.world), changes)
+    report = measure_sensitivity(
+        base,
+        SensitivitySettings(**given),
+        args.out.resolve(),
+        usable_cores() if args.processes is None else args.processes,
+        lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    table = format_table(report)
+    write_atomically(args.out / "sensitivity.json", json.dumps(report, indent=1).encode())
+    write_atomically(args.out / "sensitivity.md", table.encode())
+    print(table)
     return 0
 
 

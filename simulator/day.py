@@ -21,8 +21,7 @@ from simulator.crn import Purpose, uniform
 from simulator.daylog import DayLog, LogBook
 from simulator.policy import choose_slates
 from simulator.profiles import long_profiles, make_query
-from simulator.retrieval import Candidates, RetrievalQuery
-from simulator.retrieval import retrieve as retrieve_here
+from simulator.queries import Candidates, RetrievalQuery
 from simulator.set_value import Moment
 from simulator.slates import Visit, fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
@@ -146,8 +145,7 @@ class _Story:
 
     def watermarks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Impressions that each user has seen."""
-        lengths = [self.shard.histories.length(int(user)) for user in self.shard.user_ids[rows]]
-        return np.array(lengths, np.int64)
+        return self.shard.histories.lengths(self.shard.user_ids[rows])
 
     def begin_sessions(
         self, rows: npt.NDArray[np.int64], day: int | np.ndarray, start_ms_U: np.ndarray
@@ -254,7 +252,7 @@ def _serve_earlier(
     """One request of the warm-up for each of `rows`, under the earlier policy."""
     world = story.world
     query = story.query(rows, num_candidates)
-    candidates = retrieve_here(world.catalog.observed, world.config, query)
+    candidates = world.retrieval.retrieve(query)
     ids_RK = choose_slates(
         world.catalog.observed, world.config, query, story.profiles.take(rows), candidates
     )

@@ -9,7 +9,6 @@ is faster, and training overlaps with the next day's simulation (`RunConfig.lag_
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime
 import hashlib
 import logging
@@ -33,11 +32,11 @@ from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingErr
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.checkpoint import version_folder
-from ifa_ray.training.stream import StreamSettings
 from ifa_ray.training.trainer import ArmTrainer, start_supervisor
 from simulator.cluster import Cluster
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
+from simulator.plain_run import stream_settings
 from simulator.population import UserShards
 from simulator.prehistory import write_catalogue
 from simulator.presets import Arm, RunConfig
@@ -109,7 +108,7 @@ class _Run:
         self._plan: ResourcePlan = plan_resources(
             cpus=ray.available_resources().get("CPU", 0.0),
             trainers=len(self._learning),
-            replicas=len(config.parsed_arms) * cluster.replicas,
+            replicas=sum(not arm.in_world for arm in config.parsed_arms) * cluster.replicas,
             actors=cluster.user_actors + cluster.retrieval_actors,
         )
         self._trainers: dict[str, ArmTrainer] = {}
@@ -138,16 +137,7 @@ class _Run:
                 continue
             self._trainers[arm.name] = ArmTrainer(
                 supervisor,
-                StreamSettings(
-                    root=str(self._folder.root.resolve()),
-                    arm=arm.name,
-                    model_seeds=tuple(map(config.model_seed, range(config.replicates))),
-                    days=config.days,
-                    shards=config.shards,
-                    train_requests_per_day=config.train_requests_per_day,
-                    model=dataclasses.replace(config.model, name=arm.name),
-                    training=config.training,
-                ),
+                stream_settings(self._folder, config, arm),
                 num_cpus=self._plan.trainer_cpus,
             )
 
@@ -199,7 +189,8 @@ class _Run:
         await self._wait_for(arm, 0)
         if arm.ranker is None:
             self._progress.say(f"{arm.name}: version 0 has learned the warm-up")
-        await self._deploy(arm)
+        if not arm.in_world:
+            await self._deploy(arm)
         for day in range(self._config.days):
             version = self._config.version_of_day(day) if arm.ranker is None else 0
             await self._wait_for(arm, version)

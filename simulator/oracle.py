@@ -1,12 +1,17 @@
-"""True expected watch time of candidates: for bounds, calibration and tests, never for a log.
+"""Rankers that know the world: by true expected watch time, and by popularity. Never for a log.
 
-Knows everything that is hidden. Moods and boredom belong to a session and are left out, so this is
-the best that a ranker of single items could know before a session begins.
+Knows everything that is hidden. Moods and boredom belong to a session and are left out, so the
+oracle is the best that a ranker of single items could know before a session begins: a bound of
+those, not of rankers that see what the session has shown.
 
 Letters: U users, X items per user.
 """
 
 from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +22,7 @@ from simulator.users import UserState
 from simulator.utility import utility
 from simulator.world import ShardState, World
 
-__all__ = ["OracleRanker", "expected_watch_s"]
+__all__ = ["OracleRanker", "PopularityRanker", "WorldRanker", "expected_watch_s", "world_ranker"]
 
 
 def expected_watch_s(
@@ -33,26 +38,51 @@ def expected_watch_s(
     return expected_play_s(watch, world.config.replay_share)
 
 
-class OracleRanker:
-    """Ranks a shard's requests by true expected watch time: an upper bound for item rankers."""
+class WorldRanker(ABC):
+    """Ranks the requests of one shard's users by a score that only the world knows."""
 
     def __init__(self, world: World, shard: ShardState) -> None:
         self._world, self._shard = world, shard
         self._row = {int(user): row for row, user in enumerate(shard.user_ids)}
 
-    def rank(self, requests: list[RankRequest], model_version: int = 0) -> list[RankResponse]:
+    def rank(self, requests: Sequence[RankRequest], model_version: int = 0) -> list[RankResponse]:
         """Answers requests of the shard's users, in their order."""
         return [self._rank_one(request, model_version) for request in requests]
 
+    @abstractmethod
+    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+        """One score per candidate, [C]; higher is better."""
+
     def _rank_one(self, request: RankRequest, model_version: int) -> RankResponse:
-        users = self._shard.users.take(np.array([self._row[request.user_id]]))
-        watch_s_C = expected_watch_s(
-            self._world, users, request.candidates_C[None], np.array([request.time_ms])
-        )[0]
-        best_K = np.argsort(-watch_s_C, kind="stable")[: request.k]
+        started = time.thread_time()
+        score_C = self._score(request)
+        best_K = np.argsort(-score_C, kind="stable")[: request.k]
         return RankResponse(
             request_id=request.request_id,
             ids_K=request.candidates_C[best_K],
-            scores_K=watch_s_C[best_K].astype(np.float32),
+            scores_K=score_C[best_K].astype(np.float32),
             model_version=model_version,
+            rank_ms=1e3 * (time.thread_time() - started),
         )
+
+
+class OracleRanker(WorldRanker):
+    """By true expected watch time: an upper bound for rankers of single items."""
+
+    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+        users = self._shard.users.take(np.array([self._row[request.user_id]]))
+        time_ms = np.array([request.time_ms])
+        return expected_watch_s(self._world, users, request.candidates_C[None], time_ms)[0]
+
+
+class PopularityRanker(WorldRanker):
+    """By share of the platform's impressions, the same for every user."""
+
+    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+        return self._world.catalog.observed.popularity_N[request.candidates_C]
+
+
+def world_ranker(arm: str, world: World, shard: ShardState) -> WorldRanker:
+    """The ranker of an arm that is in `simulator.presets.WORLD_RANKERS`."""
+    kinds: dict[str, type[WorldRanker]] = {"oracle": OracleRanker, "popularity": PopularityRanker}
+    return kinds[arm](world, shard)

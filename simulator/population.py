@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from ifa_ray.data.log import read_impressions
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import RankerError
-from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
+from ifa_ray.schema import RankRequest, RankResponse
 from simulator.day import ShardState, run_day
+from simulator.oracle import WorldRanker, world_ranker
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
-from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.queries import Candidates, RetrievalQuery
+from simulator.shard_memory import shard_before
 from simulator.world import World
 
 __all__ = ["UserShards"]
@@ -51,6 +51,7 @@ class UserShards:
     ) -> None:
         self._config = RunConfig.from_dict(config)
         self._folder = RunFolder(Path(root))
+        self._arms = {arm.name: arm for arm in self._config.parsed_arms}
         # By name: a handle among its arguments would keep a restarted actor from starting.
         self._retrieval = [ray.get_actor(name) for name in retrieval]
         self._world = functools.cache(self._build_world)
@@ -72,12 +73,16 @@ class UserShards:
         if not self._folder.is_committed(key):
             state = self._state_before(key)
             timings: list[tuple[int, float, float]] = []
+            rank = functools.partial(self._rank, key, version, timings)
+            if self._arms[key.arm].in_world:
+                ranker = world_ranker(key.arm, self._world(key.replicate), state)
+                rank = functools.partial(_rank_here, ranker, timings)
             log = await run_day(
                 self._world(key.replicate),
                 state,
                 key.day,
                 retrieve=functools.partial(self._retrieve, key.replicate, key.shard),
-                rank=functools.partial(self._rank, key, version, timings),
+                rank=rank,
                 model_version=version,
             )
             write_shard_day(self._folder, key, log, state, timings)
@@ -130,20 +135,7 @@ class UserShards:
         next_day, state = self._shards.pop((key.arm, key.replicate, key.shard), (-1, None))
         if state is not None and next_day == key.day:
             return state
-        past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
-            ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
-        ]
-        with np.load(self._folder.state(past[-1]), allow_pickle=False) as arrays:
-            state = ShardState.from_arrays(self._world(key.replicate), dict(arrays))
-        for day in past:
-            columns = read_impressions(self._folder.table("impressions", day))
-            state.histories.append_sorted(
-                columns["user_id"],
-                columns["video_id"],
-                pack_actions({name: columns[name] for name in ACTIONS}),
-                columns["time_ms"],
-            )
-        return state
+        return shard_before(self._folder, self._world(key.replicate), key)
 
     def _build_world(self, replicate: int) -> World:
         return World(self._config.world, self._config.world_seed(replicate))
@@ -151,3 +143,12 @@ class UserShards:
     def _find_application(self, arm: str) -> DeploymentHandle:
         # Ids and one history are small; by value they skip the object store (about 2 ms a call).
         return serve.get_app_handle(self._prefix + arm).options(_by_reference=False)
+
+
+async def _rank_here(
+    ranker: WorldRanker, timings: list[tuple[int, float, float]], requests: list[RankRequest]
+) -> list[RankResponse]:
+    """Ranks without an application, for an arm that knows the world."""
+    responses = ranker.rank(requests)
+    timings.extend((each.request_id, each.rank_ms, each.rank_ms) for each in responses)
+    return responses

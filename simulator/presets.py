@@ -31,8 +31,14 @@ MODEL_ARMS = (
 
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
 
-ARMS = (*MODEL_ARMS, *BUILT_IN_RANKERS)
-"""Arms known by name: the models, and the ranker that any model must beat."""
+WORLD_RANKERS = {
+    "popularity": "simulator.oracle:PopularityRanker",
+    "oracle": "simulator.oracle:OracleRanker",
+}
+"""Rankers that know more than a request says. The world ranks for them itself, without serving."""
+
+ARMS = (*MODEL_ARMS, *BUILT_IN_RANKERS, *WORLD_RANKERS)
+"""Arms known by name: the models, the rankers that any model must beat, and the upper bound."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +48,12 @@ class Arm:
     Attributes:
         name: how logs, applications and the report call it.
         ranker: `package.module:Class` of a ranker that does not learn here; None for a model.
+        in_world: it knows the world, so that it is no application.
     """
 
     name: str
     ranker: str | None
+    in_world: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -58,6 +66,8 @@ class Arm:
         if not equals:
             if name not in ARMS:
                 raise unknown_name("arm", name, ARMS)
+            if name in WORLD_RANKERS:
+                return cls(name, WORLD_RANKERS[name], in_world=True)
             return cls(name, BUILT_IN_RANKERS.get(name))
         require(name.isidentifier() and name != WARMUP and name not in ARMS, "arm", text,
                 "NAME=package.module:Class with a name that is not taken")  # fmt: skip

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Candidates", "Channel", "RetrievalQuery"]
+__all__ = ["Candidates", "Channel", "Retrieval", "RetrievalQuery"]
 
 
 class Channel(enum.IntEnum):
@@ -86,3 +87,10 @@ class Candidates:
 
     ids_UC: npt.NDArray[np.int32]
     channels_UC: npt.NDArray[np.int8]
+
+
+class Retrieval(Protocol):
+    """A retrieval stage: `simulator.retrieval.ChannelRetrieval`, or a user's own."""
+
+    def retrieve(self, query: RetrievalQuery) -> Candidates:
+        """Exactly C unique, uploaded, unseen candidates for each user, from that user's query."""

@@ -21,6 +21,7 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import WARMUP, RunFolder
 from ifa_ray.errors import LogError
 from ifa_ray.processes import worker_pool
+from simulator.compile_ahead import compile_ahead
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
 from simulator.prehistory import live_prehistory, write_catalogue
@@ -28,7 +29,7 @@ from simulator.presets import RunConfig
 from simulator.progress import RunProgress
 from simulator.world import World
 
-__all__ = ["write_warmup_log"]
+__all__ = ["live_warmups", "write_warmup_log"]
 
 
 def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
@@ -50,8 +51,8 @@ def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> di
     require(processes >= 1, "processes", processes, ">= 1")
     started = time.monotonic()
     begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    jobs = list(itertools.product(range(config.replicates), range(config.shards)))
-    progress = RunProgress(arms=(WARMUP,), units_per_arm=len(jobs))
+    num_jobs = config.replicates * config.shards
+    progress = RunProgress(arms=(WARMUP,), units_per_arm=num_jobs)
     memory = PeakMemory()
     total: dict[str, int] = {}
     try:
@@ -60,7 +61,7 @@ def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> di
                 f"{config.preset}: warm-up log of {config.replicates} replicates x {config.users} "
                 f"users, seed {config.seed}, in {folder.root}"
             )
-            for summary in _live_all(folder.root, config, jobs, processes):
+            for summary in live_warmups(folder.root, config, processes):
                 progress.lived(WARMUP, 0, summary["requests"])
                 for name, count in summary.items():
                     total[name] = total.get(name, 0) + count
@@ -69,14 +70,14 @@ def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> di
     return total
 
 
-def _live_all(
-    root: Path, config: RunConfig, jobs: list[tuple[int, int]], processes: int
-) -> Iterator[dict[str, int]]:
-    """Summaries as they come."""
+def live_warmups(root: Path, config: RunConfig, processes: int) -> Iterator[dict[str, int]]:
+    """Lives what is missing of the warm-ups of all shards; their summaries as they come."""
+    jobs = list(itertools.product(range(config.replicates), range(config.shards)))
     if processes == 1:
         for job in jobs:
             yield _live(root, config, *job)
         return
+    compile_ahead()
     with worker_pool(min(processes, len(jobs))) as pool:
         futures = [pool.submit(_live, root, config, *job) for job in jobs]
         try:

@@ -32,7 +32,7 @@ from ifa_ray.models.towers import Towers
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.set_step.response import SetResponse
 
-__all__ = ["Attended", "Behaviours", "Candidates", "Outputs", "RankModel"]
+__all__ = ["Attended", "Behaviours", "Candidates", "Outputs", "RankModel", "TowerInputs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +88,36 @@ class Attended:
     cs_BCD: torch.Tensor
     blocks: tuple[torch.Tensor, ...] = ()
     auxiliary_BC: torch.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TowerInputs:
+    """All that the towers read, so that some candidates can be scored again without the rest.
+
+    Attributes:
+        blocks: per-candidate features, each [B, C, *]; expanded where alike for all candidates.
+        user_BU: F_u.
+        channel_BC: as in `Batch`.
+        auxiliary_BC: as in `Attended`.
+    """
+
+    blocks: list[torch.Tensor]
+    user_BU: torch.Tensor
+    channel_BC: torch.Tensor
+    auxiliary_BC: torch.Tensor | None
+
+    def take(self, places_P: torch.Tensor) -> TowerInputs:
+        """The inputs of some candidates, in their order."""
+        P = len(places_P)
+        return TowerInputs(
+            blocks=[
+                block[:, :1].expand(-1, P, -1) if block.stride(1) == 0 else block[:, places_P]
+                for block in self.blocks
+            ],
+            user_BU=self.user_BU,
+            channel_BC=self.channel_BC[:, places_P],
+            auxiliary_BC=None,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,6 +191,12 @@ class RankModel(nn.Module, ABC):
 
     def outputs(self, batch: Batch) -> Outputs:
         """Computes logits, and what else the model learns by."""
+        inputs = self.tower_inputs(batch)
+        logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC)
+        return Outputs(logits_BCL, inputs.auxiliary_BC)
+
+    def tower_inputs(self, batch: Batch) -> TowerInputs:
+        """Embeds, lets the candidates read the history, and lays out what the towers read."""
         C = batch.candidate_rows_BC.shape[1]
         reads = slice(-self._history_reads, None)
         history_rows_BT = batch.history_rows_BT[:, reads]
@@ -192,15 +228,31 @@ class RankModel(nn.Module, ABC):
         if not self.config.strict_paper_concat:
             blocks += [can_BCD, can_BCD * found.cs_BCD]
         blocks += [*found.blocks, *self.cross(batch)]
-        return Outputs(self.towers(blocks, self.user(batch), batch.channel_BC), found.auxiliary_BC)
+        return TowerInputs(
+            blocks=blocks,
+            user_BU=self.user(batch),
+            channel_BC=batch.channel_BC,
+            auxiliary_BC=found.auxiliary_BC,
+        )
 
     def log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """Computes log p(objective|can), [B, C, L] float32 (section 4.3).
+        """Computes log p(objective|can), [B, C, L] float32 (section 4.3)."""
+        return self.log_probabilities_of(self.tower_inputs(batch))
+
+    def log_probabilities_of(
+        self, inputs: TowerInputs, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Computes log p(objective|can), [B, C, L] float32, of what `tower_inputs` returned.
 
         In log space, where a product of small probabilities keeps its precision: the impression's
         is log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
+
+        Args:
+            inputs: of a batch, or of some of its candidates.
+            dtype: of the towers' products, see `Towers.forward`.
         """
-        log_sigmoid_BCL = logsigmoid(self(batch).float())
+        logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype)
+        log_sigmoid_BCL = logsigmoid(logits_BCL.float())
         impression_BC1 = log_sigmoid_BCL[..., :1]
         return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
 

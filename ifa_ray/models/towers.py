@@ -108,7 +108,11 @@ class Towers(nn.Module):
         last.bias.flatten()[0] += _IMPRESSION_BIAS
 
     def forward(
-        self, blocks: list[torch.Tensor], user_BU: torch.Tensor, channel_BC: torch.Tensor
+        self,
+        blocks: list[torch.Tensor],
+        user_BU: torch.Tensor,
+        channel_BC: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """Computes logits.
 
@@ -116,12 +120,14 @@ class Towers(nn.Module):
             blocks: per-candidate features, each [B, C, *].
             user_BU: F_u.
             channel_BC: channels as in `Batch`.
+            dtype: of the products where nothing is learned and no optional module is on; sums are
+                float32. In bfloat16 a logit is off by some hundredths.
 
         Returns:
             [B, C, L] float32.
         """
         if not torch.is_grad_enabled() and self._plain:
-            return self._infer(blocks, user_BU, channel_BC)
+            return self._infer(blocks, user_BU, channel_BC, dtype)
         B, C = channel_BC.shape
         x_BCX = torch.cat(blocks, dim=-1)
         if self.norm is not None:
@@ -153,7 +159,11 @@ class Towers(nn.Module):
         return not (self._experts or self.skips or self.norm or self.input_gate)
 
     def _infer(
-        self, blocks: list[torch.Tensor], user_BU: torch.Tensor, channel_BC: torch.Tensor
+        self,
+        blocks: list[torch.Tensor],
+        user_BU: torch.Tensor,
+        channel_BC: torch.Tensor,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         """As `forward`, where nothing is kept for gradients and no optional module is on.
 
@@ -173,15 +183,15 @@ class Towers(nn.Module):
             else:
                 varying.append(block)
                 weights.append(weight_XH)
-        weight_XH = torch.cat(weights)
+        weight_XH, bias_BH = torch.cat(weights).to(dtype), bias_BH.to(dtype)
         rows_YH: torch.Tensor | None = None
         if self.channel is not None and self.from_channel is not None:
-            rows_YH = self.from_channel(self.channel.weight)
+            rows_YH = self.from_channel(self.channel.weight).to(dtype)
         logits_BCL = user_BU.new_empty(B, C, self._objectives)
         for b in range(B):
             for start in range(0, C, step):
                 part = slice(start, start + step)
-                x_NX = torch.cat([block[b, part] for block in varying], dim=-1)
+                x_NX = torch.cat([block[b, part] for block in varying], dim=-1).to(dtype)
                 hidden_NH = torch.addmm(bias_BH[b], x_NX, weight_XH)
                 if rows_YH is not None:
                     hidden_NH += nn.functional.embedding(channel_BC[b, part], rows_YH)

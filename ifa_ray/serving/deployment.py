@@ -148,7 +148,7 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
 
     def load_version(version: int) -> Ranker:
         model = load_model(version_folder(root, version), items)
-        return ModelRanker(model, items, version, clock)
+        return ModelRanker(model, items, version, clock, settings.precision)
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)

@@ -6,7 +6,7 @@ Knows pydantic, because Serve turns a config file's `args` into such a model; no
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,6 +42,8 @@ class AppSettings(BaseModel):
         ranker: `package.module:Class` of a ranker of one's own, made as Class(items=..., seed=...);
             None ranks with the checkpoints. From the command line or a config only, never from
             a request: whoever sets it runs code.
+        precision: of scoring; `bf16` gives the same slates, sooner where the processor multiplies
+            bfloat16 (see `ifa_ray.ranker.ModelRanker`).
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
         num_replicas, num_cpus: processes, and the cores that each of them reserves.
         max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
@@ -57,6 +59,7 @@ class AppSettings(BaseModel):
     name: str
     slots: list[SlotSettings] = Field(min_length=1)
     ranker: str | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
     num_threads: int = Field(default=1, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)

@@ -24,12 +24,12 @@ def test_a_submitted_job_runs_the_comparison_and_its_ranker_is_then_served(clust
     out = cluster.folder / "runs" / "job"
     printed = cluster.shell(
         f"ray job submit --address {cluster.address} --working-dir . -- "
-        f"python -m simulator run --preset smoke --arms twin,ifa --out {out}",
+        f"python -m simulator run --preset smoke --arms twin,ifa,oracle --out {out}",
         timeout_s=300,
     )
     assert str(out / "report.html") in printed
     result = json.loads((out / "result.json").read_bytes())
-    assert result["run"]["arms"] == ["twin", "ifa"]
+    assert result["run"]["arms"] == ["twin", "ifa", "oracle"]
     assert all(check["ok"] for check in result["ab"]["health"])
     # A job leaves the cluster to others: its applications are gone.
     status = cluster.shell(f"serve status -a {cluster.address}")

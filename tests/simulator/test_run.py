@@ -103,6 +103,13 @@ def test_the_result_has_all_arms_replicates_and_equal_training(finished):
     assert all(result["cost"][arm]["p50_ms"] > 0 for arm in ARMS)
 
 
+def test_plain_processes_without_ray_write_the_same_bytes(finished, tmp_path):
+    out = tmp_path / "plain"
+    code, _, stderr = finish(start(out, "--preset", "smoke", "--plain", "2"))
+    assert code == 0, stderr
+    assert digests(out) == digests(finished)
+
+
 def test_the_report_opens_without_network(finished):
     html = (finished / "report.html").read_text()
     assert "twin" in html

@@ -239,7 +239,8 @@ def test_log_probabilities_are_those_of_the_entire_space(model):
 
 
 def test_log_probabilities_keep_their_precision_where_probabilities_underflow(model, monkeypatch):
-    monkeypatch.setattr(model, "forward", lambda _: torch.full((1, 2, len(OBJECTIVES)), -200.0))
+    low = torch.full((1, 2, len(OBJECTIVES)), -200.0)
+    monkeypatch.setattr(model.towers, "forward", lambda *_: low)
     log_p = model.log_probabilities(build_batch([make_request(2)], ITEMS, model.config))
     np.testing.assert_allclose(log_p[0, 0], [-200.0] + [-400.0] * (len(OBJECTIVES) - 1))
 

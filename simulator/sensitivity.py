@@ -1,0 +1,228 @@
+"""Which mechanism of the world decides who wins: the A/B test over its knobs, zero included.
+
+Knows settings and finished runs; a row is one whole `simulator.plain_run` in a folder of its own,
+so a table that was interrupted goes on where it stopped. One knob is moved at a time, the levels
+stay as they were solved, and the control's click rate is printed beside: a row whose rates have
+left the real ones says what matters, not how much of it there is in the world.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from ifa_ray.config import Config, require
+from ifa_ray.errors import LogError, unknown_name
+from ifa_ray.processes import worker_pool
+from simulator.opening import open_run
+from simulator.plain_run import run_plain
+from simulator.presets import RunConfig, override
+
+__all__ = ["KNOBS", "SensitivitySettings", "format_table", "measure_sensitivity"]
+
+KNOBS: Mapping[str, tuple[float, ...]] = {
+    "interest_gain": (0.0, 0.5, 2.0),
+    "mood_gain": (0.0, 1.0, 2.0),
+    "drift_rate": (0.0, 0.05),
+    "loyalty_gain": (0.0, 1.0, 2.0),
+    "taste_gain": (0.0, 1.0, 2.0),
+    "quality_gain": (0.0, 0.7),
+    "popularity_gain": (0.0, 0.4),
+    "topic_boredom": (0.0, 0.4),
+    "author_boredom": (0.0, 0.6),
+    "category_noise": (0.0, 0.6),
+    "content_noise": (0.0, 1.5),
+    "retrieval_noise": (0.0, 1.0),
+}
+"""Settings of `WorldConfig` and what each is set to, the rest at the named world's values."""
+
+BASELINE = "as it is"
+ARMS = ("twin", "din", "ifa", "ifa_plus")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SensitivitySettings(Config):
+    """One table.
+
+    Attributes:
+        knobs: of `KNOBS`.
+        arms: the first is the control.
+        replicates: worlds of each row; the same seeds in every row.
+        users, days: of each world.
+        train_requests_per_day: samples that each model learns per day.
+    """
+
+    knobs: tuple[str, ...] = tuple(KNOBS)
+    arms: tuple[str, ...] = ARMS
+    replicates: int = 8
+    users: int = 16
+    days: int = 4
+    train_requests_per_day: int = 24
+
+    def __post_init__(self) -> None:
+        for knob in self.knobs:
+            if knob not in KNOBS:
+                raise unknown_name("knob", knob, KNOBS)
+        require(self.replicates >= 3, "replicates", self.replicates, ">= 3: no interval without")
+
+    def configs(self, base: RunConfig) -> dict[str, RunConfig]:
+        """The runs of the table by the name of their row, the world as it is first."""
+        sized = override(
+            base,
+            {
+                "arms": self.arms,
+                "replicates": self.replicates,
+                "users": self.users,
+                "days": self.days,
+                "burn_in_days": 1,
+                "shards": 1,
+                "train_requests_per_day": self.train_requests_per_day,
+            },
+        )
+        rows = {BASELINE: sized}
+        for knob in self.knobs:
+            for value in KNOBS[knob]:
+                rows[f"{knob} = {value:g}"] = override(sized, {f"world.{knob}": value})
+        return rows
+
+
+def measure_sensitivity(
+    base: RunConfig,
+    settings: SensitivitySettings,
+    root: Path,
+    processes: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Runs what is missing of the table's runs and reads them all.
+
+    Args:
+        base: gives world, model sizes, training and seed.
+        settings: which rows and arms.
+        root: the runs' folder, one below it for each row; finished ones are not run again.
+        processes: rows side by side.
+        say: is given a line after each row.
+
+    Returns:
+        JSON values: the settings and one entry a row, in the order of `SensitivitySettings`.
+
+    Raises:
+        ConfigError: if a folder below `root` holds a run of other settings.
+        LogError: if a process died.
+    """
+    require(processes >= 1, "processes", processes, ">= 1")
+    configs = settings.configs(base)
+    started = time.monotonic()
+    for count, name in enumerate(_run_all(root, configs, processes), 1):
+        passed = time.monotonic() - started
+        left = passed / count * (len(configs) - count)
+        say(f"[{passed:6.1f} s] {count}/{len(configs)} rows: {name}; ETA {left:.0f} s")
+    return {
+        "preset": base.preset,
+        "seed": base.seed,
+        "settings": settings.to_dict(),
+        "rows": [_row(name, _folder(root, name)) for name in configs],
+    }
+
+
+def _run_all(root: Path, configs: Mapping[str, RunConfig], processes: int) -> Iterator[str]:
+    """Names of rows as their runs are finished."""
+    if processes == 1:
+        for name, config in configs.items():
+            _run_one(_folder(root, name), config)
+            yield name
+        return
+    with worker_pool(min(processes, len(configs))) as pool:
+        waiting = {
+            pool.submit(_run_one, _folder(root, name), config): name
+            for name, config in configs.items()
+        }
+        try:
+            for future in as_completed(waiting):
+                future.result()
+                yield waiting[future]
+        except BrokenProcessPool:
+            raise LogError(
+                f"{root}: a process died before its row was finished, perhaps for want of memory. "
+                "The same command goes on, with fewer --processes."
+            ) from None
+
+
+def _run_one(root: Path, config: RunConfig) -> None:
+    resume = (root / "config.json").exists()
+    with open_run(root, config, resume) as folder:
+        if not folder.result.exists():
+            run_plain(folder, config, processes=1, stream=io.StringIO())
+
+
+def _folder(root: Path, name: str) -> Path:
+    return root / name.replace(" ", "").replace("=", "-")
+
+
+def _row(name: str, root: Path) -> dict[str, Any]:
+    """What a finished run says, cut down to the primary metric."""
+    analysis = json.loads((root / "result.json").read_bytes())["ab"]
+    primary, control = analysis["primary"], analysis["control"]
+    effects = {}
+    for arm in analysis["treatments"]:
+        effect = analysis["effects"][arm][primary]
+        effects[arm] = {
+            "relative": effect["relative"],
+            "interval": effect["interval"],
+            "decision": analysis["verdicts"][arm]["decision"],
+        }
+    levels = analysis["levels"][control]
+    return {
+        "row": name,
+        "control": control,
+        "control_watch_s": levels[primary]["mean"],
+        "control_click_rate": levels["click_rate"]["mean"],
+        "effects": effects,
+        "best": _best(control, effects),
+    }
+
+
+def _best(control: str, effects: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The arm of the highest watch time; None where an effect is undefined."""
+    lifts = {control: 0.0, **{arm: effect["relative"] for arm, effect in effects.items()}}
+    if any(lift is None for lift in lifts.values()):
+        return None
+    return max(lifts, key=lambda arm: lifts[arm])
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: relative watch time against the control, with 95% intervals."""
+    rows: Sequence[Mapping[str, Any]] = report["rows"]
+    control, arms = rows[0]["control"], list(rows[0]["effects"])
+    head = ["world", f"{control}, s", "click rate", *(f"{arm}, % of {control}" for arm in arms)]
+    lines = ["| " + " | ".join([*head, "highest"]) + " |", "|" + "---|" * (len(head) + 1)]
+    for row in rows:
+        cells = [row["row"], f"{row['control_watch_s']:.0f}", f"{row['control_click_rate']:.3f}"]
+        cells += [_cell(row["effects"][arm]) for arm in arms]
+        lines.append("| " + " | ".join([*cells, row["best"] or "-"]) + " |")
+    told = [
+        sum(row["effects"][arm]["decision"] in ("better", "worse") for row in rows) for arm in arms
+    ]
+    lines += [
+        "",
+        "In bold: told apart from the control, Holm over the arms of a row, not over rows. "
+        + "; ".join(
+            f"{arm}: {count} of {len(rows)} rows" for arm, count in zip(arms, told, strict=True)
+        )
+        + ".",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(effect: Mapping[str, Any]) -> str:
+    if effect["relative"] is None or effect["interval"] is None:
+        return "undefined"
+    low, high = effect["interval"]
+    text = f"{100 * effect['relative']:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+    return f"**{text}**" if effect["decision"] in ("better", "worse") else text

@@ -23,10 +23,13 @@ def multiply_towers_in_bfloat16(model: RankModel) -> None:
     exact = model.towers.forward
 
     def forward(
-        blocks: list[torch.Tensor], user_BU: torch.Tensor, channel_BC: torch.Tensor
+        blocks: list[torch.Tensor],
+        user_BU: torch.Tensor,
+        channel_BC: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return exact(blocks, user_BU, channel_BC)
+            return exact(blocks, user_BU, channel_BC, dtype)
         with torch.autocast(user_BU.device.type, dtype=torch.bfloat16):
             logits_BCL = exact(blocks, user_BU, channel_BC)
         return logits_BCL.float()

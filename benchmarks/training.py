@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="B", help="requests a step")
     parser.add_argument("--steps", type=int, default=300, metavar="N",
-                        help="over which memory must stay flat; 10000 takes an hour "
+                        help="over which memory must stay flat; 10000 takes minutes "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     options = parser.parse_args(arguments)

@@ -16,7 +16,7 @@ from ifa_ray.errors import LogError
 
 __all__ = ["RESULT_VERSION", "render_report", "write_report"]
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """The schema of `result.json`, apart from that of the log."""
 
 TOP = {

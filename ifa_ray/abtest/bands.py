@@ -44,7 +44,10 @@ class Band:
 
 
 def band_over_replicates(
-    lifts_RD: npt.NDArray[np.float64], alpha: float, rng: np.random.Generator | None = None
+    lifts_RD: npt.NDArray[np.float64],
+    alpha: float,
+    rng: np.random.Generator | None = None,
+    draws: int = DRAWS,
 ) -> Band:
     """The headline's band, from R >= 3 replicates of D days.
 
@@ -57,8 +60,8 @@ def band_over_replicates(
     rng = rng or np.random.default_rng(SEED)
     se_D = lifts_RD.std(axis=0, ddof=1) / count**0.5
     root_DD = np.linalg.cholesky(shrunk_correlation(lifts_RD))
-    draws = rng.standard_normal((DRAWS, count, days)) @ root_DD.T
-    t_SD = draws.mean(axis=1) * count**0.5 / draws.std(axis=1, ddof=1)
+    drawn_SRD = rng.standard_normal((draws, count, days)) @ root_DD.T
+    t_SD = drawn_SRD.mean(axis=1) * count**0.5 / drawn_SRD.std(axis=1, ddof=1)
     factor = float(np.quantile(np.abs(t_SD).max(axis=1), 1 - alpha))
     pointwise = float(stats.t.isf(alpha / 2, count - 1))
     return Band(
@@ -73,6 +76,7 @@ def band_of_moments(
     df: float,
     alpha: float,
     rng: np.random.Generator | None = None,
+    draws: int = DRAWS,
 ) -> Band:
     """The band of estimates whose covariance over many users is known."""
     rng = rng or np.random.default_rng(SEED)
@@ -83,8 +87,8 @@ def band_of_moments(
     # Eigenvalues and not Cholesky: cumulative days may be one and the same to the last digit.
     values, vectors = np.linalg.eigh(correlation)
     root_DD = vectors * np.sqrt(np.clip(values, 0, None))
-    z_SD = rng.standard_normal((DRAWS, len(center_D))) @ root_DD.T
-    chi_S = np.sqrt(rng.chisquare(df, DRAWS) / df)
+    z_SD = rng.standard_normal((draws, len(center_D))) @ root_DD.T
+    chi_S = np.sqrt(rng.chisquare(df, draws) / df)
     factor = float(np.quantile(np.abs(z_SD).max(axis=1) / chi_S, 1 - alpha))
     pointwise = float(stats.t.isf(alpha / 2, df))
     return Band(center_D=center_D, se_D=se_D, factor=max(factor, pointwise), pointwise=pointwise)

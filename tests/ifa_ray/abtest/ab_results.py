@@ -15,7 +15,7 @@ def make_result(log: Path, **run) -> dict:
     logs = ab_logs.make_run(log, **settings)
     budget = {"steps": 1234, "batches": 1234, "samples": 4936, "candidates": 9_876_543}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": {
             "name": "quick-2031",
             "preset": "quick",

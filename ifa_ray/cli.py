@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ifa_ray.abtest.command import add_abtest, run_abtest
 from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "data":
         return run_data(options)
     try:
+        if options.command == "abtest":
+            return run_abtest(options)
         return run_evaluate(options)
     except IfaRayError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -40,4 +43,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_evaluate(commands)
     add_data_command(commands)
+    add_abtest(commands)
     return parser

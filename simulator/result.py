@@ -15,6 +15,7 @@ import numpy as np
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.checks import training_equal
 from ifa_ray.abtest.logs import RunLogs
+from ifa_ray.abtest.report.exports import write_exports
 from ifa_ray.abtest.report.render import write_report
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.log import read_items, read_timings
@@ -40,11 +41,12 @@ LIMITS = (
 
 
 def write_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
-    """Analyses the run's log, writes result.json and report.html, and returns the result."""
+    """Analyses the run's log, writes result.json and the reports, and returns the result."""
     result = build_result(folder, config)
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(folder.result, text.encode())
     write_report(folder.root)
+    write_exports(result, folder.root)
     return result
 
 

@@ -25,7 +25,7 @@ __all__ = ["Norms", "UserPast", "norms_of", "past_of", "surprise_bits"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Norms:
-    """The yardsticks, taken from control's users alone and used on every arm.
+    """The yardsticks, taken once, from control's log of the time before, and used on every arm.
 
     Attributes:
         watch: of plays; None where the log has no durations.
@@ -65,7 +65,7 @@ def norms_of(pre: pl.LazyFrame, items: ItemTable | None) -> Norms:
     """Measures a log from before the test.
 
     Args:
-        pre: impressions of control's users.
+        pre: impressions of control's log from before the test.
         items: the catalogue, which may hold items that nobody had seen.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ifa_ray.abtest.effects import Effect, effect_row, of_totals
+from ifa_ray.abtest.effects import Effect, effect_row, interval_row, of_totals
 from ifa_ray.abtest.logs import Logs
 from ifa_ray.abtest.measure import World
 from ifa_ray.abtest.metrics import Metric
@@ -72,8 +72,12 @@ def _segmentation(
     for place in range(-1, len(NAMES)):
         masks = [(b == place, a == place) for b, a in places]
         sizes = [int(a.sum()) for _, a in masks]
+        if not any(sizes):
+            continue
+        label = NEWCOMERS if place < 0 else NAMES[place]
         # Of fewer than two users on either side there is no spread.
         if any(min(int(b.sum()), int(a.sum())) < 2 for b, a in masks):
+            rows.append(_too_few(label, float(np.mean(sizes))))
             continue
         pairs = [
             (_only(b.totals(metric), mask_b), _only(a.totals(metric), mask_a))
@@ -85,7 +89,7 @@ def _segmentation(
         row = effect_row(effect, None, logs.alpha)
         rows.append(
             {
-                "label": NEWCOMERS if place < 0 else NAMES[place],
+                "label": label,
                 "range": [float(inside.min()), float(inside.max())],
                 "users": float(np.mean(sizes)),
                 **{key: row[key] for key in ("undefined", "relative", "log_lift", "interval", "p",
@@ -101,6 +105,18 @@ def _segmentation(
         "rows": rows,
         "p_trend": trend.p_value if trend else None,
         "p_users": wald_p(effects),
+    }
+
+
+def _too_few(label: str, users: float) -> dict[str, Any]:
+    nothing = dict.fromkeys(("relative", "log_lift", "interval", "p"))
+    return {
+        "label": label,
+        "range": None,
+        "users": users,
+        "undefined": "fewer than two users in a replicate",
+        **nothing,
+        "checkpoint": interval_row(None, 0.05),
     }
 
 

@@ -177,12 +177,15 @@ def floor(ab: Mapping[str, Any]) -> list[str]:
             if ab["effects"][arm][ab["primary"]]["noise"]
         ]
         sds = [noise["checkpoint_sd"] for noise in known]
-        lines.append(
-            f"No A/A arm in this run; checkpoints and worlds alone move the lift by "
-            f"{min(sds):.2%} to {max(sds):.2%} (standard deviation)."
-            if sds
-            else "No A/A arm in this run, and too few replicates for a noise floor."
-        )
+        if not sds:
+            lines.append("No A/A arm in this run, and too few replicates for a noise floor.")
+        elif max(sds) == 0:
+            lines.append("No A/A arm in this run; users' noise explains all of the spread.")
+        else:
+            lines.append(
+                f"No A/A arm in this run; checkpoints and worlds alone move the lift by "
+                f"{max(sds):.2%} (standard deviation, the largest over arms)."
+            )
     shares = sorted(ab["came"].values())
     lines.append(
         f"Of all users, {shares[0]:.1%} came on a counted day."
@@ -201,6 +204,8 @@ def _extent(row: Mapping[str, Any]) -> float:
     return max(abs(bound) for bound in bounds)
 
 
-def _whole_range(bounds: Sequence[float]) -> str:
+def _whole_range(bounds: Sequence[float] | None) -> str:
+    if bounds is None:
+        return NONE
     low, high = (number(round(bound)) for bound in bounds)
     return low if low == high else f"{low} to {high}"

@@ -6,8 +6,6 @@ Knows ids, days and the rules of a test; files and columns are `ifa_ray.abtest.l
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from ifa_ray.abtest.calendar_days import PERIOD, calendar_of
 from ifa_ray.abtest.log_files import LogFile, check_values, open_log
-from ifa_ray.abtest.user_days import DAY_MS
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, LogError, unknown_name
 
 __all__ = ["OwnLogs", "open_own_logs", "parse_log"]
-
-_DATES = re.compile(r"(\d{4}-\d\d-\d\d):(\d{4}-\d\d-\d\d)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,7 +149,7 @@ def open_own_logs(
     files = {(arm, r): file for arm, own in opened.items() for r, file in enumerate(own)}
     pre_file = _pre_path(pre, "user_id" if unit == "user" else unit)
     frames = _number_units(files, pre_file)
-    first, pre_span = _calendar(frames, pre if pre_file is None else None)
+    first, pre_span = calendar_of(frames, pre if pre_file is None else None)
     tests = {
         key: frame.filter(pl.col("day") >= first).with_columns(
             (pl.col("day") - first).cast(pl.Int32)
@@ -209,7 +205,7 @@ def _by_arm(logs: Sequence[str], unit: str) -> dict[str, list[LogFile]]:
 
 
 def _pre_path(pre: str | None, unit: str) -> LogFile | None:
-    if pre is None or pre.isdigit() or _DATES.fullmatch(pre):
+    if pre is None or pre.isdigit() or PERIOD.fullmatch(pre):
         return None
     if not Path(pre).exists():
         raise ConfigError(
@@ -246,41 +242,6 @@ def _number_units(
 
 def _int_unit(frame: pl.LazyFrame) -> pl.LazyFrame:
     return frame.with_columns(pl.col("user_id").cast(pl.Int64))
-
-
-def _calendar(
-    frames: Mapping[tuple[str, int], tuple[pl.LazyFrame, pl.LazyFrame | None]], pre: str | None
-) -> tuple[int, tuple[int, int] | None]:
-    """The test's first day, and the first and last day before it, as days since 1970."""
-    spans = [
-        frame.select(pl.col("day").min().alias("low"), pl.col("day").max().alias("high"))
-        .collect(engine="streaming")
-        .row(0)
-        for frame, _ in frames.values()
-    ]
-    low = min(span[0] for span in spans if span[0] is not None)
-    high = max(span[1] for span in spans if span[1] is not None)
-    if pre is None:
-        return low, None
-    dates = _DATES.fullmatch(pre)
-    if dates:
-        begin, end = (_day_of(text) for text in dates.groups())
-        require(begin <= end, "pre", pre, "FROM before TO")
-    else:
-        begin, end = low, low + int(pre) - 1
-        require(int(pre) >= 1, "pre", pre, ">= 1 day")
-    if not (low <= end < high):
-        raise ConfigError(f"pre == {pre!r}, must leave days before and after it in the logs.")
-    return end + 1, (begin, end)
-
-
-def _day_of(text: str) -> int:
-    try:
-        date = datetime.date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"pre == {text!r}, must be a date as 2026-01-31.") from None
-    moment = datetime.datetime(date.year, date.month, date.day, tzinfo=datetime.UTC)
-    return int(moment.timestamp() * 1000) // DAY_MS
 
 
 def _units(frame: pl.LazyFrame) -> npt.NDArray[np.int64]:

@@ -69,8 +69,14 @@ def _totals(columns: Mapping[str, npt.NDArray[np.float64]], metric: Metric) -> T
 
 
 def available(logs: Logs, norms: Sequence[Norms | None]) -> set[str]:
-    """What metrics may be made of: the columns of control's log, and `items`, `content`, `pre`."""
-    found = set(logs.scan(logs.control, 0).collect_schema().names())
+    """What metrics may be made of: columns that all logs have, and `items`, `content`, `pre`."""
+    found = set.intersection(
+        *(
+            set(logs.scan(arm, replicate).collect_schema().names())
+            for arm in logs.arms
+            for replicate in range(logs.replicates)
+        )
+    )
     catalogues = [logs.catalogue(replicate) for replicate in range(logs.replicates)]
     if "video_id" in found and all(items is not None for items in catalogues):
         found.add("items")
@@ -87,7 +93,7 @@ def past_and_norms(logs: Logs, replicate: int) -> tuple[dict[str, UserPast] | No
     Where arms serve the same users their past is measured once and shared.
     """
     pre = logs.scan_pre(logs.control, replicate)
-    if pre is None:
+    if pre is None or not pre.select(pl.len()).collect(engine="streaming").item():
         return None, None
     items = logs.catalogue(replicate)
     control = past_of(pre, items, logs.users(logs.control, replicate))

@@ -78,6 +78,21 @@ def test_a_pre_period_inside_of_the_logs_narrows_the_interval(halves):
     assert "d2q" in with_pre["effects"]["treatment"]
 
 
+def test_a_column_that_only_one_arm_has_answers_nothing(halves):
+    pl.read_csv(halves[1]).drop("is_click", "duration_ms").write_csv(halves[1])
+    result = analyze(open_own_logs(halves, pre="1"))
+    assert not {"clicks", "completions", "d2q"} & set(result["effects"]["treatment"])
+    assert {"name": "clicks", "label": "Clicks", "lacks": ["is_click"]} in result["skipped"]
+
+
+def test_a_past_in_which_control_saw_nobody_is_no_past(halves):
+    later = pl.read_parquet(halves[0]).filter(pl.col("time_ms") >= START + DAY_MS)
+    later.write_parquet(halves[0])
+    result = analyze(open_own_logs(halves, pre="1"))
+    assert result["segments"]["treatment"] is None
+    assert "d2q" not in result["effects"]["treatment"]
+
+
 def test_dates_and_days_say_the_same_period(halves):
     by_days = open_own_logs(halves, pre="2")
     by_dates = open_own_logs(halves, pre="2024-10-04:2024-10-05")

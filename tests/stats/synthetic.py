@@ -154,7 +154,8 @@ def check_4(worlds=3_000, users=500):
         shares[effect] = 100 * covered / worlds
     listed = ", ".join(f"{share:.1f}% at {effect:.0%}" for effect, share in shares.items())
     return Outcome(
-        4, f"paired interval covers 95 +- 1.2% over {worlds:,} worlds of {users} users, effects 0, 2, 20%",
+        4, f"paired interval covers 95 +- 1.2% over {worlds:,} worlds of {users} users, "
+        "effects 0, 2 and 20%",
         listed, all(within(share, 93.8, 96.2) for share in shares.values()),
     )  # fmt: skip
 

@@ -9,13 +9,14 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run test lint bench
+.PHONY: help run test lint bench check-stats
 
 help:
 	@echo "make run     install, then the main job: the closed loop and its report"
 	@echo "make test    install what tests need, then run them all"
 	@echo "make lint    formatting, lint and types"
 	@echo "make bench   the benchmarks"
+	@echo "make check-stats   the statistics of the A/B test: eleven checks with their figures"
 
 run: $(INSTALLED)
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" && . deploy/env.sh && python -m simulator run --preset quick
@@ -29,6 +30,9 @@ lint: $(INSTALLED_DEV)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+check-stats: $(INSTALLED_DEV)
+	.venv/bin/python tests/stats
 
 bench: $(INSTALLED)
 	.venv/bin/python -m benchmarks

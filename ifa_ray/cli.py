@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ifa_ray.abtest.command import add_abtest, run_abtest
 from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
@@ -18,7 +19,12 @@ from ifa_ray.training.versions_command import add_versions, run_versions
 
 __all__ = ["main"]
 
-_COMMANDS = {"evaluate": run_evaluate, "train": run_train, "versions": run_versions}
+_COMMANDS = {
+    "abtest": run_abtest,
+    "evaluate": run_evaluate,
+    "train": run_train,
+    "versions": run_versions,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,4 +52,5 @@ def _parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_versions(commands)
     add_data_command(commands)
+    add_abtest(commands)
     return parser

@@ -15,6 +15,7 @@ import numpy as np
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.checks import training_equal
 from ifa_ray.abtest.logs import RunLogs
+from ifa_ray.abtest.report.exports import write_exports
 from ifa_ray.abtest.report.render import write_report
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.log import read_items, read_timings
@@ -28,7 +29,7 @@ from simulator.presets import RunConfig
 
 __all__ = ["build_result", "write_result"]
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 
 LIMITS = (
     "The user model decides who wins: this is a simulation with calibrated rates, not a platform.",
@@ -40,11 +41,12 @@ LIMITS = (
 
 
 def write_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
-    """Analyses the run's log, writes result.json and report.html, and returns the result."""
+    """Analyses the run's log, writes result.json and the reports, and returns the result."""
     result = build_result(folder, config)
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(folder.result, text.encode())
     write_report(folder.root)
+    write_exports(result, folder.root)
     return result
 
 
@@ -58,6 +60,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         for arm in config.parsed_arms
         if arm.ranker is None
     }
+    cost = {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms}
     analysis = analyze(
         RunLogs(
             log=folder.log,
@@ -72,6 +75,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
             fixed_k=2 * config.world.slate_size,
         ),
         checks=[training_equal(_budgets(config, training))],
+        cost_ms={arm: row["replicates_mean_ms"] for arm, row in cost.items()},
     )
     return {
         "schema_version": RESULT_VERSION,
@@ -98,7 +102,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         },
         "ab": analysis,
         "training": training,
-        "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
+        "cost": cost,
         "calibration": calibration_of_run(folder, config),
         "health": [],  # the analysis has them all, the training budgets included
         "limits": [
@@ -142,14 +146,17 @@ def _cost(
     folder: RunFolder, config: RunConfig, arm: str, training: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Milliseconds of CPU per ranked request, over the measured days."""
-    rank_ms = np.concatenate(
-        [
-            read_timings(folder.table("timings", ShardDay(arm, replicate, day, shard)))["rank_ms"]
-            for replicate in range(config.replicates)
-            for day in range(config.burn_in_days, config.days)
-            for shard in range(config.shards)
-        ]
-    )
+    by_replicate = [
+        np.concatenate(
+            [
+                read_timings(folder.table("timings", ShardDay(arm, r, day, shard)))["rank_ms"]
+                for day in range(config.burn_in_days, config.days)
+                for shard in range(config.shards)
+            ]
+        )
+        for r in range(config.replicates)
+    ]
+    rank_ms = np.concatenate(by_replicate)
     p50, p95 = np.percentile(rank_ms, [50, 95]) if len(rank_ms) else (0.0, 0.0)
     per_sample = training and 1e3 * training["seconds"] / training["samples"]
     return {
@@ -157,6 +164,9 @@ def _cost(
         "p50_ms": round(float(p50), 3),
         "p95_ms": round(float(p95), 3),
         "mean_ms": round(float(rank_ms.mean()), 3) if len(rank_ms) else 0.0,
+        "replicates_mean_ms": [
+            round(float(part.mean()), 4) if len(part) else 0.0 for part in by_replicate
+        ],
         "train_ms_per_sample": round(per_sample, 3) if per_sample else None,
     }
 

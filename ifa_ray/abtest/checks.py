@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["Check", "no_lost_partitions", "training_equal", "users_equal"]
+from ifa_ray.abtest.estimate import Estimate
+
+__all__ = [
+    "Check",
+    "aa_silent",
+    "no_lost_partitions",
+    "numbers_finite",
+    "sample_ratio",
+    "training_equal",
+    "users_equal",
+]
 
 SRM_ALPHA = 0.001
 """Sample-ratio checks use a stricter level than effects: a false alarm throws a whole run away."""
@@ -66,6 +76,50 @@ def users_equal(
     low, high = min(counts.values()), max(counts.values())
     number = f"the same {low:,} users" if same else f"{low:,} to {high:,} users"
     return Check(name=name, ok=True, detail=f"Each arm saw {number} on the first day.")
+
+
+def sample_ratio(users: Mapping[str, int], control: str, alpha: float = SRM_ALPHA) -> Check:
+    """Compares how many users each arm of an unpaired test has with an equal share for all.
+
+    A sample-ratio mismatch: users were lost or sent on by more than chance, and those that are left
+    are not alike. A binomial test of each arm against control.
+    """
+    name = "sample ratio"
+    for arm, count in users.items():
+        both = count + users[control]
+        p = float(stats.binomtest(count, both).pvalue) if arm != control and both else 1.0
+        if p < alpha:
+            detail = (
+                f"{arm} has {count:,} users and {control} {users[control]:,}, which a fair split "
+                f"hardly gives (p = {p:.1e})."
+            )
+            return Check(name=name, ok=False, detail=detail)
+    listed = ", ".join(f"{arm} {count:,}" for arm, count in users.items())
+    return Check(name=name, ok=True, detail=f"Users per arm: {listed}.")
+
+
+def numbers_finite(columns: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> Check:
+    """Fails where a user's total of any arm is NaN or infinite."""
+    name = "finite numbers"
+    count = 0
+    for arm, totals in columns.items():
+        for column, values_U in totals.items():
+            bad = int((~np.isfinite(values_U)).sum())
+            if bad:
+                detail = f"{column} of {bad:,} users of {arm} is not a finite number."
+                return Check(name=name, ok=False, detail=detail)
+            count += values_U.size
+    return Check(name=name, ok=True, detail=f"All {count:,} totals of users are finite numbers.")
+
+
+def aa_silent(arm: str, estimate: Estimate | None, alpha: float = SRM_ALPHA) -> Check:
+    """Fails where control and its own retrained copy differ by more than chance."""
+    name = "A/A"
+    if estimate is None:
+        return Check(name=name, ok=True, detail=f"{arm} gave too few replicates to tell.")
+    p = estimate.p_value
+    detail = f"Control and its copy {arm} differ by {100 * estimate.relative:+.2f}%, p = {p:.2g}."
+    return Check(name=name, ok=p >= alpha, detail=detail)
 
 
 def no_lost_partitions(lost: Sequence[str]) -> Check:

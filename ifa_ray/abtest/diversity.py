@@ -1,10 +1,14 @@
-"""How varied a user's day was and how much of the catalogue a world saw; compares no arms.
+"""How varied, new and fitting a user's day was, and how much of the catalogue a world saw.
 
-Sums are of integers wherever rows are grouped: grouping goes through rows in any order, floating
-point sums depend on it, and an A/A run must be equal to the last bit.
+Compares no arms. Sums are of integers wherever rows are grouped: grouping goes through rows in any
+order, floating point sums depend on it, and an A/A run must be equal to the last bit.
+
+Letters: N items, D content dimensions.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +17,34 @@ import polars as pl
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import LogError
 
-__all__ = ["day_diversity", "exposure_counts", "first_of_day", "gini", "with_features"]
+__all__ = [
+    "MISFIT_FLOOR",
+    "USER_DAY",
+    "day_diversity",
+    "exposure_counts",
+    "first_of_day",
+    "gini",
+    "with_features",
+]
 
 USER_DAY = ("user_id", "day")
 UNIT = 2**20  # fixed point of unit content vectors: distances are right to about 1e-6
-NATS = 2**32  # fixed point of c ln c
+NATS = 2**32  # fixed point of c ln c, and of shares
+
+MISFIT_FLOOR = 0.01
+"""alpha of Steck's calibration (RecSys 2018): keeps the divergence finite for unseen categories."""
 
 
-def with_features(impressions: pl.LazyFrame, items: ItemTable) -> pl.LazyFrame:
-    """Adds author, category and the unit content vector (as integers, times `UNIT`)."""
+def with_features(
+    impressions: pl.LazyFrame, items: ItemTable, novelty_N: npt.NDArray[np.int64] | None = None
+) -> pl.LazyFrame:
+    """Adds author, category and the unit content vector (as integers, times `UNIT`).
+
+    Args:
+        impressions: with `video_id`.
+        items: the catalogue.
+        novelty_N: of each item, fixed point; adds a column `novelty`.
+    """
     norm = np.linalg.norm(items.content_ND, axis=1, keepdims=True)
     unit_ND = np.divide(items.content_ND, norm, out=np.zeros_like(items.content_ND), where=norm > 0)
     fixed_ND = np.rint(unit_ND.astype(np.float64) * UNIT).astype(np.int64)
@@ -31,6 +54,7 @@ def with_features(impressions: pl.LazyFrame, items: ItemTable) -> pl.LazyFrame:
             "author_id": items.author_id_N,
             "category": items.category_N,
             "norm2": (fixed_ND**2).sum(axis=1),
+            **({} if novelty_N is None else {"novelty": novelty_N}),
             **{f"content_{d}": column for d, column in enumerate(fixed_ND.T)},
         }
     )
@@ -42,48 +66,114 @@ def first_of_day(impressions: pl.LazyFrame, k: int) -> pl.LazyFrame:
 
     Shorter days are left out: an arm whom users watch longer would show more variety on them.
     """
-    order = ("time_ms", "request_id", "position")
+    names = impressions.collect_schema().names()
+    # Where a log lacks the first two, impressions of the same millisecond go by their item.
+    order = [name for name in ("time_ms", "request_id", "position", "video_id") if name in names]
+    kept = [name for name in ("video_id", "long_view") if name in names]
     return (
         impressions.group_by(USER_DAY)
-        .agg(pl.col("video_id").sort_by(order).head(k))
+        .agg(pl.col(*kept).sort_by(order).head(k))
         .filter(pl.col("video_id").list.len() == k)
-        .explode("video_id")
+        .explode(kept)
     )
 
 
-def day_diversity(seen: pl.LazyFrame) -> pl.LazyFrame:
+def day_diversity(seen: pl.LazyFrame, taste: pl.LazyFrame | None = None) -> pl.LazyFrame:
     """One row per user-day of the rows from `with_features`.
 
-    `categories` and `authors` are numbers of distinct ones; `entropy` of the categories is in nats;
-    `distance` is 1 - cosine of the content vectors, mean over the day's pairs, and 0 with
-    `pairs` == 0 where there is no pair or no content.
+    Columns, of the day's n impressions:
+        days: 1.
+        categories, authors: numbers of distinct ones.
+        entropy: of the categories, nats. gini_simpson: 1 - sum of squared shares of categories.
+        distance: 1 - cosine of the content vectors, mean over pairs; with `pairs` 1, or both 0
+            where there is no pair or no content.
+        novelty: mean surprise of the items, bits, where `with_features` was given it.
+        misfit, serendipity: with `taste` only; see `_against_taste`. `tasted` counts their days.
+
+    Args:
+        seen: impressions with features.
+        taste: `user_id`, `category`, `share`; from `ifa_ray.abtest.pre_period`.
     """
-    vectors = [name for name in seen.collect_schema().names() if name.startswith("content_")]
+    names = seen.collect_schema().names()
+    vectors = [name for name in names if name.startswith("content_")]
+    novel = ["novelty"] if "novelty" in names else []
+    long_view = pl.col("long_view") if "long_view" in names else pl.lit(0)
     days = seen.group_by(USER_DAY).agg(
         pl.len().cast(pl.Int64).alias("n"),
-        pl.col("category").n_unique().cast(pl.Int64).alias("categories"),
         pl.col("author_id").n_unique().cast(pl.Int64).alias("authors"),
-        pl.col("norm2", *vectors).sum(),
+        pl.col("norm2", *novel, *vectors).sum(),
+    )
+    cells = seen.group_by(*USER_DAY, "category").agg(
+        pl.len().cast(pl.Int64).alias("count"), long_view.cast(pl.Int64).sum().alias("liked")
     )
     count = pl.col("count").cast(pl.Float64)
-    spread = (
-        seen.group_by(*USER_DAY, "category")
-        .agg(pl.len().alias("count"))
-        .group_by(USER_DAY)
-        .agg((count * count.log() * NATS).round().cast(pl.Int64).sum().alias("c_ln_c"))
+    spread = cells.group_by(USER_DAY).agg(
+        pl.len().cast(pl.Int64).alias("categories"),
+        (count * count.log() * NATS).round().cast(pl.Int64).sum().alias("c_ln_c"),
+        (pl.col("count") ** 2).sum().alias("c2"),
     )
     n = pl.col("n").cast(pl.Float64)
     # Sum over pairs of the cosines, in O(n D): (|sum of vectors|^2 - sum of |vector|^2) / 2.
     squares = [pl.col(name).cast(pl.Float64) ** 2 for name in vectors]
     cosines = (pl.sum_horizontal(squares or [pl.lit(0.0)]) - pl.col("norm2")) / UNIT**2
     has_pair = (pl.col("n") >= 2) & pl.lit(bool(vectors))
-    return days.join(spread, on=USER_DAY).select(
+    rows = days.join(spread, on=USER_DAY).select(
         *USER_DAY,
+        pl.lit(1, pl.Int64).alias("days"),
         "categories",
         "authors",
         (n.log() - pl.col("c_ln_c") / NATS / n).alias("entropy"),
+        (1 - pl.col("c2") / n**2).alias("gini_simpson"),
         pl.when(has_pair).then(1 - cosines / (n * (n - 1))).otherwise(0.0).alias("distance"),
         has_pair.cast(pl.Int64).alias("pairs"),
+        *[(pl.col("novelty") / n / UNIT).alias("novelty") for _ in novel],
+    )
+    if taste is None:
+        return rows
+    return rows.join(_against_taste(cells, taste), on=USER_DAY, how="left").with_columns(
+        pl.col("misfit", "serendipity").fill_null(0.0), pl.col("tasted").fill_null(0)
+    )
+
+
+def _against_taste(cells: pl.LazyFrame, taste: pl.LazyFrame) -> pl.LazyFrame:
+    """How a day's categories stand to the user's own taste before the test, p.
+
+    misfit (calibration; Steck 2018): KL(p || (1 - a) q + a p), q the day's shares, a =
+    `MISFIT_FLOOR`; 0 where the day is as the taste. A category that the day lacks gives
+    p ln(1/a), so only those that it has need a row.
+
+    serendipity: the mean over impressions of (viewed long) x (1 - p of its category): what was
+    liked, though the user's past would not have said so.
+    """
+    # A window would hold all cells in memory and can't stream; a join of the sums can.
+    totals = cells.group_by(USER_DAY).agg(pl.col("count").sum().alias("n"))
+    p, q = pl.col("share"), pl.col("count") / pl.col("n")
+    mixed = (1 - MISFIT_FLOOR) * q + MISFIT_FLOOR * p
+    gained = p * ((p / mixed).log() - math.log(1 / MISFIT_FLOOR))
+    known = taste.select("user_id").unique()
+    with_taste = (
+        cells.join(known, on="user_id", how="semi")
+        .join(totals, on=USER_DAY)
+        .join(taste, on=("user_id", "category"), how="left")
+    )
+    unseen = pl.col("share").is_null()
+    surprise = pl.when(unseen).then(1.0).otherwise(1 - p) * pl.col("liked")
+    return (
+        with_taste.select(
+            *USER_DAY,
+            "count",
+            pl.when(unseen).then(0.0).otherwise(gained * NATS).round().cast(pl.Int64).alias("kl"),
+            (surprise * NATS).round().cast(pl.Int64).alias("surprise"),
+        )
+        .group_by(USER_DAY)
+        .agg(pl.col("kl", "surprise", "count").sum())
+        .select(
+            *USER_DAY,
+            # A day that is just like the taste may round to a hair below nothing.
+            (math.log(1 / MISFIT_FLOOR) + pl.col("kl") / NATS).clip(0).alias("misfit"),
+            (pl.col("surprise") / NATS / pl.col("count")).alias("serendipity"),
+            pl.lit(1, pl.Int64).alias("tasted"),
+        )
     )
 
 

@@ -19,7 +19,8 @@ class Estimate:
     """An estimated log-lift of treatment over control with its t distribution.
 
     Attributes:
-        log_lift: l, the log of the ratio of treatment's mean to control's; 0 is no effect.
+        log_lift: l, the log of the ratio of treatment's mean to control's; 0 is no effect. Of a
+            metric that arms are compared in by difference, the difference.
         se: the standard error of `log_lift`; 0 where the arms are bitwise equal.
         df: degrees of freedom of the t distribution.
     """
@@ -46,6 +47,11 @@ class Estimate:
         """The 1 - alpha interval of the relative effect, exp(l -+ t SE) - 1."""
         margin = self._margin(alpha)
         return math.expm1(self.log_lift - margin), math.expm1(self.log_lift + margin)
+
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        """The 1 - alpha interval as it is estimated: of logs, or of a difference in own units."""
+        margin = self._margin(alpha)
+        return self.log_lift - margin, self.log_lift + margin
 
     def acceptance_region(self, alpha: float) -> tuple[float, float]:
         """Relative effects that would not be significant, -+ t SE around 0 (the paper's Table 4).

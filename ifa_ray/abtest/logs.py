@@ -1,7 +1,9 @@
-"""Where a run's impressions lie and what they must look like; computes no metric.
+"""What an analysis reads, and where a run of the simulator keeps it; computes no metric.
 
-One file per (arm, replicate, day, shard), the partitions by name:
-`impressions/arm=twin/replicate=0/day=000/shard=00.parquet`.
+`Logs` is all that the analysis knows of a log. `RunLogs` is a run's folder, one file per (arm,
+replicate, day, shard), the partitions by name:
+`impressions/arm=twin/replicate=0/day=000/shard=00.parquet`. Anybody's own files are
+`ifa_ray.abtest.own_logs`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,17 +22,106 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import LogError, unknown_name
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["COLUMNS", "RunLogs"]
+__all__ = ["COLUMNS", "Logs", "RunLogs", "refuse_nulls"]
 
 COLUMNS = (
     "request_id", "user_id", "video_id", "time_ms", "position", *ACTIONS, "play_time_ms",
+    "duration_ms",
 )  # fmt: skip
-"""What the analysis reads of the impressions."""
+"""What the analysis reads of the impressions of a run."""
+
+PRE_PERIOD = "warmup"  # the pseudo arm of `ifa_ray.data.run_folder`
+
+
+class Logs(Protocol):
+    """The logs of an A/B test: what is read, and how it is compared."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms to compare, control included."""
+
+    @property
+    def control(self) -> str:
+        """The arm that the others are compared with."""
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """The arms that get a verdict: neither control nor its copy."""
+
+    @property
+    def aa_arm(self) -> str | None:
+        """A retrained copy of control, whose "effect" is the floor of what can be seen."""
+
+    @property
+    def replicates(self) -> int:
+        """R, independent worlds with models of their own; 1 for a test on a platform."""
+
+    @property
+    def days(self) -> int:
+        """Days of the test, numbered from 0."""
+
+    @property
+    def burn_in_days(self) -> int:
+        """The first of them, shown but not counted."""
+
+    @property
+    def alpha(self) -> float:
+        """The level of every test and interval."""
+
+    @property
+    def fixed_k(self) -> int:
+        """How many of a day's first impressions the fixed-k diversity looks at."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether every arm served the same users, as in a simulation; else each has its own."""
+
+    @property
+    def users_decide(self) -> bool:
+        """Whether users alone may decide where there are too few replicates.
+
+        The verdict is then one of these rankers as trained, not of their architectures.
+        """
+
+    def scan(self, arm: str, replicate: int) -> pl.LazyFrame:
+        """Impressions with their `day`, checked for nulls."""
+
+    def scan_pre(self, arm: str, replicate: int) -> pl.LazyFrame | None:
+        """Impressions of the same users before the test, or None."""
+
+    def users(self, arm: str, replicate: int) -> npt.NDArray[np.integer]:
+        """Every user of the arm, also those whom the log did not see; in increasing order."""
+
+    def catalogue(self, replicate: int) -> ItemTable | None:
+        """What is known of the items, or None."""
+
+    def lost_partitions(self) -> list[str]:
+        """Names of files that should be there."""
+
+
+def refuse_nulls(impressions: pl.LazyFrame, where: str) -> None:
+    """Counts nulls, which would silently shrink a standard error; Parquet's own counts answer this.
+
+    Raises:
+        LogError: naming the place and the column; also if a file can't be read, or a number is NaN.
+    """
+    try:
+        floats = [name for name, kind in impressions.collect_schema().items() if kind.is_float()]
+        counts = impressions.select(
+            pl.all().null_count(), *(pl.col(name).is_nan().sum().alias(f"{name} NaN")
+                                     for name in floats)
+        ).collect(engine="streaming")  # fmt: skip
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise LogError(f"{where}: {error}") from error
+    for name, count in counts.row(0, named=True).items():
+        if count:
+            column, _, kind = name.partition(" ")
+            raise LogError(f"{where}: {column} holds {count} {kind or 'nulls'}, must hold none.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RunLogs:
-    """The logs of an A/B run and what is needed to read them.
+    """The logs of an A/B run of the simulator and what is needed to read them.
 
     Attributes:
         log: the folder that holds `impressions/`.
@@ -42,6 +134,7 @@ class RunLogs:
         burn_in_days: the first of them, shown but not counted.
         alpha: the level of every test and interval.
         fixed_k: how many of a day's first impressions the fixed-k diversity looks at.
+        aa_arm: the arm that is a retrained copy of control; None where there is none.
     """
 
     log: Path
@@ -54,10 +147,14 @@ class RunLogs:
     burn_in_days: int
     alpha: float = 0.05
     fixed_k: int = 20
+    aa_arm: str | None = None
 
     def __post_init__(self) -> None:
         if self.control not in self.arms:
             raise unknown_name("control", self.control, self.arms)
+        if self.aa_arm is not None and self.aa_arm not in self.arms:
+            raise unknown_name("aa_arm", self.aa_arm, self.arms)
+        require(self.aa_arm != self.control, "aa_arm", self.aa_arm, "another arm than control")
         require(len(set(self.arms)) == len(self.arms), "arms", self.arms, "unique")
         require(self.replicates >= 1, "replicates", self.replicates, ">= 1")
         require(0 <= self.burn_in_days < self.days, "burn_in_days", self.burn_in_days,
@@ -74,8 +171,26 @@ class RunLogs:
 
     @property
     def treatments(self) -> tuple[str, ...]:
-        """The arms but control, in their order."""
-        return tuple(arm for arm in self.arms if arm != self.control)
+        """The arms but control and its copy, in their order."""
+        return tuple(arm for arm in self.arms if arm not in (self.control, self.aa_arm))
+
+    @property
+    def paired(self) -> bool:
+        """Every arm of a run serves the same users."""
+        return True
+
+    @property
+    def users_decide(self) -> bool:
+        """A run compares architectures: replicates decide, or nobody."""
+        return False
+
+    def users(self, arm: str, replicate: int) -> npt.NDArray[np.integer]:  # noqa: ARG002 (Logs)
+        """The users of the world, in increasing order."""
+        return np.sort(self.user_ids[replicate])
+
+    def catalogue(self, replicate: int) -> ItemTable:
+        """The items of the world."""
+        return self.items[replicate]
 
     def lost_partitions(self) -> list[str]:
         """Files that are not there although some arm and day of the same replicate has the shard.
@@ -113,15 +228,20 @@ class RunLogs:
         if not days:
             return pl.LazyFrame(schema={**dict.fromkeys(COLUMNS, pl.Int64), "day": pl.Int32})
         impressions = pl.concat(days)
-        where = f"impressions of arm={arm}/replicate={replicate}"
-        try:
-            # Nulls would silently shrink a standard error. Parquet's own counts answer this.
-            nulls = impressions.select(pl.all().null_count()).collect(engine="streaming")
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise LogError(f"{where}: {error}") from error
-        for column, count in nulls.row(0, named=True).items():
-            if count:
-                raise LogError(f"{where}: {column} holds {count} nulls, must hold none.")
+        refuse_nulls(impressions, f"impressions of arm={arm}/replicate={replicate}")
+        return impressions
+
+    def scan_pre(self, arm: str, replicate: int) -> pl.LazyFrame | None:  # noqa: ARG002 (Logs)
+        """The warm-up log, which all arms of a replicate share; None where there is none.
+
+        Raises:
+            LogError: as `scan`.
+        """
+        files = self._files(PRE_PERIOD, replicate, 0)
+        if not files:
+            return None
+        impressions = pl.scan_parquet(files, hive_partitioning=False).select(COLUMNS)
+        refuse_nulls(impressions, f"impressions of arm={PRE_PERIOD}/replicate={replicate}")
         return impressions
 
     def _folder(self, arm: str, replicate: int, day: int) -> Path:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ifa_ray.abtest.estimate import Estimate
 
-__all__ = ["Totals", "log_lift", "paired_effect"]
+__all__ = ["Totals", "log_lift", "paired_difference", "paired_effect"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +75,23 @@ def paired_effect(treatment: Totals, control: Totals) -> Estimate | None:
     users = len(psi_U)
     se = float(psi_U.std(ddof=1)) / users**0.5
     return Estimate(log_lift=lift, se=se, df=users - 1)
+
+
+def paired_difference(treatment: Totals, control: Totals) -> Estimate | None:
+    """Treatment's ratio of sums minus control's, for metrics whose zero is not "nothing".
+
+    A user moves it by (N_u - ratio D_u)/mean(D) of treatment, less the same of control.
+    `Estimate.log_lift` holds the difference. None where nothing was counted below the line.
+    """
+    if treatment.value is None or control.value is None:
+        return None
+    moved_U = np.zeros(len(treatment.numerator_U))
+    for totals, sign in ((treatment, 1.0), (control, -1.0)):
+        below_U = totals.denominator_U
+        moved_U += sign * (totals.numerator_U - (totals.value or 0.0) * below_U) / below_U.mean()
+    users = len(moved_U)
+    difference = treatment.value - control.value
+    return Estimate(log_lift=difference, se=float(moved_U.std(ddof=1)) / users**0.5, df=users - 1)
 
 
 def _share(values_U: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

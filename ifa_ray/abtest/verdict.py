@@ -39,6 +39,8 @@ def decide(
     replicates: int,
     arms_tested: int,
     failed_checks: Sequence[str],
+    users_decide: bool = False,
+    breached: Sequence[str] = (),
 ) -> Verdict:
     """The rule, in this order: no verdict on bad data, on too few replicates, on no effect to test.
 
@@ -54,12 +56,15 @@ def decide(
         replicates: R.
         arms_tested: how many treatment arms share the level.
         failed_checks: names of health checks that failed; any forbids a verdict.
+        users_decide: `effect` is over users alone where there are too few replicates: the verdict
+            is then one of these rankers as trained, and says so.
+        breached: labels of the guardrails that were breached, which the line names.
     """
     no_verdict = f"No verdict on {arm}: "
     if failed_checks:
         line = f"{no_verdict}failed {', '.join(failed_checks)}; the numbers below can't be trusted."
         return Verdict(decision=Decision.NO_VERDICT, line=line)
-    if replicates < MIN_REPLICATES:
+    if replicates < MIN_REPLICATES and not users_decide:
         noun = "replicate" if replicates == 1 else "replicates"
         line = f"{no_verdict}{replicates} {noun}, at least {MIN_REPLICATES} are needed."
         return Verdict(decision=Decision.NO_VERDICT, line=line)
@@ -70,13 +75,18 @@ def decide(
     numbers = (
         f"{percent(effect.relative)} watch time per user, {1 - alpha:.0%} interval {low} to {high}"
     )
+    as_trained = " As these rankers were trained: another training of them may differ."
+    note = as_trained if replicates < MIN_REPLICATES else ""
     if p_adjusted >= alpha:
         alone = effect.p_value < alpha
         why = f", but {arms_tested} arms were tested, and it is gone after Holm." if alone else "."
-        line = f"{arm} and {control} can't be told apart: {numbers}{why}"
+        line = f"{arm} and {control} can't be told apart: {numbers}{why}{note}"
         return Verdict(decision=Decision.NOT_DISTINGUISHABLE, line=line)
     better = effect.log_lift > 0
-    line = f"{arm} is {'better' if better else 'worse'} than {control}: {numbers}."
+    line = f"{arm} is {'better' if better else 'worse'} than {control}: {numbers}.{note}"
+    if breached:
+        noun = "guardrail" if len(breached) == 1 else "guardrails"
+        line += f" Breached {noun}: {', '.join(breached)}."
     return Verdict(decision=Decision.BETTER if better else Decision.WORSE, line=line)
 
 

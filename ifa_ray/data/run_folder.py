@@ -15,7 +15,7 @@ any moment, and whoever comes next sees either all of a shard's day or none of i
     RUN/training_times/                                     seconds that each version took
     RUN/parts.json                                          each start of the driver
     RUN/train/, RUN/.ray-home/                              Ray Train's own files, Ray's token
-    RUN/result.json, RUN/report.html
+    RUN/result.json, RUN/report.html, RUN/report.md, RUN/report.csv
 
 Timings, training times and parts are measurements: all else repeats byte for byte.
 

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from ifa_ray.abtest.verdict import percent
 
-__all__ = ["NONE", "duration", "number", "p_text", "percent", "percent_or_none", "range_text"]
+__all__ = [
+    "NONE",
+    "duration",
+    "number",
+    "own_units",
+    "p_text",
+    "percent",
+    "percent_or_none",
+    "range_text",
+]
 
 NONE = "\N{EN DASH}"
 """Printed where there is no number."""
@@ -25,6 +34,14 @@ def number(value: object) -> str:
     digits = max(0, 3 - _exponent(value))
     text = f"{value:,.{digits}f}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def own_units(value: float | None) -> str:
+    """A difference in a metric's own units, with its sign."""
+    if value is None:
+        return NONE
+    text = f"{value:+.3g}"
+    return "0" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
 def percent_or_none(value: float | None) -> str:

@@ -14,9 +14,16 @@ from ifa_ray.abtest.report.view import page
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import LogError
 
-__all__ = ["RESULT_VERSION", "render_report", "write_report"]
+__all__ = [
+    "RESULT_VERSION",
+    "check_result",
+    "environment",
+    "read_result",
+    "render_report",
+    "write_report",
+]
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """The schema of `result.json`, apart from that of the log."""
 
 TOP = {
@@ -39,6 +46,21 @@ def render_report(result: Mapping[str, Any]) -> str:
     Raises:
         LogError: if the result lacks a part or is of another schema version.
     """
+    check_result(result)
+    try:
+        return environment().get_template("report.html.j2").render(page(result))
+    except KeyError as error:
+        raise LogError(f"result lacks the key {error}, which the report prints.") from error
+    except (AttributeError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise LogError(f"result holds a value of another kind than expected: {error}.") from error
+
+
+def check_result(result: Mapping[str, Any]) -> None:
+    """Refuses another schema, and a result without one of its parts.
+
+    Raises:
+        LogError: naming it.
+    """
     version = result.get("schema_version")
     if version != RESULT_VERSION:
         raise LogError(f"result.schema_version == {version!r}, must be {RESULT_VERSION}.")
@@ -46,19 +68,32 @@ def render_report(result: Mapping[str, Any]) -> str:
         if not isinstance(result.get(name), kind):
             found = type(result[name]).__name__ if name in result else "absent"
             raise LogError(f"result.{name} is {found}, must be a {kind.__name__}.")
-    environment = jinja2.Environment(
+
+
+def environment() -> jinja2.Environment:
+    """The templates of this package; all text is escaped, and a missing value is an error."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def read_result(source: Path) -> dict[str, Any]:
+    """Reads a `result.json`.
+
+    Raises:
+        LogError: if it is missing, isn't JSON, holds NaN, or isn't an object.
+    """
     try:
-        return environment.get_template("report.html.j2").render(page(result))
-    except KeyError as error:
-        raise LogError(f"result lacks the key {error}, which the report prints.") from error
-    except (AttributeError, TypeError, ValueError, jinja2.UndefinedError) as error:
-        raise LogError(f"result holds a value of another kind than expected: {error}.") from error
+        result = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (OSError, ValueError) as error:
+        raise LogError(f"{source}: {error}") from error
+    if not isinstance(result, dict):
+        raise LogError(f"{source} holds a {type(result).__name__}, must hold an object.")
+    return result
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -71,14 +106,8 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         LogError: if the result is missing, isn't JSON, holds NaN, or lacks a part.
     """
     source = Path(run_dir) / "result.json"
-    try:
-        result = json.loads(source.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (OSError, ValueError) as error:
-        raise LogError(f"{source}: {error}") from error
-    if not isinstance(result, dict):
-        raise LogError(f"{source} holds a {type(result).__name__}, must hold an object.")
     report = source.with_name("report.html")
-    write_atomically(report, render_report(result).encode())
+    write_atomically(report, render_report(read_result(source)).encode())
     return report
 
 

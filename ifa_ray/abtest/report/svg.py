@@ -14,8 +14,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ifa_ray.abtest.report.numbers import percent, range_text
-
 __all__ = ["Scale", "axis", "daily", "dots", "strip"]
 
 PAD = 6.0  # percent of the width that no value reaches, on either side
@@ -45,6 +43,11 @@ class Scale:
         power = 10.0 ** math.floor(math.log10(self.reach))
         return max(step * power for step in (1, 2, 5) if step * power <= self.reach)
 
+    @property
+    def tick_offset(self) -> float:
+        """How far a tick stands from the middle, percent; the stylesheet draws the grid there."""
+        return self.x(self.tick) - 50
+
     def x(self, value: float) -> float:
         """Percent from the left; values beyond the reach stop at the edge."""
         inside = max(-self.reach, min(self.reach, value))
@@ -60,7 +63,7 @@ def axis(scale: Scale) -> Markup:
     return _svg(18, labels, label=None)
 
 
-def strip(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
+def strip(scale: Scale, row: Mapping[str, Any]) -> Markup:
     """One line of a forest plot, of an effect as `analyze` gives it.
 
     Shaded: the acceptance region over replicates. Thick: the headline interval. Thin, below: the
@@ -68,20 +71,19 @@ def strip(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
     """
     if row["relative"] is None:
         return Markup("")
-    parts = _grid(scale, 30)
+    parts = []
     if row["acceptance_region"]:
         low, high = (scale.x(bound) for bound in row["acceptance_region"])
-        parts.insert(0, f'<rect class="region" x="{low:.2f}%" y="2" '
-                        f'width="{high - low:.2f}%" height="26" rx="3"/>')  # fmt: skip
+        parts.append(f'<rect class="region" x="{_short(low)}%" y="2" '
+                     f'width="{_short(high - low)}%" height="26"/>')  # fmt: skip
     if row["checkpoint"]["interval"]:
         parts += _bar(scale, row["checkpoint"]["interval"], 22, "checkpoint")
     if row["interval"]:
         parts += _bar(scale, row["interval"], 13, "headline")
     parts += _dot(scale, row["relative"], 13, 4.5, full=bool(row["significant"]))
-    label = f"{name}: {percent(row['relative'])}"
-    if row["interval"]:
-        label += f", interval {range_text(row['interval'])}"
-    return _svg(30, parts, label)
+    # Its numbers stand beside it, so a screen reader needn't read them twice.
+    # The stylesheet gives it its size and its grid: there may be hundreds in a page.
+    return Markup(f'<svg aria-hidden="true">{"".join(parts)}</svg>')
 
 
 def dots(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
@@ -104,18 +106,20 @@ def dots(scale: Scale, row: Mapping[str, Any], name: str) -> Markup:
 
 
 def daily(rows: Sequence[Mapping[str, Any]], overall: float | None, name: str) -> Markup:
-    """The effect of each day as a line with pointwise whiskers; burn-in days are shaded."""
+    """The effect of each day as a line; burn-in days are shaded.
+
+    Whiskers are pointwise intervals, the bars behind them the simultaneous band. All bars and
+    whiskers count for the scale, unless a few would squeeze the others: those are cut.
+    """
     top, bottom, height = 12, 172, 200
-    known = [
-        v for row in rows for v in (row["relative"], *(row["interval"] or ())) if v is not None
-    ]
-    low, high = min([*known, 0.0]), max([*known, 0.0])
-    span = (high - low) or 0.01
+    low, high = _reach(rows)
+    span = high - low
 
     def x(day: float) -> float:
         return 9 + 89 * (day + 0.5) / len(rows)
 
     def y(value: float) -> float:
+        value = max(low, min(high, value))
         return bottom - (value - low) / span * (bottom - top)
 
     parts = []
@@ -135,6 +139,11 @@ def daily(rows: Sequence[Mapping[str, Any]], overall: float | None, name: str) -
             parts.append(_text(x(day), height - 8, str(row["day"]), "mid"))
         if row["relative"] is None:
             continue
+        if row.get("band"):
+            under, over = (y(bound) for bound in row["band"])
+            width = 0.5 * 89 / len(rows)
+            parts.append(f'<rect class="band" x="{x(day) - width / 2:.2f}%" y="{over:.1f}" '
+                         f'width="{width:.2f}%" height="{under - over:.1f}"/>')  # fmt: skip
         if row["interval"]:
             first, last = (y(bound) for bound in row["interval"])
             parts.append(_line(x(day), first, x(day), last, "whisker"))
@@ -148,6 +157,18 @@ def daily(rows: Sequence[Mapping[str, Any]], overall: float | None, name: str) -
         if row["relative"] is not None
     ]
     return _svg(height, parts, f"{name}: effect on watch time for each day of the run")
+
+
+def _reach(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The lowest and highest value that a figure of days shows, zero among them."""
+    effects = [row["relative"] for row in rows if row["relative"] is not None]
+    ends = [end for row in rows for end in (*(row["interval"] or ()), *(row.get("band") or ()))]
+    largest = max([abs(v) for v in effects], default=0.0)
+    usual = sorted(abs(end) for end in ends)
+    limit = max(2.5 * usual[len(usual) // 2] if usual else 0.0, 1.2 * largest, 1e-4)
+    known = [max(-limit, min(limit, v)) for v in (*effects, *ends, 0.0)]
+    low, high = min(known), max(known)
+    return (low, high) if high > low else (-0.005, 0.005)
 
 
 def _svg(height: int, parts: Sequence[str], label: str | None) -> Markup:
@@ -179,11 +200,17 @@ def _dot(
     if abs(value) > scale.reach:
         return [_text(99 if value > 0 else 1, y + 4, "▸" if value > 0 else "◂", "cut mid headline")]
     kind = f"{kind} full" if full else kind
-    return [f'<circle class="{kind}" cx="{scale.x(value):.2f}%" cy="{y}" r="{radius}"/>']
+    return [f'<circle class="{kind}" cx="{_short(scale.x(value))}%" cy="{y}" r="{radius}"/>']
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.2f}%" y1="{y1:.1f}" x2="{x2:.2f}%" y2="{y2:.1f}"/>'
+    above = "" if y1 == 0 else f' y1="{_short(y1)}"'
+    return f'<line class="{kind}" x1="{_short(x1)}%"{above} x2="{_short(x2)}%" y2="{_short(y2)}"/>'
+
+
+def _short(place: float) -> str:
+    """To a tenth of a percent or pixel, which nobody sees."""
+    return f"{place:.1f}".removesuffix(".0")
 
 
 def _text(x: float, y: float, text: str, kind: str) -> str:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ifa_ray.abtest import RunLogs
+from ifa_ray.abtest.measure import World, measure, past_and_norms
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS
 
@@ -37,11 +38,13 @@ def make_day(seed: int, items: ItemTable, users: np.ndarray, lift: float = 0.0) 
     columns["user_id"] = np.sort(rng.choice(users, count))
     columns["video_id"] = rng.choice(items.video_id_N, count)
     columns["request_id"] = columns["user_id"] * 1000 + rng.integers(0, 3, count)
-    columns["time_ms"] = rng.permutation(count)
+    # Some of a user's gaps are longer than half an hour, some are not.
+    columns["time_ms"] = rng.permutation(count) * 40_000
     for name in ACTIONS:
         columns[name] = rng.random(count) < 0.3
     columns["play_time_ms"] = rng.integers(0, 30_000, count) * np.exp(lift)
-    columns["duration_ms"] = np.full(count, 20_000)
+    place = np.searchsorted(items.video_id_N, columns["video_id"])
+    columns["duration_ms"] = items.duration_ms_N[place]
     return {name: np.asarray(columns[name]).astype(IMPRESSION_COLUMNS[name]) for name in columns}
 
 
@@ -56,6 +59,12 @@ def write(log: Path, arm: str, replicate: int, day: int, columns: dict, shard: i
     return path
 
 
+def measured(logs: RunLogs, arm: str, replicate: int) -> World:
+    """One world, with the yardsticks of the time before the run."""
+    past, norms = past_and_norms(logs, replicate)
+    return measure(logs, arm, replicate, past and past[arm], norms)
+
+
 def make_run(
     log: Path,
     *,
@@ -65,13 +74,21 @@ def make_run(
     burn_in_days: int = 1,
     lifts: dict[str, float] | None = None,
     same: bool = False,
+    pre: bool = False,
     **settings,
 ) -> RunLogs:
-    """A whole run; every tenth user never comes. `same` gives every arm the same bytes."""
+    """A whole run; every tenth user never comes. `same` gives every arm the same bytes.
+
+    `pre` adds a log from before the run, in which every seventh user had not come yet.
+    """
     items = {r: make_items(r) for r in range(replicates)}
     users = {r: np.arange(1, NUM_USERS + 1) for r in range(replicates)}
     for r in range(replicates):
         present = users[r][users[r] % 10 != 0]
+        if pre:
+            columns = make_day(9000 + r, items[r], present[present % 7 != 0])
+            columns["time_ms"] = columns["time_ms"] * 20  # several days
+            write(log, "warmup", r, 0, columns)
         for a, arm in enumerate(arms):
             for day in range(days):
                 # Play times differ by arm in the seed of later days only: on the first day,

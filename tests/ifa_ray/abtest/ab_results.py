@@ -11,11 +11,13 @@ from ifa_ray.abtest import analyze
 
 def make_result(log: Path, **run) -> dict:
     """The result of a run with two treatment arms, every part present."""
-    settings = {"arms": ("twin", "ifa", "din"), "replicates": 5, "lifts": {"ifa": 0.3}, **run}
+    settings = {
+        "arms": ("twin", "ifa", "din"), "replicates": 5, "lifts": {"ifa": 0.3}, "pre": True, **run,
+    }  # fmt: skip
     logs = ab_logs.make_run(log, **settings)
     budget = {"steps": 1234, "batches": 1234, "samples": 4936, "candidates": 9_876_543}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "run": {
             "name": "quick-2031",
             "preset": "quick",
@@ -34,7 +36,13 @@ def make_result(log: Path, **run) -> dict:
             "wall_s": 500.4,
             "peak_memory_gib": 3.25,
         },
-        "ab": analyze(logs),
+        "ab": analyze(
+            logs,
+            cost_ms={
+                arm: [6.0 * (i + 1) + r / 8 for r in range(logs.replicates)]
+                for i, arm in enumerate(logs.arms)
+            },
+        ),
         "training": {
             arm: {**budget, "versions": 6, "auc": {"impression": auc, "is_click": auc - 0.03}}
             for arm, auc in (("twin", 0.7123), ("ifa", 0.7345), ("din", 0.7011))
@@ -45,6 +53,7 @@ def make_result(log: Path, **run) -> dict:
                 "p50_ms": 5.25 * (i + 1),
                 "p95_ms": 9.75 * (i + 1),
                 "mean_ms": 6.0 * (i + 1),
+                "replicates_mean_ms": [6.0] * logs.replicates,
                 "train_ms_per_sample": 17.25 + i,
             }
             for i, arm in enumerate(logs.arms)

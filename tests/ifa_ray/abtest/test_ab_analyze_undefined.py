@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ifa_ray.abtest.analyze import _why_undefined
+from ifa_ray.abtest.effects import _why_undefined
 from ifa_ray.abtest.paired import Totals, log_lift
 
 

@@ -11,7 +11,7 @@ import ab_results
 import pytest
 
 from ifa_ray.abtest.report import render_report, svg, write_report
-from ifa_ray.abtest.report.numbers import duration, number, p_text, percent, range_text
+from ifa_ray.abtest.report.numbers import duration, number, own_units, p_text, percent, range_text
 from ifa_ray.errors import LogError
 
 VOID = {"meta", "br", "hr", "img", "link"}
@@ -63,6 +63,10 @@ def test_every_effect_and_level_appears(result, html):
         assert ab["verdicts"][arm]["line"].replace("'", "&#39;") in html
         assert ab["verdicts"][arm]["decision"] in text
         for name, row in rows.items():
+            if name == "wtg":
+                bounds = " to ".join(own_units(bound) for bound in row["interval"])
+                assert f"{own_units(row['difference'])} {bounds}" in text
+                continue
             assert percent(row["relative"]) in text, name
             assert range_text(row["interval"]) in text, name
             assert p_text(row["p_adjusted"]) in text, name
@@ -70,12 +74,40 @@ def test_every_effect_and_level_appears(result, html):
                 assert number(ab["levels"][which][name]["mean"]) in text, name
         for row in rows["watch_time"]["replicates"]:
             assert f"{percent(row['relative'])} {range_text(row['interval'])}" in text
-        for row in ab["daily"][arm]:
-            assert f"{percent(row['relative'])} {range_text(row['interval'])}" in text
+        for row in (*ab["daily"][arm], *ab["cumulative"][arm]):
+            both = f"{range_text(row['interval'])} {range_text(row['band'])}"
+            assert f"{percent(row['relative'])} {both}" in text
         for name in ("watch_time", "impressions", "likes", "forwards", "categories_k"):
             region = range_text(rows[name]["acceptance_region"], brackets=True)
             checkpoint = range_text(rows[name]["checkpoint"]["acceptance_region"], brackets=True)
             assert f"{region} {checkpoint}" in text, name
+
+
+def test_guardrails_segments_platform_and_power_appear(result, html):
+    text, ab = Outline(html).text, result["ab"]
+    for arm in ab["treatments"]:
+        assert len(ab["guardrails"][arm]) == 3
+        for row in ab["guardrails"][arm]:
+            numbers = [percent(row["relative"]), percent(row["worst"]),
+                       percent(row["harm"] * row["margin"]), p_text(row["p_harm"])]  # fmt: skip
+            assert f"{' '.join(numbers)} {row['status']}" in text
+        for block in ab["segments"][arm].values():
+            if block["p_trend"] is not None:
+                assert f"trend: p = {p_text(block['p_trend'])}".replace("= <", "<") in text
+            for row in block["rows"]:
+                if not row["undefined"]:
+                    assert f"{percent(row['relative'])} {range_text(row['interval'])}" in text
+        platform = ab["platform"][arm]
+        assert any(row["cuped"] for row in platform["rows"])
+        for row in platform["rows"]:
+            numbers = [percent(row["relative"]), range_text(row["interval"]), p_text(row["p"])]
+            assert f"{' '.join(numbers)} {row['price']:.1f}×" in text
+        plan = ab["planning"][arm]
+        assert f"found in 80 of 100 runs like this one, {percent(plan['detectable'])}" in text
+        for row in plan["rows"]:
+            assert f"±{row['half_width']:.2%} {number(row['replicates_needed'])}" in text
+    assert "No A/A arm in this run; " in text
+    assert "Of all users, 90.0% came on a counted day" in text
 
 
 def test_every_other_number_appears(result, html):
@@ -91,7 +123,7 @@ def test_every_other_number_appears(result, html):
         "2031-05-04T03:02:01+00:00", "0123abcd", "3.11.9", "2 cores", "7.500",
         "1 burn-in + 2 counted", "a < b & c",
         # health and limits
-        "12,345 losses finite.", "All 3 health checks passed", "Ten users <b>each</b> are not",
+        "12,345 losses finite.", "All 4 health checks passed", "Ten users <b>each</b> are not",
         "The user model decides who wins.",
     ):  # fmt: skip
         assert part in text, part
@@ -108,13 +140,16 @@ def test_papers_table_4_is_marked_not_comparable(html):
 
 def test_parts_come_in_order(html):
     assert Outline(html).headings == [
-        "All 3 health checks passed",
+        "All 4 health checks passed",
         "Improvement and acceptance region",
         "All metrics",
+        "Diversity",
         "Replicates",
         "Day by day",
-        "Diversity",
-        "Cost and training",
+        "Guardrails",
+        "Segments",
+        "What a platform would have seen",
+        "Power",
         "Calibration of the world",
         "Limits",
         "Provenance",
@@ -147,7 +182,10 @@ def test_report_is_a_pure_function_and_small(result, html):
 
 def test_six_arms_and_twenty_replicates_stay_small(tmp_path):
     arms = ("twin", "ifa", "ifa_plus", "din", "popularity", "random", "oracle")
-    made = ab_results.make_result(tmp_path, arms=arms, replicates=20, days=2)
+    made = ab_results.make_result(tmp_path, arms=arms, replicates=8, days=2)
+    # Twelve more replicates are twelve more dots: rows again, that nobody needs to live.
+    for rows in made["ab"]["effects"].values():
+        rows["watch_time"]["replicates"] += rows["watch_time"]["replicates"][:6] * 2
     assert len(render_report(made).encode()) < 300_000
 
 
@@ -163,7 +201,7 @@ def test_failed_checks_of_either_source_turn_the_banner(result):
     broken = copy.deepcopy(result)
     broken["health"].append({"name": "complete logs", "ok": False, "detail": "day 3 is gone"})
     text = Outline(render_report(broken)).text
-    assert "1 of 3 health checks failed" in text
+    assert "1 of 4 health checks failed" in text
     assert "better" not in text.split("Replicates")[0]
     assert "No verdict on ifa: failed complete logs." in text
     assert "complete logs (failed): day 3 is gone" in text.replace(" :", ":")
@@ -206,11 +244,11 @@ def test_write_report_writes_beside_the_result(tmp_path, result, html):
     ("text", "message"),
     [
         (None, "No such file"),
-        ('{"schema_version": 1, "run"', "result.json"),
+        ('{"schema_version": 2, "run"', "result.json"),
         ("[1]", "must hold an object"),
         ('{"schema_version": NaN}', "NaN is not a number"),
-        ("{}", "schema_version == None, must be 1"),
-        ('{"schema_version": 1}', "result.run is absent, must be a dict"),
+        ("{}", "schema_version == None, must be 2"),
+        ('{"schema_version": 2}', "result.run is absent, must be a dict"),
         ("no cost", "result.cost is absent, must be a dict"),
         ("no seed", "lacks the key 'seed'"),
         ("text for number", "another kind"),
@@ -255,14 +293,14 @@ def test_strip_puts_values_where_the_axis_says():
     assert scale.x(0) == 50
     assert scale.x(-0.1) == pytest.approx(6)
     assert scale.x(0.05) == pytest.approx(72)
-    drawn = svg.strip(scale, effect(0.05, (0.0, 0.1), significant=True), "x")
+    drawn = svg.strip(scale, effect(0.05, (0.0, 0.1), significant=True))
     assert places(drawn, "dot full", "cx") == [72]
     assert places(drawn, "headline", "x1") == [50]
     assert places(drawn, "headline", "x2") == [94]
 
 
 def test_what_lies_beyond_the_scale_is_an_arrow_not_a_dot():
-    drawn = str(svg.strip(svg.Scale(reach=0.1), effect(0.5, (0.05, 0.9)), "x"))
+    drawn = str(svg.strip(svg.Scale(reach=0.1), effect(0.5, (0.05, 0.9))))
     assert "<circle" not in drawn
     assert "▸" in drawn
     assert "◂" not in drawn

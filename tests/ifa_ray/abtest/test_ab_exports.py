@@ -1,0 +1,114 @@
+"""Renderings of a result: byte for byte as last looked at, as tables, and side by side."""
+
+import copy
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_ab_report import Outline
+
+from ifa_ray.abtest.report.compare import COMPARED, render_comparison, write_comparison
+from ifa_ray.abtest.report.exports import CSV_COLUMNS, to_csv, to_markdown
+from ifa_ray.abtest.report.numbers import percent, range_text
+from ifa_ray.abtest.report.render import render_report
+from ifa_ray.cli import main
+from ifa_ray.errors import ConfigError, LogError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def result():
+    return json.loads((GOLDEN / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "render"),
+    [("report.html", render_report), ("report.md", to_markdown), ("report.csv", to_csv)],
+)
+def test_renderings_are_the_golden_ones(result, name, render):
+    # After a deliberate change: python tests/ifa_ray/abtest/make_golden.py, and look at it.
+    assert render(result) == (GOLDEN / name).read_text()
+
+
+def test_csv_holds_every_metric_in_full_precision(result):
+    ab = result["ab"]
+    rows = list(csv.DictReader(io.StringIO(to_csv(result))))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row["metric"] for row in rows] == [metric["name"] for metric in ab["metrics"]]
+    for row in rows:
+        effect = ab["effects"]["ifa"][row["metric"]]
+        key = "difference" if row["scale"] == "absolute" else "relative"
+        assert float(row["effect"]) == effect[key]
+        assert [float(row["low"]), float(row["high"])] == effect["interval"]
+        assert row["basis"] == "replicates"
+
+
+def test_markdown_is_one_table_whose_rows_have_as_many_cells(result):
+    text = to_markdown(result)
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(result["ab"]["metrics"])
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
+    assert result["ab"]["verdicts"]["ifa"]["line"] in text
+
+
+def test_exports_of_two_replicates_say_that_intervals_are_of_users(result):
+    made = copy.deepcopy(result)
+    made["ab"]["replicates"] = 2
+    for effect in made["ab"]["effects"]["ifa"].values():
+        effect |= dict.fromkeys(("interval", "acceptance_region", "p", "se", "df"))
+    assert "Intervals over users, as trained." in to_markdown(made)
+    assert {row["basis"] for row in csv.DictReader(io.StringIO(to_csv(made)))} == {"users"}
+
+
+def other_run(result):
+    made = copy.deepcopy(result)
+    made["run"] |= {"seed": 78, "config_hash": "beef", "preset": "standard"}
+    made["ab"]["effects"]["ifa"]["watch_time"] |= {"relative": 0.0123, "interval": [-0.01, 0.035]}
+    made["health"].append({"name": "complete logs", "ok": False, "detail": "day 3 is gone"})
+    return made
+
+
+def test_the_comparison_shows_each_runs_own_numbers_and_health(result):
+    html = render_comparison({"first": result, "second": other_run(result)})
+    outline = Outline(html)
+    text = outline.text
+    for run in (result, other_run(result)):
+        row = run["ab"]["effects"]["ifa"]["watch_time"]
+        assert f"{percent(row['relative'])} {range_text(row['interval'])} over replicates" in text
+        assert str(run["run"]["seed"]) in text
+    assert "Configs differ" in text
+    assert "failed complete logs" in text
+    # The second run's health failed: nothing of it looks decided.
+    assert text.count("no verdict") == 1
+    assert len(outline.headings) == len(COMPARED)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|\bsrc=|<script|\bon\w+=", html)
+
+
+def test_the_comparison_leaves_out_metrics_that_a_run_lacks(result):
+    made = other_run(result)
+    del made["ab"]["effects"]["ifa"]["d2q"]
+    text = Outline(render_comparison({"a": result, "b": made})).text
+    assert "D2Q" not in text
+
+
+def test_comparing_from_the_command_line(tmp_path, result, capsys):
+    for name, made in (("one", result), ("two", other_run(result))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(made))
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    assert main(["abtest", "--compare", *folders, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'comparison.html'}\n"
+    assert "2 runs side by side" in (tmp_path / "comparison.html").read_text()
+
+
+def test_what_can_not_be_compared_is_named(tmp_path, result):
+    with pytest.raises(LogError, match=r"result\.json"):
+        write_comparison([tmp_path], tmp_path)
+    with pytest.raises(LogError, match="schema_version == 1"):
+        render_comparison({"old": {**result, "schema_version": 1}})
+    with pytest.raises(ConfigError, match="at least one run"):
+        render_comparison({})

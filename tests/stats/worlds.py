@@ -1,0 +1,195 @@
+"""Checks 1, 7 and 8: what must hold in the simulator's own worlds. Lives runs, in plain processes.
+
+The long one lives `quick` worlds, cut down, with TWIN and the random ranker, and then popularity
+and the oracle in the same folder, from the same warm-up and with the same draws.
+"""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from outcome import Outcome
+
+from ifa_ray.abtest import RunLogs, analyze
+from ifa_ray.abtest.measure import measure, past_and_norms
+from ifa_ray.abtest.metrics import METRICS
+from ifa_ray.abtest.paired import paired_effect
+from ifa_ray.abtest.unpaired import two_samples
+from ifa_ray.data.log import read_items
+from ifa_ray.data.run_folder import RunFolder, ShardDay
+from ifa_ray.schema import RankResponse
+from simulator.day import run_day
+from simulator.opening import open_run
+from simulator.oracle import OracleRanker
+from simulator.plain_run import run_plain
+from simulator.prehistory import write_shard_day
+from simulator.presets import override, preset
+from simulator.retrieval import retrieve
+from simulator.shard_memory import shard_before
+from simulator.world import World
+
+WATCH = next(metric for metric in METRICS if metric.name == "watch_time")
+
+
+class Popularity:
+    """Ranks by how long the warm-up's users watched each item in all."""
+
+    def __init__(self, folder, replicate):
+        files = folder.log.glob(f"impressions/arm=warmup/replicate={replicate}/**/*.parquet")
+        sums = (
+            pl.scan_parquet(sorted(files), hive_partitioning=False)
+            .group_by("video_id").agg(pl.col("play_time_ms").cast(pl.Int64).sum())
+            .collect()
+        )  # fmt: skip
+        self._score = dict(zip(*sums.select("video_id", "play_time_ms"), strict=True))
+
+    def rank(self, requests):
+        return [self._rank(request) for request in requests]
+
+    def _rank(self, request):
+        score_C = np.array([self._score.get(int(i), 0) for i in request.candidates_C])
+        best_K = np.lexsort((request.candidates_C, -score_C))[: request.k]
+        return RankResponse(
+            request_id=request.request_id, ids_K=request.candidates_C[best_K],
+            scores_K=score_C[best_K].astype(np.float32), model_version=0,
+        )  # fmt: skip
+
+
+def live(folder, config, arm, make_ranker):
+    """All days of an arm that doesn't learn, from the warm-up that all arms share."""
+    for replicate in range(config.replicates):
+        world = World(config.world, config.world_seed(replicate))
+
+        async def find(query, world=world):
+            return retrieve(world.catalog.observed, world.config, query)
+
+        for shard in range(config.shards):
+            for day in range(config.days):
+                key = ShardDay(arm, replicate, day, shard)
+                state = shard_before(folder, world, key)
+                ranker = make_ranker(world, state, replicate)
+
+                async def rank(requests, ranker=ranker):
+                    return ranker.rank(requests)
+
+                log = asyncio.run(
+                    run_day(world, state, day, retrieve=find, rank=rank, model_version=0)
+                )
+                timings = [(int(i), 0.0, 0.0) for i in log.requests["request_id"]]
+                write_shard_day(folder, key, log, state, timings)
+
+
+def logs_of(folder, config, arms):
+    return RunLogs(
+        log=folder.log,
+        items={r: read_items(folder.items(r)) for r in range(config.replicates)},
+        user_ids={r: np.arange(config.users, dtype=np.int32) for r in range(config.replicates)},
+        arms=arms, control=arms[0], replicates=config.replicates, days=config.days,
+        burn_in_days=config.burn_in_days, fixed_k=2 * config.world.slate_size,
+    )  # fmt: skip
+
+
+def columns_of(logs, arm):
+    """Every per-user total of every replicate, as one dict of arrays."""
+    found = {}
+    for replicate in range(logs.replicates):
+        past, norms = past_and_norms(logs, replicate)
+        world = measure(logs, arm, replicate, past[arm], norms)
+        found |= {(replicate, name): values for name, values in world.columns.items()}
+        found[replicate, "daily"] = world.day_watch_UD
+    return found
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[key], other[key]) for key in one
+    )  # fmt: skip
+
+
+def run_quietly(root, config, processes):
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        open_run(root, config, resume=False) as folder,
+    ):
+        run_plain(folder, config, processes, stream=io.StringIO())
+        return folder
+
+
+def shuffle_rows(folder, arm):
+    """Writes an arm's impressions again, each file's rows in another order."""
+    for place, path in enumerate(sorted(folder.log.glob(f"impressions/arm={arm}/**/*.parquet"))):
+        pl.read_parquet(path, hive_partitioning=False).sample(
+            fraction=1.0, shuffle=True, seed=place
+        ).write_parquet(path)
+
+
+def check_1():
+    """`random` and its namesake are the same ranker with the same seed."""
+    arms = ("twin", "random", "again=ifa_ray.ranker:RandomRanker")
+    config = override(preset("smoke"), {"arms": arms, "replicates": 2})
+    names = tuple(arm.name for arm in config.parsed_arms)
+    with tempfile.TemporaryDirectory() as name:
+        one = run_quietly(Path(name) / "one", config, 1)
+        two = run_quietly(Path(name) / "two", config, 2)
+        first = {arm: columns_of(logs_of(one, config, names), arm) for arm in names}
+        second = {arm: columns_of(logs_of(two, config, names), arm) for arm in names}
+        shuffle_rows(two, "twin")
+        shuffled = columns_of(logs_of(two, config, names), "twin")
+    results = {
+        "A/A": same(first["random"], first["again"]),
+        "1 and 2 processes": all(same(first[arm], second[arm]) for arm in names),
+        "shuffled rows": same(first["twin"], shuffled),
+        "and not all alike": not same(first["twin"], first["random"]),
+    }
+    listed = ", ".join(f"{what} {'yes' if ok else 'NO'}" for what, ok in results.items())
+    return Outcome(
+        1, "same-seed A/A: every per-user metric bitwise equal, with 1 and 2 workers, shuffled too",
+        f"{len(first['twin'])} columns: {listed}", all(results.values()),
+    )  # fmt: skip
+
+
+def checks_7_and_8(changes=None):
+    arms = ("twin", "random")
+    config = override(
+        preset("quick"), {"arms": arms, "replicates": 3, "days": 4, **(changes or {})}
+    )
+    order = ("random", "popularity", "twin", "oracle")
+    with tempfile.TemporaryDirectory() as name:
+        folder = RunFolder(run_quietly(Path(name) / "run", config, 2).root)
+        live(folder, config, "popularity", lambda _, __, r: Popularity(folder, r))
+        live(folder, config, "oracle", lambda world, state, _: OracleRanker(world, state))
+        logs = logs_of(folder, config, order)
+        levels = analyze(logs)["levels"]
+        worlds = {arm: [measure(logs, arm, r) for r in range(config.replicates)] for arm in order}
+    watch = {arm: levels[arm]["watch_time"]["mean"] for arm in order}
+    listed = " < ".join(f"{arm} {watch[arm]:,.0f} s" for arm in order)
+    rises = all(watch[a] < watch[b] for a, b in itertools.pairwise(order))
+    ratios = {}
+    for place, a in enumerate(order):
+        for b in order[place + 1 :]:
+            variances = [_variances(one, other) for one, other in
+                         zip(worlds[b], worlds[a], strict=True)]  # fmt: skip
+            unpaired, paired = np.mean(variances, axis=0)
+            ratios[f"{b} against {a}"] = unpaired / paired
+    least = min(ratios, key=ratios.get)
+    size = f"{config.replicates} worlds of {config.users} users, {config.days} days"
+    return [
+        Outcome(7, "random < popularity < twin < oracle on watch time", f"{size}: {listed}", rises),
+        Outcome(
+            8, "common random numbers: variance of unpaired over paired >= 5 on watch time",
+            f"{size}: least {least} {ratios[least]:.1f}; "
+            + ", ".join(f"{pair} {ratio:.1f}" for pair, ratio in ratios.items() if pair != least),
+            ratios[least] >= 5,
+        ),
+    ]  # fmt: skip
+
+
+def _variances(b, a):
+    """Of the log-lift if each arm had as many users of its own, and as it is."""
+    totals = b.totals(WATCH), a.totals(WATCH)
+    return two_samples(*totals).log_lift.se ** 2, paired_effect(*totals).se ** 2

@@ -164,7 +164,8 @@ def with_counts(
     Args:
         batch: built with no counted key.
         length: of the whole history.
-        counts_CX, gap_CK: as in `Batch`, of the whole history.
+        counts_CX: `Batch.cross_counts_BCX`, of the whole history.
+        gap_CK: `Batch.cross_gap_BCK`, of the whole history.
     """
     return dataclasses.replace(
         batch,

@@ -100,8 +100,6 @@ class CodeHeads(nn.Module):
         """The block of the family `user`: the same for every candidate."""
         return whole.read_all(rates=self._rates).expand(-1, num_candidates, -1)
 
-    def of_some(
-        self, state: CodeState, code_BC: torch.Tensor, whole: CodeState
-    ) -> torch.Tensor:
+    def of_some(self, state: CodeState, code_BC: torch.Tensor, whole: CodeState) -> torch.Tensor:
         """The block of another family, from sums of some of its codes and from those of all."""
         return state.read(code_BC, rates=self._rates, whole=whole)

@@ -171,9 +171,7 @@ class CodeTable:
             open_N = open_N[(row_N >= 0) & (self._codes_S[row_N] != codes_K[open_N])]
         return row_K
 
-    def _find_or_add(
-        self, codes_K: npt.NDArray[np.int32], new_ms: int
-    ) -> npt.NDArray[np.int64]:
+    def _find_or_add(self, codes_K: npt.NDArray[np.int32], new_ms: int) -> npt.NDArray[np.int64]:
         """As `_find`; codes without a row get one, last met at a given moment."""
         row_K = self._find(codes_K)
         if (row_K >= 0).all():
@@ -216,4 +214,3 @@ class CodeTable:
     def _home(self, codes_K: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         hashed_K = codes_K.astype(np.uint32) * np.uint32(_GOLDEN)
         return (hashed_K >> np.uint32(self._shift)).astype(np.int64)
-

@@ -1,0 +1,224 @@
+"""Makes, extends, merges and reads the sequence states of one version of a model.
+
+A state is exact: reading it gives what the model makes of the whole history, up to the order of
+sums in float32. That holds because keys, values and codes of a behaviour depend on the item, the
+actions and the weights alone, not on the request; what does depend on its time, the decay, is a
+factor. It holds for one version: other weights, or another catalogue, need a state of their own.
+Knows a model and its catalogue; knows no users and no cache.
+
+States live in host memory and are extended there, whatever device the model is on: an append is
+two products with a vector, and a device is for the candidates.
+
+Letters: B = 1, C candidates, T behaviours, R rows of the catalogue, P action bytes, D width, F
+features of phi, E width of values, G families of codes, K codes looked up, V values, X = decays V.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from ifa_ray.data.features import (
+    COUNTS,
+    NUM_GAPS,
+    Batch,
+    build_batch,
+    counted_keys,
+    with_counts,
+)
+from ifa_ray.data.items import ItemTable
+from ifa_ray.errors import ConfigError, RequestError
+from ifa_ray.models.base import RankModel
+from ifa_ray.models.code_heads import BITS
+from ifa_ray.models.code_state import NO_DECAY
+from ifa_ray.models.code_table import CodeTable
+from ifa_ray.models.history_codes import FoundCodes, counted_family, families_of
+from ifa_ray.models.history_projection import Projection
+from ifa_ray.models.history_state import HistoryState
+from ifa_ray.models.kept import Recalled
+from ifa_ray.schema import ACTIONS, History, RankRequest
+from ifa_ray.set_step.repetition import MAX_RECENT
+
+__all__ = ["HistoryKeeper", "part_of"]
+
+# Fewer behaviours than this are added one by one.
+_BULK = 8
+_ROWS_AT_ONCE = 8192
+_ACTION_MASK = (1 << len(ACTIONS)) - 1
+
+
+class HistoryKeeper:
+    """Keeps histories for a frozen model."""
+
+    def __init__(self, model: RankModel, items: ItemTable) -> None:
+        """Prepares what behaviours are projected with.
+
+        Args:
+            model: frozen (`RankModel.freeze`); its weights must not change any more.
+            items: the catalogue that it was built with.
+
+        Raises:
+            ConfigError: if the model must see a history whole.
+        """
+        kept = model.kept()
+        if kept is None:
+            raise ConfigError(
+                f"name == {model.config.name!r} keeps no sequence state: what its candidates read "
+                "is no sum over the history."
+            )
+        if "sequence_attention" in model.config.modules and kept.dense is not None:
+            raise ConfigError(
+                "modules hold 'sequence_attention', must not where a sequence state is kept: with "
+                "it one more behaviour changes what all earlier ones are read as."
+            )
+        self._model, self._items, self._kept = model, items, kept
+        self._latest = max(1, MAX_RECENT, min(kept.latest, model.config.max_history))
+        self._counted = counted_keys(model.config)
+        uncounted = tuple(k for k in model.config.cross_features if k not in self._counted)
+        self._bare = dataclasses.replace(model.config, cross_features=uncounted)
+        self._decay_days = kept.codes.decay_days if kept.codes else (NO_DECAY,)
+        self._families = families_of(model, items, self._counted)
+        code_RG = [family.offset + family.code_R for family in self._families.values()]
+        self._code_RG = np.stack(code_RG, axis=1) if code_RG else None
+        byte_P = np.arange(_ACTION_MASK + 1)
+        bits = [np.ones(len(byte_P), np.int64), *(byte_P >> bit & 1 for bit in BITS)]
+        self._values_PV = np.stack(bits, axis=1).astype(np.float32)
+        self._projection = Projection(model, kept.dense) if kept.dense else None
+
+    def empty(self) -> HistoryState:
+        """The state of a user who has seen nothing."""
+        codes = None
+        if self._families:
+            codes = CodeTable(self._decay_days, self._values_PV.shape[1])
+        dense_FE = self._projection.zeros() if self._projection else None
+        return HistoryState(dense_FE, codes, self._latest)
+
+    def append(self, state: HistoryState, history: History) -> None:
+        """Adds behaviours that follow those that the state holds, O(T), whatever it holds.
+
+        Raises:
+            RequestError: if one happened before the one before it; the state is as it was.
+        """
+        times_ms_T = history.times_ms_T
+        T = len(times_ms_T)
+        if T == 0:
+            return
+        last_ms = state.last_ms
+        if last_ms is not None and times_ms_T[0] < last_ms:
+            raise RequestError(
+                f"history.times_ms[0] == {times_ms_T[0]} of what is appended, must be >= "
+                f"{last_ms}, the time of the behaviour before it."
+            )
+        if T > 1 and (np.diff(times_ms_T) < 0).any():
+            raise RequestError("history.times_ms decreases, must be oldest first.")
+        if T <= _BULK:
+            rows = self._items.rows(history.ids_T).tolist()
+            bytes_ = history.actions_T.tolist()
+            for row, byte, time_ms in zip(rows, bytes_, times_ms_T.tolist(), strict=True):
+                self._append_one(state, row, byte & _ACTION_MASK, time_ms)
+        else:
+            for start in range(0, T, _ROWS_AT_ONCE):
+                self._append_bulk(state, part_of(history, start, start + _ROWS_AT_ONCE))
+        if state.length == 0:
+            state.first_ms = int(times_ms_T[0])
+        state.latest.append(history)
+        state.length += T
+
+    def merge(self, earlier: HistoryState, later: HistoryState) -> None:
+        """Adds to a state that of the behaviours which follow; O(its rows).
+
+        Raises:
+            RequestError: if the later part begins before the earlier one ends; both are as they
+                were.
+        """
+        last_ms = earlier.last_ms
+        if last_ms is not None and later.length and later.first_ms < last_ms:
+            raise RequestError(
+                f"the later part begins at {later.first_ms}, must be >= {last_ms}, where the "
+                "earlier one ends."
+            )
+        if earlier.dense_FE is not None and later.dense_FE is not None:
+            earlier.dense_FE += later.dense_FE
+        if earlier.codes is not None and later.codes is not None:
+            earlier.codes.merge(later.codes)
+        if earlier.length == 0:
+            earlier.first_ms = later.first_ms
+        earlier.latest.append(later.latest.history())
+        earlier.length += later.length
+
+    def read(self, state: HistoryState, request: RankRequest) -> tuple[Batch, Recalled]:
+        """What the model reads for a request, O(C) whatever n was.
+
+        Args:
+            state: as of the request; left as it is, and not referred to by what is returned.
+            request: its history is not looked at.
+
+        Returns:
+            A batch that holds the latest behaviours alone, and what is known of all.
+
+        Raises:
+            RequestError: if a candidate is not in the catalogue, or the request was made before
+                the last behaviour.
+        """
+        last_ms = state.last_ms
+        if last_ms is not None and last_ms > request.time_ms:
+            raise RequestError(
+                f"time_ms == {request.time_ms}, must be >= {last_ms}, the time of the user's last "
+                "behaviour: the future is not a feature."
+            )
+        with_latest = dataclasses.replace(request, history=state.latest.history())
+        batch = build_batch([with_latest], self._items, self._bare)
+        C = len(request.candidates_C)
+        rows_C = batch.candidate_rows_BC[0].numpy()
+        counts_CX = np.zeros((C, len(self._counted) * len(COUNTS)), np.float32)
+        gap_CK = np.full((C, len(self._counted)), NUM_GAPS)
+        blocks: list[torch.Tensor] = []
+        if state.codes is not None:
+            found = FoundCodes(
+                self._families, state.codes, rows_C, request.time_ms, self._decay_days
+            )
+            for k, key in enumerate(self._counted):
+                place = slice(k * len(COUNTS), (k + 1) * len(COUNTS))
+                counts_CX[:, place], gap_CK[:, k] = found.met(counted_family(key))
+            if self._kept.codes is not None:
+                heads, device = self._kept.codes, self._model.device
+                whole = found.sums("user")
+                for family in heads.families:
+                    if family == "user":
+                        block = heads.of_all(whole, C)
+                    else:
+                        code_BC = torch.from_numpy(found.code_C[family])[None]
+                        block = heads.of_some(found.sums(family), code_BC, whole)
+                    blocks.append(block.to(device))
+        # Beyond what the model has learned on, a history is as long as the longest it has seen.
+        length = min(state.length, self._bare.max_history)
+        batch = with_counts(batch, length, counts_CX, gap_CK)
+        dense = self._projection.read(state) if self._projection else None
+        return batch.to(self._model.device), Recalled(dense=dense, code_blocks=tuple(blocks))
+
+    def _append_one(self, state: HistoryState, row: int, byte: int, time_ms: int) -> None:
+        if state.codes is not None and self._code_RG is not None:
+            codes_G = self._code_RG[row].tolist()
+            state.codes.append(codes_G, self._values_PV[byte], time_ms)
+        if self._projection is not None:
+            self._projection.append(state, row, byte)
+
+    def _append_bulk(self, state: HistoryState, history: History) -> None:
+        rows_T = self._items.rows(history.ids_T)
+        bytes_T = (history.actions_T & _ACTION_MASK).astype(np.uint8)
+        if state.codes is not None and self._code_RG is not None:
+            values_TV = self._values_PV[bytes_T]
+            state.codes.extend(self._code_RG[rows_T], values_TV, history.times_ms_T)
+        if self._projection is not None:
+            self._projection.extend(state, rows_T, bytes_T)
+
+
+def part_of(history: History, start: int, stop: int) -> History:
+    """Behaviours [start, stop) of a history, a view."""
+    return History(
+        ids_T=history.ids_T[start:stop],
+        actions_T=history.actions_T[start:stop],
+        times_ms_T=history.times_ms_T[start:stop],
+    )

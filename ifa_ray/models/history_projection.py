@@ -1,0 +1,74 @@
+"""What a behaviour adds to the sums of linear attention, computed on the host, one by one or many.
+
+Knows the frozen vectors of items and actions and the weights of one attention; knows no user.
+
+Letters: T behaviours, R rows of the catalogue, P action bytes, D width, F features of phi, E width
+of values, X = F + E.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ifa_ray.models.base import RankModel
+from ifa_ray.models.history_state import HistoryState
+from ifa_ray.models.linear_attention import LinearAttention, SequenceState, feature_map
+from ifa_ray.schema import ACTIONS
+
+__all__ = ["Projection"]
+
+
+class Projection:
+    """Behaviours to what they add to phi(K)^T [V, 1]; on the host, float32."""
+
+    def __init__(self, model: RankModel, attention: LinearAttention) -> None:
+        with torch.inference_mode():
+            num_rows = len(model.items.category_R)
+            rows_R = torch.arange(num_rows, device=model.device)
+            bytes_P = torch.arange(1 << len(ACTIONS), device=model.device)
+            # Frozen, so this is the model's own table where the model is on the host.
+            self._items_RD = model.items(rows_R).cpu().numpy()
+            self._actions_PD = model.actions(bytes_P).cpu().numpy()
+            weights = (attention.key.weight, attention.value.weight)
+            self._weight_XD = torch.cat(weights).cpu().numpy()
+        self._phi = attention.phi
+        self._device = model.device
+        self._features = attention.key.weight.shape[0]
+        self._outer_FE = self.zeros()
+        self._value_E = np.ones(self._outer_FE.shape[1], np.float32)
+
+    def zeros(self) -> npt.NDArray[np.float32]:
+        """Of the empty history, [F, E + 1]."""
+        return np.zeros((self._features, len(self._weight_XD) - self._features + 1), np.float32)
+
+    def append(self, state: HistoryState, row: int, byte: int) -> None:
+        """Adds one behaviour, O(D (F + E) + F E)."""
+        projected_X = self._weight_XD @ (self._items_RD[row] + self._actions_PD[byte])
+        key_F = projected_X[: self._features]
+        phi_F = np.logaddexp(0.0, key_F) if self._phi == "softplus" else np.maximum(key_F, 0.0)
+        self._value_E[:-1] = projected_X[self._features :]
+        state.dense_FE += np.multiply(phi_F[:, None], self._value_E, out=self._outer_FE)
+
+    def extend(
+        self, state: HistoryState, rows_T: npt.NDArray[np.int64], bytes_T: npt.NDArray[np.uint8]
+    ) -> None:
+        """Adds many."""
+        with torch.inference_mode():
+            features_TD = torch.from_numpy(self._items_RD[rows_T] + self._actions_PD[bytes_T])
+            projected_TX = features_TD @ torch.from_numpy(self._weight_XD).T
+            phi_TF = feature_map(projected_TX[:, : self._features], self._phi)
+            values_TE = projected_TX[:, self._features :]
+            added_FE = torch.cat([phi_TF.T @ values_TE, phi_TF.sum(dim=0)[:, None]], dim=1)
+        state.dense_FE += added_FE.numpy()
+
+    def read(self, state: HistoryState) -> SequenceState:
+        """The sums as attention reads them."""
+        assert state.dense_FE is not None
+        dense_1FE = torch.from_numpy(state.dense_FE.copy())[None].to(self._device)
+        return SequenceState(
+            values_BFE=dense_1FE[..., :-1],
+            mass_BF=dense_1FE[..., -1],
+            count_B=torch.tensor([float(state.length)], device=self._device),
+        )

@@ -255,9 +255,9 @@ class RankModel(nn.Module, ABC):
             auxiliary_BC=found.auxiliary_BC,
         )
 
-    def log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """Computes log p(objective|can), [B, C, L] float32 (section 4.3)."""
-        return self.log_probabilities_of(self.tower_inputs(batch))
+    def log_probabilities(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor:
+        """Computes log p(objective|can), [B, C, L] float32 (section 4.3); see `tower_inputs`."""
+        return self.log_probabilities_of(self.tower_inputs(batch, recalled))
 
     def log_probabilities_of(
         self, inputs: TowerInputs, dtype: torch.dtype = torch.float32

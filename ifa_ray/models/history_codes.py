@@ -79,7 +79,7 @@ class FoundCodes:
         met_K = last_ms_K != NEVER_MS
         gap_K = np.full(len(last_ms_K), NUM_GAPS)
         gap_K[met_K] = gap_buckets(self._now_ms - last_ms_K[met_K])
-        return counts_K4.astype(np.float32)[code_C], gap_K[code_C]
+        return counts_K4.astype(np.float32).take(code_C, axis=0), gap_K.take(code_C)
 
 
 def families_of(model: RankModel, items: ItemTable, counted: tuple[str, ...]) -> dict[str, Family]:

@@ -18,11 +18,10 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ifa_ray.data.features import (
-    COUNTS,
-    NUM_GAPS,
     Batch,
     build_batch,
     counted_keys,
@@ -172,16 +171,13 @@ class HistoryKeeper:
         batch = build_batch([with_latest], self._items, self._bare)
         C = len(request.candidates_C)
         rows_C = batch.candidate_rows_BC[0].numpy()
-        counts_CX = np.zeros((C, len(self._counted) * len(COUNTS)), np.float32)
-        gap_CK = np.full((C, len(self._counted)), NUM_GAPS)
+        met: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
         blocks: list[torch.Tensor] = []
         if state.codes is not None:
             found = FoundCodes(
                 self._families, state.codes, rows_C, request.time_ms, self._decay_days
             )
-            for k, key in enumerate(self._counted):
-                place = slice(k * len(COUNTS), (k + 1) * len(COUNTS))
-                counts_CX[:, place], gap_CK[:, k] = found.met(counted_family(key))
+            met = [found.met(counted_family(key)) for key in self._counted]
             if self._kept.codes is not None:
                 heads, device = self._kept.codes, self._model.device
                 whole = found.sums("user")
@@ -194,6 +190,11 @@ class HistoryKeeper:
                     blocks.append(block.to(device))
         # Beyond what the model has learned on, a history is as long as the longest it has seen.
         length = min(state.length, self._bare.max_history)
+        if met:
+            counts_CX = np.concatenate([counts_C4 for counts_C4, _ in met], axis=1)
+            gap_CK = np.stack([gap_C for _, gap_C in met], axis=1)
+        else:
+            counts_CX, gap_CK = np.empty((C, 0), np.float32), np.empty((C, 0), np.int64)
         batch = with_counts(batch, length, counts_CX, gap_CK)
         dense = self._projection.read(state) if self._projection else None
         return batch.to(self._model.device), Recalled(dense=dense, code_blocks=tuple(blocks))
@@ -215,8 +216,8 @@ class HistoryKeeper:
             self._projection.extend(state, rows_T, bytes_T)
 
 
-def part_of(history: History, start: int, stop: int) -> History:
-    """Behaviours [start, stop) of a history, a view."""
+def part_of(history: History, start: int, stop: int | None) -> History:
+    """Behaviours [start, stop) of a history, or all from start on; a view."""
     return History(
         ids_T=history.ids_T[start:stop],
         actions_T=history.actions_T[start:stop],

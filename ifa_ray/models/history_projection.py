@@ -19,6 +19,8 @@ from ifa_ray.schema import ACTIONS
 
 __all__ = ["Projection"]
 
+_ONE = np.float32(1.0)
+
 
 class Projection:
     """Behaviours to what they add to phi(K)^T [V, 1]; on the host, float32."""
@@ -36,8 +38,6 @@ class Projection:
         self._phi = attention.phi
         self._device = model.device
         self._features = attention.key.weight.shape[0]
-        self._outer_FE = self.zeros()
-        self._value_E = np.ones(self._outer_FE.shape[1], np.float32)
 
     def zeros(self) -> npt.NDArray[np.float32]:
         """Of the empty history, [F, E + 1]."""
@@ -48,8 +48,8 @@ class Projection:
         projected_X = self._weight_XD @ (self._items_RD[row] + self._actions_PD[byte])
         key_F = projected_X[: self._features]
         phi_F = np.logaddexp(0.0, key_F) if self._phi == "softplus" else np.maximum(key_F, 0.0)
-        self._value_E[:-1] = projected_X[self._features :]
-        state.dense_FE += np.multiply(phi_F[:, None], self._value_E, out=self._outer_FE)
+        value_E = np.append(projected_X[self._features :], _ONE)
+        state.dense_FE += phi_F[:, None] * value_E
 
     def extend(
         self, state: HistoryState, rows_T: npt.NDArray[np.int64], bytes_T: npt.NDArray[np.uint8]

@@ -60,11 +60,18 @@ class Latest:
         self._times_ms[begin:stop] = history.times_ms_T[skip:]
         self._start, self._stop = begin - keep, stop
 
+    @property
+    def last_ms(self) -> int:
+        """When the last one happened; there is one."""
+        return int(self._times_ms[self._stop - 1])
+
     def history(self) -> History:
-        """What is held, a view: it changes with the next append."""
+        """What is held, copied."""
         held = slice(self._start, self._stop)
         return History(
-            ids_T=self._ids[held], actions_T=self._actions[held], times_ms_T=self._times_ms[held]
+            ids_T=self._ids[held].copy(),
+            actions_T=self._actions[held].copy(),
+            times_ms_T=self._times_ms[held].copy(),
         )
 
 
@@ -99,8 +106,7 @@ class HistoryState:
     @property
     def last_ms(self) -> int | None:
         """When the last behaviour happened; None for the empty history."""
-        times_ms_T = self.latest.history().times_ms_T
-        return int(times_ms_T[-1]) if len(times_ms_T) else None
+        return self.latest.last_ms if len(self.latest) else None
 
     @property
     def nbytes(self) -> int:

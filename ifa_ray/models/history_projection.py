@@ -1,4 +1,4 @@
-"""What a behaviour adds to the sums of linear attention, computed on the host, one by one or many.
+"""What a behaviour adds to the sums of linear attention, computed on the host.
 
 Knows the frozen vectors of items and actions and the weights of one attention; knows no user.
 
@@ -13,13 +13,10 @@ import numpy.typing as npt
 import torch
 
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.history_state import HistoryState
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState, feature_map
 from ifa_ray.schema import ACTIONS
 
 __all__ = ["Projection"]
-
-_ONE = np.float32(1.0)
 
 
 class Projection:
@@ -34,7 +31,7 @@ class Projection:
             self._items_RD = model.items(rows_R).cpu().numpy()
             self._actions_PD = model.actions(bytes_P).cpu().numpy()
             weights = (attention.key.weight, attention.value.weight)
-            self._weight_XD = torch.cat(weights).cpu().numpy()
+            self._weight_XD = torch.cat(weights).cpu()
         self._phi = attention.phi
         self._device = model.device
         self._features = attention.key.weight.shape[0]
@@ -43,32 +40,26 @@ class Projection:
         """Of the empty history, [F, E + 1]."""
         return np.zeros((self._features, len(self._weight_XD) - self._features + 1), np.float32)
 
-    def append(self, state: HistoryState, row: int, byte: int) -> None:
-        """Adds one behaviour, O(D (F + E) + F E)."""
-        projected_X = self._weight_XD @ (self._items_RD[row] + self._actions_PD[byte])
-        key_F = projected_X[: self._features]
-        phi_F = np.logaddexp(0.0, key_F) if self._phi == "softplus" else np.maximum(key_F, 0.0)
-        value_E = np.append(projected_X[self._features :], _ONE)
-        state.dense_FE += phi_F[:, None] * value_E
-
-    def extend(
-        self, state: HistoryState, rows_T: npt.NDArray[np.int64], bytes_T: npt.NDArray[np.uint8]
+    def add(
+        self,
+        dense_FE: npt.NDArray[np.float32],
+        rows_T: npt.NDArray[np.int64],
+        actions_T: npt.NDArray[np.uint8],
     ) -> None:
-        """Adds many."""
+        """Adds behaviours in place, O(T (D (F + E) + F E))."""
         with torch.inference_mode():
-            features_TD = torch.from_numpy(self._items_RD[rows_T] + self._actions_PD[bytes_T])
-            projected_TX = features_TD @ torch.from_numpy(self._weight_XD).T
+            features_TD = torch.from_numpy(self._items_RD[rows_T] + self._actions_PD[actions_T])
+            projected_TX = features_TD @ self._weight_XD.T
             phi_TF = feature_map(projected_TX[:, : self._features], self._phi)
             values_TE = projected_TX[:, self._features :]
             added_FE = torch.cat([phi_TF.T @ values_TE, phi_TF.sum(dim=0)[:, None]], dim=1)
-        state.dense_FE += added_FE.numpy()
+        dense_FE += added_FE.numpy()
 
-    def read(self, state: HistoryState) -> SequenceState:
-        """The sums as attention reads them."""
-        assert state.dense_FE is not None
-        dense_1FE = torch.from_numpy(state.dense_FE.copy())[None].to(self._device)
+    def state(self, dense_FE: npt.NDArray[np.float32], length: int) -> SequenceState:
+        """Sums of so many behaviours as attention reads them, on the model's device."""
+        dense_1FE = torch.from_numpy(dense_FE)[None].to(self._device)
         return SequenceState(
             values_BFE=dense_1FE[..., :-1],
             mass_BF=dense_1FE[..., -1],
-            count_B=torch.tensor([float(state.length)], device=self._device),
+            count_B=torch.tensor([float(length)], device=self._device),
         )

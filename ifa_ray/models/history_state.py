@@ -81,11 +81,12 @@ class HistoryState:
     Attributes:
         length: n, how many behaviours it holds: the watermark up to which it is exact.
         dense_FE: phi(K)^T [V, 1], float32; None where the model reads no such sums.
+        pending: how many of the latest behaviours are not in `dense_FE` yet.
         codes: sums by code; None where neither model nor features read them.
         latest: the last behaviours themselves.
     """
 
-    __slots__ = ("codes", "dense_FE", "first_ms", "latest", "length")
+    __slots__ = ("codes", "dense_FE", "first_ms", "latest", "length", "pending")
 
     def __init__(
         self, dense_FE: npt.NDArray[np.float32] | None, codes: CodeTable | None, latest: int
@@ -98,6 +99,7 @@ class HistoryState:
             latest: how many behaviours to hold themselves, >= 1.
         """
         self.length = 0
+        self.pending = 0
         self.first_ms = 0
         self.dense_FE = dense_FE
         self.codes = codes

@@ -20,6 +20,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models import build_model
 from ifa_ray.models.history_keeper import part_of
+from ifa_ray.models.history_state import Latest
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest, validate_response
 from ifa_ray.sequence_states import SequenceStates
@@ -368,8 +369,8 @@ def test_a_state_that_something_broke_is_not_kept(monkeypatch):
     def fail(*_args):
         raise MemoryError
 
-    monkeypatch.setattr(ranker._keeper._projection, "append", fail)
-    with pytest.raises(MemoryError):  # the codes are in, the sums are not
+    monkeypatch.setattr(Latest, "append", fail)
+    with pytest.raises(MemoryError):  # the codes are in, the rest is not
         ranker.rank_at(request_of(3, 51, 50), 51)
     monkeypatch.undo()
     assert ranker.needs_from(3, 51) == 0

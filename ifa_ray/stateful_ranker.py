@@ -167,8 +167,10 @@ class StatefulRanker(ModelRanker):
 
         Raises:
             HistoryGapError: if behaviours between the state and these are missing.
-            RequestError: if a behaviour happened before the one before it.
+            RequestError: if a column has another type or length than the others, or a behaviour
+                happened before the one before it.
         """
+        _check_behaviours(history, begin)
         borrowed = self._states.take(user_id, self._version)
         state, stop = borrowed.state, begin + len(history)
         if state is None:
@@ -217,6 +219,23 @@ class StatefulRanker(ModelRanker):
             f"{watermark - needs_from}: version {self._version} needs the behaviours of user "
             f"{request.user_id} from {needs_from} on."
         )
+
+
+def _check_behaviours(history: History, begin: int) -> None:
+    """Checks what `validate_request` checks in a request."""
+    if begin < 0:
+        raise RequestError(f"begin == {begin}, must be >= 0.")
+    columns: dict[str, tuple[np.ndarray, type[np.generic]]] = {
+        "ids": (history.ids_T, np.int32),
+        "actions": (history.actions_T, np.uint8),
+        "times_ms": (history.times_ms_T, np.int64),
+    }
+    for field, (column, dtype) in columns.items():
+        if column.dtype != dtype or column.shape != (len(history),):
+            raise RequestError(
+                f"history.{field} is {column.dtype} {column.shape}, must be "
+                f"{np.dtype(dtype)} ({len(history)},)."
+            )
 
 
 def _agree(state: HistoryState, history: History, begin: int) -> bool:

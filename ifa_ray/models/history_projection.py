@@ -24,11 +24,11 @@ class Projection:
 
     def __init__(self, model: RankModel, attention: LinearAttention) -> None:
         with torch.inference_mode():
-            num_rows = len(model.items.category_R)
-            rows_R = torch.arange(num_rows, device=model.device)
+            items_RD = model.items.frozen_RD
+            assert items_RD is not None, "the model must be frozen"
             bytes_P = torch.arange(1 << len(ACTIONS), device=model.device)
-            # Frozen, so this is the model's own table where the model is on the host.
-            self._items_RD = model.items(rows_R).cpu().numpy()
+            # The model's own table where the model is on the host, else a copy.
+            self._items_RD = items_RD.cpu().numpy()
             self._actions_PD = model.actions(bytes_P).cpu().numpy()
             weights = (attention.key.weight, attention.value.weight)
             self._weight_XD = torch.cat(weights).cpu()

@@ -300,6 +300,14 @@ def test_repeated_events_change_nothing_and_corrected_ones_drop_the_state():
     with pytest.raises(RequestError, match="must be >="):
         ranker.append(3, 55, backwards)
     check(ranker, plain, 3, 55, 55)
+    for bad, begin in [
+        (dataclasses.replace(backwards, ids_T=np.array([1])), 55),
+        (dataclasses.replace(backwards, actions_T=np.zeros(2, np.uint8)), 55),
+        (part_of(life, 0, 60), -1),
+    ]:
+        with pytest.raises(RequestError, match=r"^(history\.(ids|actions) is|begin == -1)"):
+            ranker.append(3, begin, bad)
+    check(ranker, plain, 3, 55, 55)
     corrected = part_of(life, 50, 55)
     corrected = dataclasses.replace(corrected, actions_T=corrected.actions_T ^ 1)
     assert ranker.append(3, 50, corrected) is None

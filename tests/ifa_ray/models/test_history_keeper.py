@@ -7,9 +7,11 @@ equal to the bit.
 import dataclasses
 import tracemalloc
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from rank_cases import ITEMS, NOW_MS, make_config, make_history, make_request
 
 from ifa_ray.config import CROSS_FEATURES
@@ -89,6 +91,30 @@ def test_a_state_gives_the_logits_of_the_whole_history(name, counts, make):
         expected = logits_from_scratch(model, request)
         assert expected.abs().max() > 1
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+KEEPER = make_keeper(cross_features=CROSS_FEATURES)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    length=st.integers(0, 260),
+    cuts=st.lists(st.tuples(st.integers(0, 260), st.sampled_from(["append", "merge"]))),
+)
+def test_however_a_history_is_cut_it_leaves_the_same_state(length, cuts):
+    model, keeper = KEEPER
+    request = make_request(60, history=untidy(length))
+    state, done = keeper.empty(), 0
+    for stop, way in [*sorted(cuts), (length, "append")]:
+        part = part_of(request.history, done, max(done, min(stop, length)))
+        if way == "merge":
+            keeper.merge(state, bulk(keeper, part))
+        else:
+            keeper.append(state, part)
+        done += len(part)
+    assert state.length == done == length
+    found = logits_from_state(model, keeper, state, request)
+    torch.testing.assert_close(found, logits_from_scratch(model, request), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("part", PARTS)

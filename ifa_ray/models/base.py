@@ -277,6 +277,11 @@ class RankModel(nn.Module, ABC):
         return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
 
     @property
+    def history_reads(self) -> int:
+        """How many of the latest behaviours the model looks at, one by one or in sums."""
+        return self._history_reads
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.user.user.weight.device

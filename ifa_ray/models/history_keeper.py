@@ -71,7 +71,7 @@ class HistoryKeeper:
                 f"name == {model.config.name!r} keeps no sequence state: what its candidates read "
                 "is no sum over the history."
             )
-        if "sequence_attention" in model.config.modules and kept.dense is not None:
+        if "sequence_attention" in model.config.modules and model.history_reads > kept.latest:
             raise ConfigError(
                 "modules hold 'sequence_attention', must not where a sequence state is kept: with "
                 "it one more behaviour changes what all earlier ones are read as."

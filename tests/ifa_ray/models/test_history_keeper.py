@@ -218,9 +218,20 @@ def test_other_models_must_see_a_history_whole(name):
         HistoryKeeper(model, ITEMS)
 
 
-def test_behaviours_that_read_each_other_are_not_additive():
+@pytest.mark.parametrize(
+    ("name", "without"), [("ifa", ()), ("ifa_plus", ()), ("ifa_plus", ("dense",))]
+)
+def test_behaviours_that_read_each_other_are_not_additive(name, without):
     with pytest.raises(ConfigError, match="sequence_attention"):
-        make_keeper("ifa", modules=("sequence_attention",))
+        make_keeper(name, modules=("sequence_attention",), ifa_plus_without=without)
+
+
+def test_a_few_behaviours_may_read_each_other_if_no_others_are_read():
+    model, keeper = make_keeper("din", modules=("sequence_attention",))
+    request = make_request(50, history=untidy(200))
+    found = logits_from_state(model, keeper, bulk(keeper, request.history), request)
+    expected = logits_from_scratch(model, request)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("modules", [("mmoe", "pepnet", "layer_norm", "residual")])

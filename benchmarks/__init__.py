@@ -1,1 +1,1 @@
-"""Measurements of the paths that users run; torch and numpy alone."""
+"""Measurements of the paths that users run; those of rankers need torch and numpy alone."""

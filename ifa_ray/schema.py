@@ -230,7 +230,9 @@ def validate_response(request: RankRequest, response: RankResponse) -> None:
     if not np.isfinite(scores).all():
         bad = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise RankerError(f"{where}: scores[{bad}] == {scores[bad]}, must be finite.")
-    foreign = ids[~np.isin(ids, request.candidates_C)]
+    # The many are compared with the few: numpy would sort the many if asked the other way.
+    known = request.candidates_C[np.isin(request.candidates_C, ids)]
+    foreign = ids[~np.isin(ids, known)]
     if len(foreign):
         raise RankerError(f"{where}: id {foreign[0]} is returned but was not a candidate.")
     unique, counts = np.unique(ids, return_counts=True)

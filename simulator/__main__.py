@@ -7,6 +7,7 @@ the environment that keeps it private is set.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import sys
@@ -20,7 +21,7 @@ from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.processes import usable_cores
 from simulator.cluster import Cluster
 from simulator.config import WORLDS
-from simulator.presets import ARMS, PRESETS, RunConfig, override, preset
+from simulator.presets import ARMS, PRESETS, REGIMES, RunConfig, override, preset
 from simulator.quiet import private_ray_environment, quiet_ray_logs
 
 EXIT_USAGE = 2
@@ -40,6 +41,7 @@ examples:
   python -m simulator run --arms twin,mine=my_package.my_module:MyRanker
   python -m simulator run --resume --out runs/mine      # continue after Ctrl-C or a crash
   python -m simulator run --preset smoke --plain 2      # two plain processes instead of Ray
+  python -m simulator run --regime equal_latency --budget ifa_plus    # the same time for all
   ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
 """
 
@@ -205,6 +207,18 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
     run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
     run.add_argument(
+        "--regime",
+        choices=REGIMES,
+        help="quality: every arm ranks all candidates (the default); equal_latency: as many as it "
+        "can in the --budget, measured now and written into the run's config",
+    )
+    run.add_argument(
+        "--budget",
+        metavar="ARM|MS",
+        help="with equal_latency: milliseconds of CPU per request, or the arm whose cost they are "
+        "(default: the last arm)",
+    )
+    run.add_argument(
         "--plain",
         type=int,
         metavar="N",
@@ -261,6 +275,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
     config = _config(args, load_config(args.out) if args.resume else None)
+    require(args.budget is None or args.regime == "equal_latency", "budget", args.budget,
+            "left out without --regime equal_latency")  # fmt: skip
     if args.plain is not None:
         require(args.plain >= 1, "plain", args.plain, ">= 1")
         require(args.address is None, "address", args.address, "left out with --plain: no cluster")
@@ -280,6 +296,8 @@ def _run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     _find_rankers(config)
+    if args.regime == "equal_latency" and not args.resume:
+        config = _with_budget(config, args.budget)
     with open_run(root, config, args.resume) as folder:
         if not folder.result.exists():
             try:
@@ -307,6 +325,20 @@ def _run(args: argparse.Namespace) -> int:
         _print_verdict(json.loads(folder.result.read_bytes()))
         print(folder.report)
     return 0
+
+
+def _with_budget(config: RunConfig, budget: str | None) -> RunConfig:
+    """The config with every arm's candidates limited to what it can rank in the same time."""
+    from simulator.budget import measure_budget
+
+    measured = measure_budget(config, budget or config.parsed_arms[-1].name)
+    print("\n".join(measured.lines()), file=sys.stderr)
+    return dataclasses.replace(
+        config,
+        regime="equal_latency",
+        budget_ms=round(measured.budget_ms, 3),
+        candidate_limits=tuple(f"{arm}={limit}" for arm, limit in measured.limits.items()),
+    )
 
 
 def _log(args: argparse.Namespace) -> int:

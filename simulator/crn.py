@@ -13,6 +13,8 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
+from simulator.compiled import compiled, elementwise
+
 __all__ = ["Purpose", "hash_keys", "ndtr", "ndtri", "normal", "uniform"]
 
 
@@ -65,6 +67,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 77
     RANDOM_SLOT = 78
     RANDOM_ITEM = 79
+    CENTROID = 80
     # A meeting of user and item; keyed by user, day, session and item.
     WATCH = 90
     REPLAY = 91
@@ -82,13 +85,29 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+@compiled
+def _mixed(x: np.uint64) -> np.uint64:
     """splitmix64's finaliser (Steele, Lea and Flood, OOPSLA 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@elementwise("uint64(uint64)")
+def _begin(bits: np.uint64) -> np.uint64:
+    return _mixed(bits)
+
+
+@elementwise("uint64(uint64, int64)")
+def _fold(state: np.uint64, key: np.int64) -> np.uint64:
+    """Mixes one more key into a state; wrapping is what a hash does."""
+    return _mixed((state ^ np.uint64(key)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
+
+
+@elementwise("float64(uint64)")
+def _unit(bits: np.uint64) -> np.float64:
+    """The upper 53 bits as a number in the open interval (0, 1)."""
+    return (np.float64(bits >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
 def hash_keys(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -97,18 +116,15 @@ def hash_keys(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[
     Keys are folded in one at a time, so put the key that varies fastest last: what comes before
     is then mixed on small arrays.
     """
-    with np.errstate(over="ignore"):  # wrapping is what a hash does
-        state = _mix(np.full(1, (seed * _GOLDEN + int(purpose)) & _MASK, np.uint64))
-        for key in keys:
-            bits = np.asarray(key).astype(np.int64, copy=False).view(np.uint64)
-            state = _mix((state ^ bits) * np.uint64(_GOLDEN) + np.uint64(1))
+    state = _begin(np.full(1, (seed * _GOLDEN + int(purpose)) & _MASK, np.uint64))
+    for key in keys:
+        state = _fold(state, np.asarray(key).astype(np.int64, copy=False))
     return state
 
 
 def uniform(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Uniforms in the open interval (0, 1), one for each combination of the keys."""
-    bits = hash_keys(seed, purpose, *keys)
-    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return _unit(hash_keys(seed, purpose, *keys))
 
 
 def normal(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[np.float64]:

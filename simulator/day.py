@@ -21,8 +21,7 @@ from simulator.crn import Purpose, uniform
 from simulator.daylog import DayLog, LogBook
 from simulator.policy import choose_slates
 from simulator.profiles import long_profiles, make_query
-from simulator.retrieval import Candidates, RetrievalQuery
-from simulator.retrieval import retrieve as retrieve_here
+from simulator.queries import Candidates, RetrievalQuery
 from simulator.set_value import Moment
 from simulator.slates import Visit, fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
@@ -51,6 +50,7 @@ async def run_day(
     retrieve: Retrieve,
     rank: Rank,
     model_version: int,
+    num_candidates: int | None = None,
     observe: Callable[[Moment], None] | None = None,
 ) -> DayLog:
     """Lives one day of a shard's users; updates the shard in place.
@@ -62,6 +62,7 @@ async def run_day(
         retrieve: the retrieval stage.
         rank: answers requests in their order.
         model_version: the version that must answer.
+        num_candidates: of each request; C, unless this ranker is given fewer.
         observe: is given everybody who asks, hidden parts included, before `rank` is asked; for
             measurements and tests.
 
@@ -69,11 +70,12 @@ async def run_day(
         RankerError: if an answer breaks the contract or is of another version.
     """
     config = world.config
+    count = config.num_candidates if num_candidates is None else num_candidates
     num_sessions_U, start_ms_US = plan_day(config, world.seed, shard.users, day)
     story = _Story(world, shard)
     story.begin_sessions(np.flatnonzero(num_sessions_U), day, start_ms_US[:, 0])
     while len(rows := np.flatnonzero(story.session_U < num_sessions_U)):
-        query = story.query(rows, config.num_candidates)
+        query = story.query(rows, count)
         candidates = await retrieve(query)
         if observe is not None:
             observe(Moment(users=shard.users.take(rows), sessions=story.sessions.take(rows),
@@ -88,7 +90,7 @@ async def run_day(
         next_ms_U = start_ms_US[np.arange(len(shard.user_ids)), np.minimum(
             story.session_U, config.max_sessions - 1)]  # fmt: skip
         story.begin_sessions(again, day, next_ms_U)
-    return story.book.finish(len(shard.user_ids), config.num_candidates)
+    return story.book.finish(len(shard.user_ids), count)
 
 
 async def run_warmup(
@@ -146,8 +148,7 @@ class _Story:
 
     def watermarks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Impressions that each user has seen."""
-        lengths = [self.shard.histories.length(int(user)) for user in self.shard.user_ids[rows]]
-        return np.array(lengths, np.int64)
+        return self.shard.histories.lengths(self.shard.user_ids[rows])
 
     def begin_sessions(
         self, rows: npt.NDArray[np.int64], day: int | np.ndarray, start_ms_U: np.ndarray
@@ -163,13 +164,15 @@ class _Story:
         mood_R = mood_topics(seed, users, self.day_U[rows], self.session_U[rows])
         self.sessions.put(rows, SessionState.new(config, mood_R))
 
-    def query(self, rows: npt.NDArray[np.int64], num_candidates: int) -> RetrievalQuery:
+    def query(
+        self, rows: npt.NDArray[np.int64], num_candidates: int, stripes: int = 1
+    ) -> RetrievalQuery:
         """What the retrieval stage is told."""
         return make_query(
             self.world.config, self.shard.histories, self.profiles.take(rows),
             user_id_U=self.shard.user_ids[rows], day_U=self.day_U[rows],
             session_U=self.session_U[rows], round_U=self.round_U[rows],
-            time_ms_U=self.time_ms_U[rows], num_candidates=num_candidates,
+            time_ms_U=self.time_ms_U[rows], num_candidates=num_candidates, stripes=stripes,
         )  # fmt: skip
 
     def show(
@@ -253,8 +256,10 @@ def _serve_earlier(
 ) -> None:
     """One request of the warm-up for each of `rows`, under the earlier policy."""
     world = story.world
-    query = story.query(rows, num_candidates)
-    candidates = retrieve_here(world.catalog.observed, world.config, query)
+    # Few candidates stand for all that C would be: a policy that shows the very best of each
+    # channel all the time would wear the channels out.
+    query = story.query(rows, num_candidates, world.config.num_candidates // num_candidates)
+    candidates = world.retrieval.retrieve(query)
     ids_RK = choose_slates(
         world.catalog.observed, world.config, query, story.profiles.take(rows), candidates
     )

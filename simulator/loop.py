@@ -34,6 +34,7 @@ from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.checkpoint import version_folder
 from ifa_ray.training.trainer import ArmTrainer, start_supervisor
 from simulator.cluster import Cluster
+from simulator.compile_ahead import compile_ahead
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
 from simulator.plain_run import stream_settings
@@ -82,6 +83,7 @@ def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:
             )
             stack.enter_context(_ray_session(cluster))
             progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+            compile_ahead()  # or all actors would, at once
             _Run(folder, config, cluster, progress, stack).live()
     finally:
         # A cluster's processes are not this one's children.

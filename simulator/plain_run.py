@@ -40,7 +40,6 @@ from simulator.presets import Arm, RunConfig
 from simulator.progress import RunProgress
 from simulator.queries import Candidates, RetrievalQuery
 from simulator.result import write_result
-from simulator.retrieval import retrieve
 from simulator.shard_memory import shard_before
 from simulator.warmup_log import live_warmups
 from simulator.world import World
@@ -193,7 +192,7 @@ class _PlainArm:
         timings: list[tuple[int, float, float]] = []
 
         async def find(query: RetrievalQuery) -> Candidates:
-            return retrieve(world.catalog.observed, world.config, query)
+            return world.retrieval.retrieve(query)
 
         async def rank(requests: list[RankRequest]) -> list[RankResponse]:
             responses = score(loaded, requests)
@@ -201,7 +200,15 @@ class _PlainArm:
             return responses
 
         log = asyncio.run(
-            run_day(world, state, key.day, retrieve=find, rank=rank, model_version=version)
+            run_day(
+                world,
+                state,
+                key.day,
+                retrieve=find,
+                rank=rank,
+                model_version=version,
+                num_candidates=self._config.candidates_of(key.arm),
+            )
         )
         write_shard_day(self._folder, key, log, state, timings)
         self._shards[key.replicate, key.shard] = (key.day + 1, state)

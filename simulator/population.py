@@ -27,7 +27,7 @@ from simulator.day import ShardState, run_day
 from simulator.oracle import WorldRanker, world_ranker
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
-from simulator.retrieval import Candidates, RetrievalQuery
+from simulator.queries import Candidates, RetrievalQuery
 from simulator.shard_memory import shard_before
 from simulator.world import World
 
@@ -84,6 +84,7 @@ class UserShards:
                 retrieve=functools.partial(self._retrieve, key.replicate, key.shard),
                 rank=rank,
                 model_version=version,
+                num_candidates=self._config.candidates_of(key.arm),
             )
             write_shard_day(self._folder, key, log, state, timings)
             self._shards[key.arm, key.replicate, key.shard] = (key.day + 1, state)

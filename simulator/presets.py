@@ -19,7 +19,7 @@ from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
 from simulator.config import WorldConfig, world_config
 
-__all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "Arm", "RunConfig", "override", "preset"]
+__all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "REGIMES", "Arm", "RunConfig", "override", "preset"]
 
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
@@ -28,6 +28,8 @@ MODEL_ARMS = (
     "ifa_inducing", "ifa_linformer", "ifa_local_global", "ifa_lsh", "ifa_plus", "sdim", "sim_hard",
     "sim_soft", "twin", "twin_codes",
 )  # fmt: skip
+
+REGIMES = ("quality", "equal_latency")
 
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
 
@@ -93,6 +95,11 @@ class RunConfig(Config):
         lag_days: day d is ranked by the version trained on days before d - lag_days, so that
             training and simulation overlap.
         train_requests_per_day: samples that each model learns from each day; the same for all arms.
+        regime: one of `REGIMES`: every arm ranks all candidates, or as many as it can in
+            `budget_ms`.
+        budget_ms: of CPU per request, where the regime is `equal_latency`.
+        candidate_limits: ARM=N for each arm that is given fewer than C candidates; measured when
+            the run is begun (`simulator.budget`).
         world: the population, the catalogue and their mechanisms.
         model: settings shared by all models; its name is replaced by the arm's.
         training: how they learn.
@@ -108,6 +115,9 @@ class RunConfig(Config):
     shards: int = 4
     lag_days: int = 1
     train_requests_per_day: int = 64
+    regime: str = "quality"
+    budget_ms: float = 0.0
+    candidate_limits: tuple[str, ...] = ()
     world: WorldConfig
     model: ModelConfig
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
@@ -123,6 +133,19 @@ class RunConfig(Config):
         names = [Arm.parse(text).name for text in self.arms]
         require(len(names) >= 2, "arms", self.arms, "at least a control and a treatment")
         require(len(set(names)) == len(names), "arms", self.arms, "named once each")
+        if self.regime not in REGIMES:
+            raise unknown_name("regime", self.regime, REGIMES)
+        is_limited = self.regime == "equal_latency"
+        require((self.budget_ms > 0) == is_limited, "budget_ms", self.budget_ms,
+                "> 0 with regime == equal_latency, and 0 without")  # fmt: skip
+        require(is_limited or not self.candidate_limits, "candidate_limits", self.candidate_limits,
+                "empty unless regime == equal_latency")  # fmt: skip
+        for text in self.candidate_limits:
+            arm, _, limit = text.partition("=")
+            least, most = self.world.slate_size, self.world.num_candidates
+            fits = limit.isdecimal() and least <= int(limit) <= most
+            rule = f"ARM=N with one of the arms and N in [{least}, {most}]"
+            require(arm in names and fits, "candidate_limits", text, rule)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -158,6 +181,11 @@ class RunConfig(Config):
     def model_seed(self, replicate: int) -> int:
         """The seed of a replicate's models, the same for all its arms."""
         return self._seed(replicate, 1)
+
+    def candidates_of(self, arm: str) -> int:
+        """How many candidates an arm is given."""
+        limits = dict(text.split("=") for text in self.candidate_limits)
+        return int(limits.get(arm, self.world.num_candidates))
 
     def version_of_day(self, day: int) -> int:
         """The model version that ranks on a day: trained on the warm-up and days before it."""

@@ -14,11 +14,12 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.data.history import HistoryStore
+from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import ACTIONS
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
-from simulator.retrieval import RetrievalQuery
+from simulator.profile_kernels import count_positives
+from simulator.queries import RetrievalQuery
 
 __all__ = ["LongProfiles", "long_profiles", "make_query"]
 
@@ -59,20 +60,19 @@ class LongProfiles:
 
 
 def long_profiles(
-    catalog: ObservedCatalog, histories: HistoryStore, user_ids: npt.NDArray[np.int32]
+    catalog: ObservedCatalog, histories: HistoryBlocks, user_ids: npt.NDArray[np.int32]
 ) -> LongProfiles:
     """Computes the long profiles of some users from all that they have seen."""
     items, num_users = catalog.items, len(user_ids)
-    views = [histories.view(int(user)) for user in user_ids]
-    user_P = np.repeat(np.arange(num_users), [len(view) for view in views])
-    item_P = np.concatenate([np.empty(0, np.int32), *(view.ids_T for view in views)])
-    actions_P = np.concatenate([np.empty(0, np.uint8), *(view.actions_T for view in views)])
-    liked_P = (actions_P & POSITIVE) != 0
-
     num_categories = int(items.category_N.max()) + 1
-    bin_P = user_P * num_categories + items.category_N[item_P]
-    seen_UG = _counts(bin_P, num_users, num_categories)
-    liked_UG = _counts(bin_P[liked_P], num_users, num_categories)
+    shape = (num_users, num_categories)
+    seen_UG, liked_UG = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    total_UGD = np.zeros((*shape, items.content_ND.shape[1]))
+    authors_UA = np.full((num_users, NUM_AUTHORS), -1, np.int32)
+    count_positives(
+        *histories.flat(user_ids), POSITIVE, items.category_N, items.author_id_N,
+        items.content_ND, len(catalog.author_start_A) - 1, seen_UG, liked_UG, total_UGD, authors_UA,
+    )  # fmt: skip
     seen_U1, liked_U1 = seen_UG.sum(axis=1)[:, None], liked_UG.sum(axis=1)[:, None]
     # Positives beyond what the user's own rate would give, in integers, so that ties are exact:
     # a category that is merely shown often is no interest.
@@ -83,26 +83,19 @@ def long_profiles(
     lift_UG = np.log(np.maximum(smoothed_UG, 1e-3) / np.maximum(rate_U1, 1e-3))
 
     rows = np.arange(num_users)[:, None]
-    content_UMD = np.zeros((num_users, NUM_LONG, items.content_ND.shape[1]), np.float32)
-    bins, content_PD = bin_P[liked_P], items.content_ND[item_P[liked_P]]
-    kept_UM = np.maximum(liked_UG[rows, category_UM], 1)
-    for dim in range(content_UMD.shape[2]):
-        total = np.bincount(bins, content_PD[:, dim], num_users * num_categories)
-        total_UM = total.reshape(num_users, num_categories)[rows, category_UM]
-        content_UMD[:, :, dim] = np.where(category_UM >= 0, total_UM / kept_UM, 0)
-
-    num_authors = len(catalog.author_start_A) - 1
-    author_P = user_P[liked_P] * num_authors + items.author_id_N[item_P[liked_P]]
+    kept_UM1 = np.maximum(liked_UG[rows, category_UM], 1)[:, :, None]
+    known_UM1 = (category_UM >= 0)[:, :, None]
+    content_UMD = np.where(known_UM1, total_UGD[rows, category_UM] / kept_UM1, 0)
     return LongProfiles(
-        content_UMD=content_UMD,
+        content_UMD=content_UMD.astype(np.float32),
         category_lift_UG=lift_UG.astype(np.float32),
-        authors_UA=_largest_positive(_counts(author_P, num_users, num_authors), NUM_AUTHORS),
+        authors_UA=authors_UA,
     )
 
 
 def make_query(
     config: WorldConfig,
-    histories: HistoryStore,
+    histories: HistoryBlocks,
     profiles: LongProfiles,
     *,
     user_id_U: npt.NDArray[np.int32],
@@ -111,15 +104,17 @@ def make_query(
     round_U: npt.NDArray[np.int32],
     time_ms_U: npt.NDArray[np.int64],
     num_candidates: int,
+    stripes: int = 1,
 ) -> RetrievalQuery:
     """The query of users who ask now; `profiles` has a row for each of them."""
-    seen_US = np.full((len(user_id_U), config.max_history), -1, np.int32)
+    ids_UW, actions_UW, known_UW = histories.window(user_id_U, RECENT_WINDOW)
+    liked_UW = known_UW & ((actions_UW & POSITIVE) != 0)
+    # How many positives came at this one or later: 1 is the latest.
+    nth_UW = np.cumsum(liked_UW[:, ::-1], axis=1)[:, ::-1]
+    row, place = np.nonzero(liked_UW & (nth_UW <= NUM_RECENT))
     recent_UR = np.full((len(user_id_U), NUM_RECENT), -1, np.int32)
-    for row, user in enumerate(user_id_U):
-        view = histories.view(int(user), limit=config.max_history)
-        seen_US[row, : len(view)] = view.ids_T
-        liked = np.flatnonzero(view.actions_T[-RECENT_WINDOW:] & POSITIVE)[-NUM_RECENT:]
-        recent_UR[row, : len(liked)] = view.ids_T[-RECENT_WINDOW:][liked]
+    oldest_U = np.minimum(nth_UW[:, 0], NUM_RECENT)
+    recent_UR[row, oldest_U[row] - nth_UW[row, place]] = ids_UW[row, place]
     return RetrievalQuery(
         user_id_U=user_id_U,
         day_U=day_U,
@@ -129,13 +124,10 @@ def make_query(
         recent_UR=recent_UR,
         long_UMD=profiles.content_UMD,
         authors_UA=profiles.authors_UA,
-        seen_US=seen_US,
+        seen_US=histories.latest_ids(user_id_U, config.max_history),
         num_candidates=num_candidates,
+        stripes=stripes,
     )
-
-
-def _counts(bins: npt.NDArray[np.int64], num_users: int, size: int) -> npt.NDArray[np.int64]:
-    return np.bincount(bins, minlength=num_users * size).reshape(num_users, size)
 
 
 def _largest_positive(score_UX: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.int32]:

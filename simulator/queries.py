@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Candidates", "Channel", "RetrievalQuery"]
+__all__ = ["Candidates", "Channel", "Retrieval", "RetrievalQuery"]
 
 
 class Channel(enum.IntEnum):
@@ -42,6 +43,8 @@ class RetrievalQuery:
         authors_UA: int32, most loved authors first, -1 where there are fewer.
         seen_US: int32, latest impressions, not to be shown again; -1 where there are fewer.
         num_candidates: C.
+        stripes: 1 searches everything; with more the candidates are a sample of what C times as
+            many would be, one in so many.
     """
 
     user_id_U: npt.NDArray[np.int32]
@@ -54,6 +57,7 @@ class RetrievalQuery:
     authors_UA: npt.NDArray[np.int32]
     seen_US: npt.NDArray[np.int32]
     num_candidates: int
+    stripes: int = 1
 
     def __len__(self) -> int:
         return len(self.user_id_U)
@@ -70,9 +74,9 @@ class RetrievalQuery:
         arrays = {
             field.name: getattr(self, field.name)[rows]
             for field in dataclasses.fields(self)
-            if field.name != "num_candidates"
+            if field.name not in ("num_candidates", "stripes")
         }
-        return RetrievalQuery(num_candidates=self.num_candidates, **arrays)
+        return RetrievalQuery(num_candidates=self.num_candidates, stripes=self.stripes, **arrays)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,3 +90,10 @@ class Candidates:
 
     ids_UC: npt.NDArray[np.int32]
     channels_UC: npt.NDArray[np.int8]
+
+
+class Retrieval(Protocol):
+    """A retrieval stage: `simulator.retrieval.ChannelRetrieval`, or a user's own."""
+
+    def retrieve(self, query: RetrievalQuery) -> Candidates:
+        """Exactly C unique, uploaded, unseen candidates for each user, from that user's query."""

@@ -71,7 +71,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
             # Two slates, which most users see on a day that they come.
             fixed_k=2 * config.world.slate_size,
         ),
-        checks=[training_equal(training)],
+        checks=[training_equal(_budgets(config, training))],
     )
     return {
         "schema_version": RESULT_VERSION,
@@ -85,6 +85,8 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
             "users": config.users,
             "days": config.days,
             "burn_in_days": config.burn_in_days,
+            "regime": config.regime,
+            "candidates": {arm: config.candidates_of(arm) for arm in arms},
             "config_hash": config.config_hash,
             "config": config.to_dict(),
             "started": facts.started,
@@ -99,8 +101,21 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         "cost": {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms},
         "calibration": calibration_of_run(folder, config),
         "health": [],  # the analysis has them all, the training budgets included
-        "limits": [*LIMITS, _top_k_limit(config.model), *_limits_of_parts(facts)],
+        "limits": [
+            *_limits_of_regime(config),
+            *LIMITS,
+            _top_k_limit(config.model),
+            *_limits_of_parts(facts),
+        ],
     }
+
+
+def _budgets(config: RunConfig, training: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal: with an equal time for all, candidates are not."""
+    if config.regime == "quality":
+        return training
+    fields = ("steps", "samples")
+    return {arm: {field: row[field] for field in fields} for arm, row in training.items()}
 
 
 def _training(folder: RunFolder, config: RunConfig, arm: str) -> dict[str, Any]:
@@ -156,6 +171,18 @@ def _training_seconds(folder: RunFolder, config: RunConfig, arm: str) -> Iterato
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 5) if known else None
+
+
+def _limits_of_regime(config: RunConfig) -> Iterator[str]:
+    if config.regime == "equal_latency":
+        counts = ", ".join(
+            f"{arm.name} {config.candidates_of(arm.name):,}" for arm in config.parsed_arms
+        )
+        yield (
+            f"Regime equal_latency: every arm had {config.budget_ms:.2f} ms of CPU per request, as "
+            f"measured when the run began, and was given of {config.world.num_candidates:,} "
+            f"candidates: {counts}. It was also trained on no others."
+        )
 
 
 def _limits_of_parts(facts: RunFacts) -> Iterator[str]:

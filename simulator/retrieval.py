@@ -1,10 +1,33 @@
 """The retrieval stage: several noisy channels, each user's C unique candidates.
 
 Knows the observed catalogue and what a query carries; no latent topics, no hidden user state, no
-ranker. Cost per query is O(N D / stripes) for the content channels and O(C) for the rest.
+ranker. `ChannelRetrieval` is the default; another stage is any class with its `retrieve` method
+(`simulator.queries.Retrieval`), given to a world by a function of catalogue and config:
 
-Letters: U users (queries), C candidates, N items, n items of a stripe, D content width, R recent
-positives, M long interests, A authors, S seen items, P proposals, Q a channel's quota.
+    class Newest:
+        def __init__(self, catalog, config): ...
+        def retrieve(self, query): return Candidates(ids_UC=..., channels_UC=...)
+
+    world = World(config, seed, retrieval=Newest)
+
+It must keep the contract: exactly C unique, uploaded, unseen ids, increasing in each row, a row
+depending on its own query alone.
+
+The content channels search an inverted file of our own (`simulator.retrieval_index`), not a
+library's. One core of an AMD EPYC with AVX2, numpy 2.4, numba 0.68, faiss-cpu 1.15; a million items
+of 16 dimensions in 1,000 cells, 700,000 of them live, 10,000 seen; the 3,000 nearest to any of four
+vectors, recall against brute force (36 ms):
+
+    own     0.65 ms at 0.972, 0.83 ms at 0.984, 1.2 ms at 0.993; built in 1.7 s
+    faiss   4.0 ms at 0.937, 4.5 ms at 0.980, 5.2 ms at 0.996; built in 1.5 s (IndexIVFFlat,
+            IDSelectorBitmap of live and unseen items, one search per vector, then merged)
+
+A general library keeps a heap per vector, long at thousands of neighbours, has no union of vectors
+and no stripes, and trains on floats, whose sums another BLAS rounds otherwise; here a candidate set
+is part of a log that must come out the same to the bit.
+
+Letters: U users (queries), C candidates, N items, D content width, V query vectors, R recent
+positives, M long interests, A authors, P proposals.
 """
 
 from __future__ import annotations
@@ -19,9 +42,10 @@ from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, hash_keys, normal, uniform
 from simulator.queries import Candidates, Channel, RetrievalQuery
+from simulator.retrieval_index import CellIndex, build_index
+from simulator.retrieval_kernels import CHANNEL_BITS, fill_rows, first_reaching
 
-__all__ = ["QUOTAS", "Candidates", "Channel", "RetrievalQuery", "retrieve"]
-
+__all__ = ["PROBED", "QUOTAS", "Candidates", "Channel", "ChannelRetrieval", "RetrievalQuery"]
 
 QUOTAS: Mapping[Channel, float] = {
     Channel.RECENT: 0.30,
@@ -30,13 +54,17 @@ QUOTAS: Mapping[Channel, float] = {
     Channel.POPULAR: 0.20,
     Channel.FRESH: 0.05,
 }
-"""Shares of C asked from each channel; exploration fills what they and their overlaps leave."""
+"""Shares of C asked from each channel, in this order; exploration fills what they and their
+overlaps leave."""
+
+PROBED = 16
+"""Live items in the cells that a content channel opens, per candidate of its quota."""
 
 OVERSAMPLING = 2
 FRESH_WINDOW = 10
 
-# Masks of seen items of one chunk of queries stay below this many bytes.
-CHUNK_CELLS = 8_000_000
+# Draws of one chunk of queries: they stay in the cache between drawing and use.
+_CHUNK_DRAWS = 262_144
 
 # Primes: a stride that is prime and above N visits every item once before it repeats.
 STRIDES = np.array([
@@ -45,100 +73,112 @@ STRIDES = np.array([
     275_604_541, 295_075_147, 314_606_869, 334_214_459, 353_868_013, 373_587_883,
 ])  # fmt: skip
 
-_UNWANTED = np.float32(-1e9)
 
+class ChannelRetrieval:
+    """The default stage: content, authors, popularity, fresh items and exploration.
 
-def retrieve(catalog: ObservedCatalog, config: WorldConfig, query: RetrievalQuery) -> Candidates:
-    """Exactly C unique, uploaded, unseen candidates for each user.
-
-    A user's row depends on that user's query alone, bit for bit.
-
-    Raises:
-        RequestError: if a user has fewer than C uploaded, unseen items left.
+    A query of several stripes searches one of them in each cell of the index, so that its
+    candidates are a sample of what the full search would find, not its very best.
     """
-    size = max(1, CHUNK_CELLS // len(catalog.items))
-    parts = [
-        _retrieve_chunk(
-            catalog, config, query.take(np.arange(start, min(start + size, len(query))))
+
+    def __init__(
+        self, catalog: ObservedCatalog, config: WorldConfig, *, probed: int = PROBED
+    ) -> None:
+        self._catalog, self._config, self._probed = catalog, config, probed
+        self.index: CellIndex = build_index(catalog.seed, catalog.content_q_ND)
+        n = len(catalog.items)
+        parts = np.arange(n) * (catalog.popularity_sum_N[-1] / n)
+        self._guide_N = np.searchsorted(catalog.popularity_sum_N, parts).astype(np.int32)
+
+    def retrieve(self, query: RetrievalQuery) -> Candidates:
+        """Exactly C unique, uploaded, unseen candidates for each user.
+
+        A user's row depends on that user's query alone, bit for bit.
+
+        Raises:
+            RequestError: if a user has fewer than C uploaded, unseen items left.
+        """
+        draws = sum(_num_proposals(query.num_candidates))
+        size = max(1, _CHUNK_DRAWS // max(1, draws))
+        packed_UC = np.empty((len(query), query.num_candidates), np.int32)
+        for start in range(0, len(query), size):
+            rows = np.arange(start, min(start + size, len(query)))
+            self._fill(query.take(rows), packed_UC[start : start + size])
+        packed_UC.sort(axis=1)
+        channels_UC = (packed_UC & ((1 << CHANNEL_BITS) - 1)).astype(np.int8)
+        packed_UC >>= CHANNEL_BITS
+        return Candidates(ids_UC=packed_UC, channels_UC=channels_UC)
+
+    def _fill(self, query: RetrievalQuery, packed_UC: npt.NDArray[np.int32]) -> None:
+        catalog, config = self._catalog, self._config
+        live_U = catalog.num_live(query.time_ms_U)
+        recent_UVD, long_UVD = content_vectors(catalog, config, query)
+        stripe_U, stripes = query_stripes(catalog, query)
+        start_U, stride_U = walks(catalog, query, live_U)
+        count_U = np.full(len(query), query.num_candidates)
+        fill_rows(
+            self.index.centroid_LD, self.index.start_L, self.index.ids_N, self.index.vectors_ND,
+            live_U, query.seen_US, recent_UVD, long_UVD, self._proposals(query, live_U),
+            np.array(_num_proposals(query.num_candidates)), quotas(query.num_candidates), stripe_U,
+            stripes, self._probed, start_U, stride_U, packed_UC, count_U,
+        )  # fmt: skip
+        require_full(query, count_U)
+
+    def _proposals(
+        self, query: RetrievalQuery, live_U: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int32]:
+        author, popular, fresh = _num_proposals(query.num_candidates)
+        proposals_UP = np.empty((len(query), author + popular + fresh), np.int32)
+        proposals_UP[:, :author] = by_author(self._catalog, query, author)
+        reach_UP = popular_reach(self._catalog, query, live_U, popular)
+        first_reaching(
+            self._catalog.popularity_sum_N, self._guide_N, reach_UP,
+            proposals_UP[:, author : author + popular],
+        )  # fmt: skip
+        proposals_UP[:, author + popular :] = among_fresh(self._catalog, query, live_U, fresh)
+        return proposals_UP
+
+
+def quotas(num_candidates: int) -> npt.NDArray[np.int64]:
+    """Most candidates that each channel of `QUOTAS` brings."""
+    return np.array([int(share * num_candidates) for share in QUOTAS.values()])
+
+
+def _num_proposals(num_candidates: int) -> tuple[int, int, int]:
+    """Draws of the author, popular and fresh channels."""
+    author, popular, fresh = (OVERSAMPLING * int(q) for q in quotas(num_candidates)[2:])
+    return author, popular, fresh
+
+
+def require_full(query: RetrievalQuery, count_U: npt.NDArray[np.int64]) -> None:
+    """Raises what `ChannelRetrieval.retrieve` says it raises."""
+    short_U = np.flatnonzero(count_U < query.num_candidates)
+    if len(short_U):
+        raise RequestError(
+            f"user {query.user_id_U[short_U[0]]}: {count_U[short_U[0]]} uploaded, unseen items, "
+            f"must be >= num_candidates == {query.num_candidates}."
         )
-        for start in range(0, len(query), size)
-    ]
-    if not parts:
-        empty = (0, query.num_candidates)
-        return Candidates(ids_UC=np.empty(empty, np.int32), channels_UC=np.empty(empty, np.int8))
-    return Candidates(
-        ids_UC=np.concatenate([part.ids_UC for part in parts]),
-        channels_UC=np.concatenate([part.channels_UC for part in parts]),
-    )
 
 
-def _retrieve_chunk(
+def query_stripes(
+    catalog: ObservedCatalog, query: RetrievalQuery
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Which stripe of each cell every user's query searches, and of how many."""
+    bits_U = hash_keys(catalog.seed, Purpose.STRIPE, *query.keys)[:, 0]
+    return (bits_U % np.uint64(query.stripes)).astype(np.int64), query.stripes
+
+
+def content_vectors(
     catalog: ObservedCatalog, config: WorldConfig, query: RetrievalQuery
-) -> Candidates:
-    live_U = catalog.num_live(query.time_ms_U)
-    seen_UN = np.zeros((len(query), len(catalog.items)), bool)
-    known = query.seen_US >= 0
-    seen_UN[np.nonzero(known)[0], query.seen_US[known]] = True
-
-    quota = {channel: int(share * query.num_candidates) for channel, share in QUOTAS.items()}
-    recent, long = _by_content(
-        catalog, config, query, live_U, seen_UN, quota[Channel.RECENT], quota[Channel.LONG]
-    )
-    proposals = {
-        Channel.RECENT: recent,
-        Channel.LONG: long,
-        Channel.AUTHOR: _by_author(catalog, query, quota[Channel.AUTHOR]),
-        Channel.POPULAR: _popular(catalog, query, live_U, quota[Channel.POPULAR]),
-        Channel.FRESH: _fresh(catalog, query, live_U, quota[Channel.FRESH]),
-    }
-    kept_U = np.zeros(len(query), np.int64)
-    taken_UN = seen_UN
-    rows, ids, channels = [], [], []
-    for channel, proposal_UP in proposals.items():
-        row, item = _first_unseen(proposal_UP, taken_UN, live_U, quota[channel])
-        taken_UN[row, item] = True
-        kept_U += np.bincount(row, minlength=len(query))
-        rows.append(row)
-        ids.append(item)
-        channels.append(np.full(len(row), channel, np.int8))
-    row, item = _explore(catalog, query, live_U, taken_UN, query.num_candidates - kept_U)
-    rows.append(row)
-    ids.append(item)
-    channels.append(np.full(len(row), Channel.EXPLORE, np.int8))
-    return _assemble(query, np.concatenate(rows), np.concatenate(ids), np.concatenate(channels))
-
-
-def _by_content(
-    catalog: ObservedCatalog,
-    config: WorldConfig,
-    query: RetrievalQuery,
-    live_U: npt.NDArray[np.int64],
-    seen_UN: npt.NDArray[np.bool_],
-    num_recent: int,
-    num_long: int,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Nearest items to any recent positive, and to any long interest, [U, Q] each, -1 padded.
-
-    Small candidate sets search one stripe of the catalogue, as an approximate index probes some
-    of its cells: the candidates are then a sample of those of the full search.
-    """
-    stripes = max(1, config.num_candidates // query.num_candidates)
-    stripe_U = (hash_keys(catalog.seed, Purpose.STRIPE, *query.keys)[:, 0] % stripes).astype(int)
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
+    """Query vectors of the recent and the long channel, [U, V, D] each, zeros where none."""
     recent_URD = catalog.items.content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
-    recent_URD = _noisy(catalog, config, query, recent_URD, 0)
-    long_UMD = _noisy(catalog, config, query, query.long_UMD, recent_URD.shape[1])
-    recent_UQ = np.full((len(query), num_recent), -1, np.int32)
-    long_UQ = np.full((len(query), num_long), -1, np.int32)
-    for stripe in np.unique(stripe_U):
-        group = np.flatnonzero(stripe_U == stripe)
-        ids_n = np.arange(stripe, live_U[group].max(), stripes, dtype=np.int32)
-        content_nD = catalog.content_q_ND[stripe : live_U[group].max() : stripes]
-        unwanted_Gn = seen_UN[group, stripe : live_U[group].max() : stripes]
-        unwanted_Gn |= ids_n >= live_U[group, None]
-        recent_UQ[group] = _nearest(content_nD, ids_n, recent_URD[group], unwanted_Gn, num_recent)
-        long_UQ[group] = _nearest(content_nD, ids_n, long_UMD[group], unwanted_Gn, num_long)
-    return recent_UQ, long_UQ
+    num_recent = recent_URD.shape[1]
+    return (
+        _noisy(catalog, config, query, recent_URD, 0),
+        _noisy(catalog, config, query, query.long_UMD, num_recent),
+    )
 
 
 def _noisy(
@@ -147,7 +187,7 @@ def _noisy(
     query: RetrievalQuery,
     vectors_UVD: npt.NDArray[np.float32],
     offset: int,
-) -> npt.NDArray[np.float32]:
+) -> npt.NDArray[np.int16]:
     """Query vectors with keyed noise, rounded to integers; missing (zero) vectors stay zero."""
     _, v, d = vectors_UVD.shape
     vector, dim = offset + np.arange(v)[:, None], np.arange(d)
@@ -156,48 +196,15 @@ def _noisy(
     known_UV = (vectors_UVD != 0).any(axis=2)
     noisy_UVD = vectors_UVD + config.retrieval_noise / np.sqrt(d) * noise_UVD
     noisy_UVD = np.clip(np.rint(127 * noisy_UVD), -127, 127)
-    return (noisy_UVD * known_UV[:, :, None]).astype(np.float32)
+    return (noisy_UVD * known_UV[:, :, None]).astype(np.int16)
 
 
-def _nearest(
-    content_nD: npt.NDArray[np.float32],
-    ids_n: npt.NDArray[np.int32],
-    vectors_GVD: npt.NDArray[np.float32],
-    unwanted_Gn: npt.NDArray[np.bool_],
-    quota: int,
-) -> npt.NDArray[np.int32]:
-    """Ids of the `quota` largest inner products, by the best of each user's vectors.
-
-    Vectors hold integers, so sums are exact in float32 in any order; ties go to the lowest ids.
-    Adds what it found to `unwanted_Gn`.
-    """
-    g, v, d = vectors_GVD.shape
-    found = np.full((g, quota), -1, np.int32)
-    if quota == 0 or len(ids_n) == 0:
-        return found
-    score_Gn = (vectors_GVD.reshape(g * v, d) @ content_nD.T).reshape(g, v, -1).max(axis=1)
-    score_Gn[unwanted_Gn] = _UNWANTED
-    score_Gn[~(vectors_GVD != 0).any(axis=(1, 2))] = _UNWANTED
-    place = max(0, len(ids_n) - quota)
-    threshold_G = np.partition(score_Gn, place, axis=1)[:, place]
-    keep_Gn = (score_Gn >= threshold_G[:, None]) & (score_Gn > _UNWANTED)
-    row, column = np.nonzero(keep_Gn)
-    place_in_row = _place_in_row(row, g)
-    fits = place_in_row < quota
-    row, column = row[fits], column[fits]
-    found[row, place_in_row[fits]] = ids_n[column]
-    unwanted_Gn[row, column] = True
-    return found
-
-
-def _by_author(
-    catalog: ObservedCatalog, query: RetrievalQuery, quota: int
-) -> npt.NDArray[np.int32]:
+def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> npt.NDArray[np.int32]:
     """Items of loved authors, drawn with replacement; the most loved are drawn more often."""
-    draw = np.arange(OVERSAMPLING * quota)
+    draw = np.arange(draws)
     known_U = (query.authors_UA >= 0).sum(axis=1)
-    skew_UP = uniform(catalog.seed, Purpose.AUTHOR_CHANNEL, *query.keys, draw) ** 1.5
-    which_UP = (skew_UP * known_U[:, None]).astype(np.int64)
+    u_UP = uniform(catalog.seed, Purpose.AUTHOR_CHANNEL, *query.keys, draw)
+    which_UP = (u_UP * np.sqrt(u_UP) * known_U[:, None]).astype(np.int64)
     author_UP = np.take_along_axis(query.authors_UA, which_UP, axis=1)
     start_UP = catalog.author_start_A[author_UP]
     size_UP = catalog.author_start_A[author_UP + 1] - start_UP
@@ -206,92 +213,27 @@ def _by_author(
     return np.where((author_UP >= 0) & (size_UP > 0), item_UP, -1).astype(np.int32)
 
 
-def _popular(
-    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], quota: int
+def popular_reach(
+    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], draws: int
+) -> npt.NDArray[np.float64]:
+    """Where in the running sum of the live items' shares of impressions to draw, [U, P]."""
+    u_UP = uniform(catalog.seed, Purpose.POPULAR_CHANNEL, *query.keys, np.arange(draws))
+    return u_UP * catalog.popularity_sum_N[live_U - 1][:, None]
+
+
+def among_fresh(
+    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], draws: int
 ) -> npt.NDArray[np.int32]:
-    """Items drawn with replacement by their share of the platform's impressions."""
-    u_UP = uniform(
-        catalog.seed, Purpose.POPULAR_CHANNEL, *query.keys, np.arange(OVERSAMPLING * quota)
-    )
-    reach_UP = u_UP * catalog.popularity_sum_N[live_U - 1][:, None]
-    return np.searchsorted(catalog.popularity_sum_N, reach_UP).astype(np.int32)
+    """Items drawn with replacement from the latest uploads."""
+    u_UP = uniform(catalog.seed, Purpose.FRESH_CHANNEL, *query.keys, np.arange(draws))
+    window_U = np.minimum(FRESH_WINDOW * draws // OVERSAMPLING, live_U)
+    return (live_U[:, None] - 1 - (u_UP * window_U[:, None]).astype(np.int64)).astype(np.int32)
 
 
-def _fresh(
-    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], quota: int
-) -> npt.NDArray[np.int32]:
-    """Items drawn from the latest uploads."""
-    u_UP = uniform(
-        catalog.seed, Purpose.FRESH_CHANNEL, *query.keys, np.arange(OVERSAMPLING * quota)
-    )
-    age_UP = (u_UP * np.minimum(FRESH_WINDOW * quota, live_U)[:, None]).astype(np.int64)
-    return (live_U[:, None] - 1 - age_UP).astype(np.int32)
-
-
-def _explore(
-    catalog: ObservedCatalog,
-    query: RetrievalQuery,
-    live_U: npt.NDArray[np.int64],
-    taken_UN: npt.NDArray[np.bool_],
-    missing_U: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Any items, until each user has C: a keyed walk that visits no item twice."""
+def walks(
+    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where each user's exploration begins, and its stride."""
     bits_U = hash_keys(catalog.seed, Purpose.EXPLORE, *query.keys)[:, 0]
     start_U = (bits_U % live_U.astype(np.uint64)).astype(np.int64)
-    stride_U = STRIDES[(bits_U >> np.uint64(40)) % len(STRIDES)]
-    # Every step before `steps` may hit a taken item, so this many always suffice, if any do.
-    taken = int(taken_UN.sum(axis=1).max(initial=0))
-    steps = min(int(missing_U.max(initial=0)) + taken, int(live_U.max(initial=0)))
-    walk_UP = (start_U[:, None] + stride_U[:, None] * np.arange(steps)) % live_U[:, None]
-    free_UP = ~taken_UN[np.arange(len(query))[:, None], walk_UP]
-    free_UP &= np.arange(steps) < live_U[:, None]
-    row, step = np.nonzero(free_UP)
-    fits = _place_in_row(row, len(query)) < missing_U[row]
-    row, step = row[fits], step[fits]
-    found_U = np.bincount(row, minlength=len(query))
-    if (found_U < missing_U).any():
-        short = int(np.flatnonzero(found_U < missing_U)[0])
-        raise RequestError(
-            f"user {query.user_id_U[short]}: {query.num_candidates - missing_U[short]} + "
-            f"{found_U[short]} uploaded, unseen items, must be >= "
-            f"num_candidates == {query.num_candidates}."
-        )
-    return row, walk_UP[row, step].astype(np.int32)
-
-
-def _first_unseen(
-    proposal_UP: npt.NDArray[np.int32],
-    taken_UN: npt.NDArray[np.bool_],
-    live_U: npt.NDArray[np.int64],
-    quota: int,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Rows and ids of each user's first `quota` proposals that are live, untaken and no repeats."""
-    valid_UP = (proposal_UP >= 0) & (proposal_UP < live_U[:, None])
-    row, place = np.nonzero(valid_UP)
-    item = proposal_UP[row, place]
-    free = ~taken_UN[row, item]
-    row, item = row[free], item[free]
-    # Of equal (row, item) pairs the first stays: `unique` reports first occurrences.
-    _, first = np.unique(row * np.int64(taken_UN.shape[1]) + item, return_index=True)
-    first.sort()
-    row, item = row[first], item[first]
-    fits = _place_in_row(row, len(taken_UN)) < quota
-    return row[fits], item[fits]
-
-
-def _place_in_row(row: npt.NDArray[np.int64], num_rows: int) -> npt.NDArray[np.int64]:
-    """For sorted row numbers: how many earlier entries have the same row."""
-    start = np.searchsorted(row, np.arange(num_rows))
-    return np.arange(len(row)) - start[row]
-
-
-def _assemble(
-    query: RetrievalQuery,
-    row: npt.NDArray[np.int64],
-    item: npt.NDArray[np.int32],
-    channel: npt.NDArray[np.int8],
-) -> Candidates:
-    """Sorts entries by user and video id into [U, C]."""
-    order = np.argsort((row << 32) | item.astype(np.int64))
-    shape = (len(query), query.num_candidates)
-    return Candidates(ids_UC=item[order].reshape(shape), channels_UC=channel[order].reshape(shape))
+    return start_U, STRIDES[(bits_U >> np.uint64(40)) % np.uint64(len(STRIDES))]

@@ -10,24 +10,33 @@ import functools
 from typing import Any
 
 from simulator.presets import RunConfig
-from simulator.retrieval import Candidates, RetrievalQuery, retrieve
-from simulator.world import World
+from simulator.queries import Candidates, Retrieval, RetrievalQuery
+from simulator.retrieval import ChannelRetrieval
+from simulator.world import RetrievalFactory, World
 
 __all__ = ["RetrievalActor"]
 
 
 class RetrievalActor:
-    """Holds each replicate's catalogue and emits candidates for batches of users."""
+    """Holds each replicate's retrieval stage and emits candidates for batches of users.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Args:
+        config: of the run, as `RunConfig.to_dict` gives it.
+        retrieval: builds the stage of a world.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], retrieval: RetrievalFactory = ChannelRetrieval
+    ) -> None:
         self._config = RunConfig.from_dict(config)
+        self._factory = retrieval
         # The latent half of the world is not kept: retrieval sees what a platform sees.
-        self._index = functools.cache(self._build_index)
+        self._stage = functools.cache(self._build_stage)
 
     def retrieve(self, replicate: int, query: RetrievalQuery) -> Candidates:
         """C unique candidates for each user of the query."""
-        return retrieve(self._index(replicate), self._config.world, query)
+        return self._stage(replicate).retrieve(query)
 
-    def _build_index(self, replicate: int) -> Any:
-        world = World(self._config.world, self._config.world_seed(replicate))
-        return world.catalog.observed
+    def _build_stage(self, replicate: int) -> Retrieval:
+        seed = self._config.world_seed(replicate)
+        return World(self._config.world, seed, self._factory).retrieval

@@ -41,7 +41,6 @@ from ifa_ray.training.samples import LogFollower
 from simulator.day import DayLog, run_day, run_warmup
 from simulator.presets import RunConfig
 from simulator.queries import Candidates, RetrievalQuery
-from simulator.retrieval import retrieve
 from simulator.set_value import Moment, best_set, fresh_utility, oracle_set, slate_watch_s
 from simulator.world import ShardState, World
 
@@ -179,7 +178,7 @@ class _Study:
         steps = self._steps() if measured else {}
 
         async def find(query: RetrievalQuery) -> Candidates:
-            return retrieve(self._world.catalog.observed, self._world.config, query)
+            return self._world.retrieval.retrieve(query)
 
         async def rank(requests: list[RankRequest]) -> list[RankResponse]:
             if measured:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ifa_ray.schema import pack_actions
 from simulator.crn import Purpose, uniform
 from simulator.exposure import scroll
+from simulator.queries import Candidates, Channel, RetrievalQuery
 from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
-from simulator.retrieval import Candidates, Channel, RetrievalQuery
 from simulator.transition import SessionState, remember_authors, satisfy
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World
@@ -84,12 +84,12 @@ def fill_random_slots(
     keys = (key[rows] for key in query.keys)
     draws = uniform(seed, Purpose.RANDOM_ITEM, *keys, np.arange(RANDOM_TRIES))
     for row, item_T in zip(rows, (draws * live[:, None]).astype(np.int32), strict=True):
-        shown = np.concatenate([query.seen_US[row], ids_RK[row]])
-        fresh = item_T[~np.isin(item_T, shown)]
-        if len(fresh):
-            ids_RK[row, slot_R[row]] = fresh[0]
-            channels_RK[row, slot_R[row]] = Channel.RANDOM
-            is_rand_RK[row, slot_R[row]] = True
+        for item in item_T:  # the first is nearly always unseen: one pass, not a sort
+            if not (query.seen_US[row] == item).any() and not (ids_RK[row] == item).any():
+                ids_RK[row, slot_R[row]] = item
+                channels_RK[row, slot_R[row]] = Channel.RANDOM
+                is_rand_RK[row, slot_R[row]] = True
+                break
     return Slates(ids_RK=ids_RK, channels_RK=channels_RK, is_rand_RK=is_rand_RK)
 
 

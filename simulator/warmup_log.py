@@ -21,6 +21,7 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import WARMUP, RunFolder
 from ifa_ray.errors import LogError
 from ifa_ray.processes import worker_pool
+from simulator.compile_ahead import compile_ahead
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part
 from simulator.prehistory import live_prehistory, write_catalogue
@@ -76,6 +77,7 @@ def live_warmups(root: Path, config: RunConfig, processes: int) -> Iterator[dict
         for job in jobs:
             yield _live(root, config, *job)
         return
+    compile_ahead()
     with worker_pool(min(processes, len(jobs))) as pool:
         futures = [pool.submit(_live, root, config, *job) for job in jobs]
         try:

@@ -7,19 +7,25 @@ Knows catalogue, users and histories as values; what happens to them in a day is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.data.history import HistoryStore
+from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.errors import LogError
-from simulator.catalog import Catalog, make_catalog
+from simulator.catalog import Catalog, ObservedCatalog, make_catalog
 from simulator.config import WorldConfig
+from simulator.queries import Retrieval
+from simulator.retrieval import ChannelRetrieval
 from simulator.users import UserState, make_users
 
-__all__ = ["ShardState", "World"]
+__all__ = ["RetrievalFactory", "ShardState", "World"]
+
+RetrievalFactory = Callable[[ObservedCatalog, WorldConfig], Retrieval]
+"""What builds a retrieval stage from what a platform knows."""
 
 
 class World:
@@ -31,10 +37,18 @@ class World:
         catalog: the items, hidden and observed.
     """
 
-    def __init__(self, config: WorldConfig, seed: int) -> None:
+    def __init__(
+        self, config: WorldConfig, seed: int, retrieval: RetrievalFactory = ChannelRetrieval
+    ) -> None:
         self.config = config
         self.seed = seed
         self.catalog: Catalog = make_catalog(config, seed)
+        self._build_retrieval = retrieval
+
+    @functools.cached_property
+    def retrieval(self) -> Retrieval:
+        """The stage that the warm-up, and whoever lives without actors, asks; built when used."""
+        return self._build_retrieval(self.catalog.observed, self.config)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -49,13 +63,18 @@ class ShardState:
 
     user_ids: npt.NDArray[np.int32]
     users: UserState
-    histories: HistoryStore
+    histories: HistoryBlocks
 
     @classmethod
-    def new(cls, world: World, user_ids: npt.NDArray[np.int32]) -> Self:
-        """Users before their warm-up."""
+    def new(
+        cls,
+        world: World,
+        user_ids: npt.NDArray[np.int32],
+        histories: HistoryBlocks | None = None,
+    ) -> Self:
+        """Users before their warm-up; their histories are kept in memory unless given, empty."""
         users = make_users(world, user_ids)
-        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())
+        return cls(user_ids=users.user_id_U, users=users, histories=histories or HistoryBlocks())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The hidden part, for saving at a day boundary."""
@@ -80,4 +99,4 @@ class ShardState:
                     f"must be {array.dtype} {array.shape}."
                 )
         users = UserState(**{name: np.array(array) for name, array in arrays.items()})
-        return cls(user_ids=users.user_id_U, users=users, histories=HistoryStore())
+        return cls(user_ids=users.user_id_U, users=users, histories=HistoryBlocks())

@@ -21,7 +21,7 @@ from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, REQUEST_COLUMNS, RankRes
 from simulator.config import START_MS
 from simulator.day import run_warmup
 from simulator.oracle import OracleRanker
-from simulator.retrieval import Channel
+from simulator.queries import Channel
 from simulator.world import ShardState, World
 
 USERS = np.arange(9)

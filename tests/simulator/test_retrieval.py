@@ -9,19 +9,25 @@ from tiny_worlds import TINY, live, tiny_world
 from ifa_ray.errors import RequestError
 from simulator.config import DAY_MS, START_MS
 from simulator.profiles import long_profiles, make_query
-from simulator.retrieval import QUOTAS, Channel, retrieve
+from simulator.queries import Candidates, Channel
+from simulator.retrieval import PROBED, QUOTAS, ChannelRetrieval
+from simulator.retrieval_kernels import first_reaching
+from simulator.retrieval_naive import NaiveRetrieval
+from simulator.world import World
 
 USERS = np.arange(12, dtype=np.int32)
 
 
-def query_of(world, shard, num_candidates=TINY.num_candidates, time_ms=START_MS + DAY_MS, round_=0):
+def query_of(
+    world, shard, num_candidates=TINY.num_candidates, time_ms=START_MS + DAY_MS, round_=0, stripes=1
+):
     size = len(shard.user_ids)
     profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
     return make_query(
         world.config, shard.histories, profiles,
         user_id_U=shard.user_ids, day_U=np.full(size, 1, np.int32),
         session_U=np.zeros(size, np.int32), round_U=np.full(size, round_, np.int32),
-        time_ms_U=np.full(size, time_ms), num_candidates=num_candidates,
+        time_ms_U=np.full(size, time_ms), num_candidates=num_candidates, stripes=stripes,
     )  # fmt: skip
 
 
@@ -39,7 +45,7 @@ def query(shard):
 def test_candidates_are_exactly_c_unique_uploaded_and_unseen(shard, num_candidates):
     world = tiny_world()
     query = query_of(world, shard, num_candidates)
-    found = retrieve(world.catalog.observed, world.config, query)
+    found = world.retrieval.retrieve(query)
     assert found.ids_UC.shape == found.channels_UC.shape == (len(USERS), num_candidates)
     assert (found.ids_UC.dtype, found.channels_UC.dtype) == (np.int32, np.int8)
     upload_ms = world.catalog.item_table().upload_ms_N
@@ -52,7 +58,7 @@ def test_candidates_are_exactly_c_unique_uploaded_and_unseen(shard, num_candidat
 
 
 def test_every_channel_contributes_and_none_more_than_its_quota(query):
-    found = retrieve(tiny_world().catalog.observed, TINY, query)
+    found = tiny_world().retrieval.retrieve(query)
     for row in found.channels_UC:
         counts = np.bincount(row, minlength=len(Channel))
         assert counts[Channel.RANDOM] == 0
@@ -63,27 +69,107 @@ def test_every_channel_contributes_and_none_more_than_its_quota(query):
 
 
 def test_a_users_candidates_do_not_depend_on_who_else_asks(query):
-    catalog = tiny_world().catalog.observed
-    whole = retrieve(catalog, TINY, query)
+    retrieval = tiny_world().retrieval
+    whole = retrieval.retrieve(query)
     for row in (0, 5, 11):
-        alone = retrieve(catalog, TINY, query.take(np.array([row])))
+        alone = retrieval.retrieve(query.take(np.array([row])))
         np.testing.assert_array_equal(alone.ids_UC[0], whole.ids_UC[row])
         np.testing.assert_array_equal(alone.channels_UC[0], whole.channels_UC[row])
 
 
 def test_another_round_brings_other_candidates(shard):
     world = tiny_world()
-    first, second = (
-        retrieve(world.catalog.observed, TINY, query_of(world, shard, round_=r)) for r in (0, 1)
-    )
+    first, second = (world.retrieval.retrieve(query_of(world, shard, round_=r)) for r in (0, 1))
     assert (first.ids_UC != second.ids_UC).any(axis=1).all()
 
 
-def test_without_noise_the_recent_channel_is_the_brute_force_neighbourhood(shard):
+@pytest.mark.parametrize("num_candidates", [TINY.warmup_candidates, TINY.num_candidates])
+@pytest.mark.parametrize("probed", [2, PROBED, TINY.num_items])
+def test_the_compiled_stage_finds_what_the_naive_one_finds(shard, probed, num_candidates):
+    world = tiny_world()
+    query = query_of(world, shard, num_candidates)
+    catalog = world.catalog.observed
+    fast = ChannelRetrieval(catalog, TINY, probed=probed).retrieve(query)
+    slow = NaiveRetrieval(catalog, TINY, probed=probed).retrieve(query)
+    np.testing.assert_array_equal(fast.ids_UC, slow.ids_UC)
+    np.testing.assert_array_equal(fast.channels_UC, slow.channels_UC)
+
+
+def test_most_of_the_brute_force_neighbours_are_found(shard):
+    world = tiny_world(num_items=20_000)
+    query = query_of(world, shard)
+    catalog = world.catalog.observed
+    near = [Channel.RECENT, Channel.LONG]
+    exact = NaiveRetrieval(catalog, world.config).retrieve(query)
+    found = world.retrieval.retrieve(query)
+    shares = [
+        np.isin(exact.ids_UC[row][np.isin(exact.channels_UC[row], near)], found.ids_UC[row]).mean()
+        for row in range(len(USERS))
+    ]
+    assert np.mean(shares) > 0.9
+    wide = ChannelRetrieval(catalog, world.config, probed=8 * PROBED).retrieve(query)
+    for row in range(len(USERS)):
+        want = exact.ids_UC[row][np.isin(exact.channels_UC[row], near)]
+        assert np.isin(want, wide.ids_UC[row]).mean() > 0.95
+
+
+def test_small_sets_are_the_very_best_or_with_stripes_a_sample_of_the_full_search():
+    world = tiny_world(num_items=20_000, num_candidates=1_000, retrieval_noise=0.0)
+    shard = live(world, USERS, days=0)[0]
+    catalog = world.catalog.observed
+    full = world.retrieval.retrieve(query_of(world, shard, 1_000))
+    few, stripes = TINY.warmup_candidates, 1_000 // TINY.warmup_candidates
+    small = world.retrieval.retrieve(query_of(world, shard, few, stripes=stripes))
+    best_few = world.retrieval.retrieve(query_of(world, shard, few))
+    content = catalog.content_q_ND
+    means = []
+    for row, recent in enumerate(query_of(world, shard).recent_UR):
+        best = (content @ content[recent[recent >= 0]].T).max(axis=1)
+        means.append([
+            best[of.ids_UC[row][of.channels_UC[row] == Channel.RECENT]].mean()
+            for of in (full, small, best_few)
+        ])  # fmt: skip
+    full_mean, small_mean, best_mean = np.mean(means, axis=0)
+    assert small_mean == pytest.approx(full_mean, rel=0.03)
+    assert best_mean > 1.05 * full_mean
+
+
+def test_popular_draws_are_those_of_a_binary_search():
+    shares = np.random.default_rng(0).pareto(1.1, 5_000)
+    sums = np.cumsum(shares / shares.sum())
+    parts = np.arange(5_000) * (sums[-1] / 5_000)
+    guide = np.searchsorted(sums, parts).astype(np.int32)
+    reach = np.random.default_rng(1).random((3, 4_000)) * sums[-1]
+    reach[0, :100] = sums[:100]  # on the edge
+    found = np.empty(reach.shape, np.int32)
+    first_reaching(sums, guide, reach, found)
+    np.testing.assert_array_equal(found, np.searchsorted(sums, reach))
+
+
+def test_a_retrieval_stage_of_ones_own_takes_the_place_of_the_default():
+    class Newest:
+        def __init__(self, catalog, _config):
+            self.catalog = catalog
+
+        def retrieve(self, query):
+            live = self.catalog.num_live(query.time_ms_U)
+            rows = []
+            for row, seen in enumerate(query.seen_US):
+                free = np.setdiff1d(np.arange(live[row], dtype=np.int32), seen)
+                rows.append(free[-query.num_candidates :])
+            ids = np.stack(rows)
+            return Candidates(ids_UC=ids, channels_UC=np.full(ids.shape, 4, np.int8))
+
+    world = World(TINY, 1, retrieval=Newest)
+    _, logs = live(world, USERS[:2])
+    assert set(logs[1].requests["channels"].ravel().tolist()) == {4}
+
+
+def test_with_every_cell_open_the_recent_channel_is_the_brute_force_neighbourhood(shard):
     world = tiny_world(retrieval_noise=0.0)
     query = query_of(world, shard)
     catalog = world.catalog.observed
-    found = retrieve(catalog, world.config, query)
+    found = ChannelRetrieval(catalog, world.config, probed=TINY.num_items).retrieve(query)
     live = int(catalog.num_live(query.time_ms_U[:1])[0])
     quota = int(QUOTAS[Channel.RECENT] * TINY.num_candidates)
     for row in range(len(USERS)):
@@ -104,7 +190,7 @@ def test_without_noise_the_recent_channel_is_the_brute_force_neighbourhood(shard
 
 def test_author_candidates_are_by_loved_authors(query):
     catalog = tiny_world().catalog.observed
-    found = retrieve(catalog, TINY, query)
+    found = tiny_world().retrieval.retrieve(query)
     for row in range(len(USERS)):
         ids = found.ids_UC[row][found.channels_UC[row] == Channel.AUTHOR]
         assert set(catalog.items.author_id_N[ids].tolist()) <= set(query.authors_UA[row].tolist())
@@ -112,7 +198,7 @@ def test_author_candidates_are_by_loved_authors(query):
 
 def test_fresh_candidates_are_the_latest_and_popular_ones_are_popular(query):
     catalog = tiny_world().catalog.observed
-    found = retrieve(catalog, TINY, query)
+    found = tiny_world().retrieval.retrieve(query)
     live = int(catalog.num_live(query.time_ms_U[:1])[0])
     fresh = found.ids_UC[found.channels_UC == Channel.FRESH]
     window = 10 * int(QUOTAS[Channel.FRESH] * TINY.num_candidates)
@@ -124,7 +210,6 @@ def test_fresh_candidates_are_the_latest_and_popular_ones_are_popular(query):
 
 
 def test_a_user_without_history_gets_a_full_set(query):
-    catalog = tiny_world().catalog.observed
     nothing = dataclasses.replace(
         query,
         recent_UR=np.full_like(query.recent_UR, -1),
@@ -132,23 +217,22 @@ def test_a_user_without_history_gets_a_full_set(query):
         authors_UA=np.full_like(query.authors_UA, -1),
         seen_US=np.full_like(query.seen_US, -1),
     )
-    found = retrieve(catalog, TINY, nothing)
+    found = tiny_world().retrieval.retrieve(nothing)
     assert found.ids_UC.shape == (len(USERS), TINY.num_candidates)
     assert not np.isin(found.channels_UC, [Channel.RECENT, Channel.LONG, Channel.AUTHOR]).any()
 
 
 def test_too_few_unseen_items_are_an_error_that_names_the_user(query):
-    catalog = tiny_world().catalog.observed
     seen = np.tile(np.arange(1_150, dtype=np.int32), (len(USERS), 1))
     with pytest.raises(RequestError, match=r"user 0: .* must be >= num_candidates == 80"):
-        retrieve(catalog, TINY, dataclasses.replace(query, seen_US=seen))
+        tiny_world().retrieval.retrieve(dataclasses.replace(query, seen_US=seen))
 
 
 def test_exploration_reaches_every_part_of_the_catalogue(shard):
     world = tiny_world()
     hits = np.zeros(TINY.num_items)
     for round_ in range(60):
-        found = retrieve(world.catalog.observed, TINY, query_of(world, shard, round_=round_))
+        found = world.retrieval.retrieve(query_of(world, shard, round_=round_))
         np.add.at(hits, found.ids_UC[found.channels_UC == Channel.EXPLORE], 1)
     live = int(world.catalog.observed.num_live(np.array([START_MS + DAY_MS]))[0])
     tenths = np.array([part.sum() for part in np.array_split(hits[:live], 10)])
@@ -157,13 +241,13 @@ def test_exploration_reaches_every_part_of_the_catalogue(shard):
 
 
 def test_profiles_find_the_category_that_is_liked_and_not_the_one_that_is_only_shown():
-    from ifa_ray.data.history import HistoryStore
+    from ifa_ray.data.history_blocks import HistoryBlocks
 
     world = tiny_world()
     items = world.catalog.item_table()
     liked = np.flatnonzero(items.category_N == 3)[:10].astype(np.int32)
     shown = np.flatnonzero(items.category_N == 5)[:40].astype(np.int32)
-    histories = HistoryStore()
+    histories = HistoryBlocks()
     histories.append(4, shown, np.full(40, 0, np.uint8), np.arange(40))
     histories.append(4, liked, np.full(10, 0b11, np.uint8), 40 + np.arange(10))
     profiles = long_profiles(world.catalog.observed, histories, np.array([4], np.int32))

@@ -9,7 +9,6 @@ import numpy as np
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS, RankResponse
 from simulator.config import uncalibrated_config
 from simulator.day import run_day, run_warmup
-from simulator.retrieval import retrieve
 from simulator.world import ShardState, World
 
 TINY = dataclasses.replace(
@@ -26,7 +25,7 @@ def tiny_world(seed=1, **changes):
 
 def retrieve_from(world):
     async def answer(query):
-        return retrieve(world.catalog.observed, world.config, query)
+        return world.retrieval.retrieve(query)
 
     return answer
 

@@ -1,0 +1,129 @@
+"""The retrieval stage once more, one user at a time in plain numpy: slow, and easy to believe.
+
+Knows what `simulator.retrieval` knows, and draws the same; finds the same candidates (a test).
+With `probed=None` every cell is searched: the exact nearest neighbours, against which recall is
+measured.
+
+Letters: C candidates, N items, n some of them, D content width, V query vectors, P proposals.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator import retrieval
+from simulator.catalog import ObservedCatalog
+from simulator.config import WorldConfig
+from simulator.queries import Candidates, Channel, RetrievalQuery
+from simulator.retrieval_index import CellIndex, build_index
+from simulator.retrieval_kernels import MIN_CELLS
+
+__all__ = ["NaiveRetrieval"]
+
+
+class NaiveRetrieval:
+    """`simulator.retrieval.ChannelRetrieval`, O(N D) a user where every cell is searched.
+
+    Args:
+        catalog: the observed one.
+        config: of the world.
+        probed: as there; None searches every cell.
+        index: as built by `build_index`, if the caller has it already.
+    """
+
+    def __init__(
+        self,
+        catalog: ObservedCatalog,
+        config: WorldConfig,
+        *,
+        probed: int | None = None,
+        index: CellIndex | None = None,
+    ) -> None:
+        self._catalog, self._config, self._probed = catalog, config, probed
+        self._index = index or build_index(catalog.seed, catalog.content_q_ND)
+        self._cell_N = np.empty(len(catalog.items), np.int64)
+        self._rank_N = np.empty(len(catalog.items), np.int64)
+        for cell, start in enumerate(self._index.start_L[:-1]):
+            ids_n = self._index.ids_N[start : self._index.start_L[cell + 1]]
+            self._cell_N[ids_n] = cell
+            self._rank_N[ids_n] = np.arange(len(ids_n))
+
+    def retrieve(self, query: RetrievalQuery) -> Candidates:
+        """As `ChannelRetrieval.retrieve`."""
+        shape = (len(query), query.num_candidates)
+        found = Candidates(ids_UC=np.empty(shape, np.int32), channels_UC=np.empty(shape, np.int8))
+        for row in range(len(query)):
+            channel_of = self._channel_of(query.take(np.array([row])))
+            found.ids_UC[row] = sorted(channel_of)
+            found.channels_UC[row] = [channel_of[item] for item in sorted(channel_of)]
+        return found
+
+    def _channel_of(self, query: RetrievalQuery) -> dict[int, int]:
+        """One user's candidates and what brought each."""
+        catalog, num_candidates = self._catalog, query.num_candidates
+        live_U = catalog.num_live(query.time_ms_U)
+        live = int(live_U[0])
+        seen = set(query.seen_US[0].tolist())
+        quota = dict(zip(retrieval.QUOTAS, retrieval.quotas(num_candidates).tolist(), strict=True))
+        chosen: dict[int, int] = {}
+
+        def take(proposals_P: npt.NDArray[np.integer], channel: Channel, limit: int) -> None:
+            for item in proposals_P.tolist():
+                if limit == 0:
+                    return
+                if 0 <= item < live and item not in seen and item not in chosen:
+                    chosen[item] = channel
+                    limit -= 1
+
+        stripe_U, stripes = retrieval.query_stripes(catalog, query)
+        vectors = retrieval.content_vectors(catalog, self._config, query)
+        for channel, vectors_UVD in zip((Channel.RECENT, Channel.LONG), vectors, strict=True):
+            nearest_n = self._nearest(
+                vectors_UVD[0], live, int(stripe_U[0]), stripes, quota[channel]
+            )
+            take(nearest_n, channel, quota[channel])
+        draws = retrieval.OVERSAMPLING
+        popular_P = np.searchsorted(
+            catalog.popularity_sum_N,
+            retrieval.popular_reach(catalog, query, live_U, draws * quota[Channel.POPULAR])[0],
+        )
+        author_P = retrieval.by_author(catalog, query, draws * quota[Channel.AUTHOR])[0]
+        fresh_P = retrieval.among_fresh(catalog, query, live_U, draws * quota[Channel.FRESH])[0]
+        take(author_P, Channel.AUTHOR, quota[Channel.AUTHOR])
+        take(popular_P, Channel.POPULAR, quota[Channel.POPULAR])
+        take(fresh_P, Channel.FRESH, quota[Channel.FRESH])
+        start_U, stride_U = retrieval.walks(catalog, query, live_U)
+        walk_P = (start_U[0] + stride_U[0] * np.arange(live)) % live
+        take(walk_P, Channel.EXPLORE, num_candidates - len(chosen))
+        retrieval.require_full(query, np.array([len(chosen)]))
+        return chosen
+
+    def _nearest(
+        self, vectors_VD: npt.NDArray[np.int16], live: int, stripe: int, stripes: int, quota: int
+    ) -> npt.NDArray[np.int64]:
+        """Live items of a stripe of the opened cells, best first, of equals the lowest id."""
+        known_KD = vectors_VD[(vectors_VD != 0).any(axis=1)].astype(np.int64)
+        if len(known_KD) == 0 or quota == 0:
+            return np.empty(0, np.int64)
+        cell_n, rank_n = self._cell_N[:live], self._rank_N[:live]
+        eligible_n = rank_n % stripes == (stripe + cell_n) % stripes
+        if self._probed is not None:
+            eligible_n &= self._opened(known_KD, live, self._probed * quota * stripes)[cell_n]
+        item_n = np.flatnonzero(eligible_n)
+        content_nD = self._catalog.content_q_ND[item_n].astype(np.int64)
+        score_n = (content_nD @ known_KD.T).max(axis=1)
+        return item_n[np.argsort(-score_n, kind="stable")]
+
+    def _opened(
+        self, known_KD: npt.NDArray[np.int64], live: int, budget: int
+    ) -> npt.NDArray[np.bool_]:
+        """Which cells are opened: the best, until `budget` live items lie in them."""
+        score_L = (self._index.centroid_LD.astype(np.int64) @ known_KD.T).max(axis=1)
+        size_L = np.bincount(self._cell_N[:live], minlength=len(score_L))
+        order_L = np.argsort(-score_L, kind="stable")
+        before_L = np.cumsum(size_L[order_L]) - size_L[order_L]
+        opened_L = np.zeros(len(score_L), bool)
+        opened_L[order_L[before_L < budget]] = True
+        opened_L[order_L[: MIN_CELLS * len(known_KD)]] = True
+        return opened_L

@@ -1,0 +1,137 @@
+"""Policies earn in the order that they should, and the command says so."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+from small_environments import SMALL, small, small_batch
+
+from ifa_ray.ranker import RandomRanker
+from ifa_ray.schema import validate_request
+from simulator.environments.__main__ import main
+from simulator.environments.evaluate import evaluate, play
+from simulator.environments.policies import (
+    OraclePolicy,
+    PopularityPolicy,
+    RankerPolicy,
+    request_of,
+)
+from simulator.environments.starts import population
+from simulator.environments.trained import train_on_prehistory
+from simulator.presets import preset
+
+
+def make(num_envs):
+    return small_batch("session", num_envs, oracle=True)
+
+
+def random_policy(env):
+    return RankerPolicy(RandomRanker(env.items, 0), SMALL.slate_size)
+
+
+def popularity_policy(env):
+    return PopularityPolicy(env.core.population.world.catalog.observed, SMALL.slate_size)
+
+
+def test_the_oracle_earns_more_than_popularity_and_popularity_more_than_chance():
+    # Of the same 96 episodes; the differences below are several standard errors each.
+    random, popular, oracle = (
+        play(make, policy, episodes=96, seed=1)
+        for policy in (random_policy, popularity_policy, OraclePolicy)
+    )
+    assert oracle.return_E.mean() > 2 * popular.return_E.mean()
+    assert popular.return_E.mean() > 1.2 * random.return_E.mean()
+    assert random.regret_s_E.mean() > popular.regret_s_E.mean() > oracle.regret_s_E.mean() == 0
+
+
+def test_playing_again_gives_the_same_returns():
+    one, other = (play(make, random_policy, episodes=5, seed=4) for _ in range(2))
+    np.testing.assert_array_equal(one.return_E, other.return_E)
+
+
+def test_episodes_do_not_depend_on_how_many_are_played():
+    few, many = (play(make, random_policy, episodes=n, seed=4) for n in (2, 5))
+    np.testing.assert_array_equal(few.return_E, many.return_E[:2])
+
+
+def test_an_observation_holds_the_request_that_a_ranker_is_asked():
+    env = small("session")
+    observation, _ = env.reset(seed=2)
+    request = request_of({name: array[None] for name, array in observation.items()}, 0, 8)
+    validate_request(request)
+    core = env.unwrapped.core
+    history = core.population.shard.histories.view(int(observation["user_id"][0]))
+    np.testing.assert_array_equal(request.history.ids_T, history.ids_T[-SMALL.max_history :])
+    np.testing.assert_array_equal(request.candidates_C, core.episodes.ids_BC[0])
+    assert request.history.times_ms_T[-1] < request.time_ms
+
+
+def test_a_rankers_slate_is_shown_in_its_order():
+    class Backwards:
+        def rank(self, requests):
+            return [RandomRanker(env.items, 0).rank([request])[0] for request in requests]
+
+    env = make(4)
+    observation, _ = env.reset(seed=0)
+    slates_BK = RankerPolicy(Backwards(), 8).slates(observation)
+    for row in range(4):
+        answer = Backwards().rank([request_of(observation, row, 8)])[0]
+        np.testing.assert_array_equal(
+            observation["candidate_ids"][row][slates_BK[row]], answer.ids_K
+        )
+
+
+def test_a_model_learns_from_the_prehistory_and_beats_chance():
+    config = preset("smoke")
+    people = population(config.world, 0, 96)
+    said = []
+    ranker = train_on_prehistory(
+        people, config.model, config.training, seed=1, epochs=1, say=said.append
+    )
+    assert len(said) == 1
+    assert "384 requests (before learning from it)" in said[0]
+
+    def make(num_envs):
+        return gymnasium.make_vec(
+            "simulator/Session-v0", num_envs, config=config.world, users=96, oracle=True
+        )
+
+    learned, random = (
+        play(make, policy, episodes=64, seed=3)
+        for policy in (lambda _: RankerPolicy(ranker, 8), random_policy)
+    )
+    assert learned.return_E.mean() > 1.2 * random.return_E.mean()
+
+
+def test_the_command_prints_returns_and_regrets(capsys):
+    arguments = ["--policy", "random,oracle", "--episodes", "6", "--users", "8", "--seed", "3"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["random", "oracle"]
+    assert main([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["policies"]["oracle"]["regret_s"] == 0
+    assert f"{report['policies']['random']['return']:.1f} +-" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "simulator/Sesion-v0"], "Did you mean 'simulator/Session-v0'"),
+        (["--policy", "orakel"], "Did you mean 'oracle'"),
+        (["--episodes", "0"], "episodes == 0, must be >= 1"),
+        (["--scale", "smokey"], "Did you mean 'smoke'"),
+    ],
+)
+def test_the_command_names_what_is_wrong(arguments, message, capsys):
+    assert main([*arguments, "--users", "4"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_differences_are_measured_on_the_same_episodes():
+    report = evaluate(
+        "simulator/Ranking-v0", ("random", "random"), episodes=3, seed=0, scale="smoke",
+        world="balanced", world_seed=0, users=4,
+    )  # fmt: skip
+    assert report["policies"]["random"]["over_first"] == 0

@@ -59,7 +59,8 @@ class _Decision:
 class StatefulRanker(ModelRanker):
     """Ranks with one version of a model, from the states of a cache.
 
-    Threads: as `ModelRanker`, one at a time is meant; several are safe, see `SequenceStates`.
+    Threads: one that ranks, and any that read statistics, are what is meant. Several that rank are
+    right too, but two that meet over one user's state have one of them make it anew, or refuse.
     """
 
     def __init__(

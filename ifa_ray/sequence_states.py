@@ -6,7 +6,8 @@ from the history.
 
 Threads: any may call anything. A state that is worked on is taken out and put back, so it is in one
 thread's hands or in the cache, never both; a second thread that wants it finds nothing, as after an
-eviction. Requests of one user are therefore best sent to one thread. A state that was not put back, because something failed half way, is gone, not half right.
+eviction. Requests of one user are therefore best sent to one thread. A state that was not put back,
+because something failed half way, is gone, not half right.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import rank_latency, set_step, state_growth, world
+from benchmarks import rank_latency, set_step, state_growth, training, world
 
 RESULTS = Path("bench-results")
 
 if __name__ == "__main__":
-    for benchmark in (rank_latency, set_step, state_growth, world):
+    for benchmark in (rank_latency, set_step, state_growth, training, world):
         path = RESULTS / f"{benchmark.__name__.rpartition('.')[2]}.json"
         benchmark.main(["--json", str(path)])
         print(f"results: {path}")

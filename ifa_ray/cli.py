@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
+from ifa_ray.training.command import add_train, run_train
+from ifa_ray.training.versions_command import add_versions, run_versions
 
 __all__ = ["main"]
+
+_COMMANDS = {"evaluate": run_evaluate, "train": run_train, "versions": run_versions}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process's status: 0, 2 after a mistake of the user's, or what the command says.
     """
     options = _parser().parse_args(arguments)
-    if options.command == "data":
+    if options.command == "data":  # a problem in a log has a status of its own
         return run_data(options)
     try:
-        return run_evaluate(options)
+        return _COMMANDS[options.command](options)
     except IfaRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,5 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_evaluate(commands)
+    add_train(commands)
+    add_versions(commands)
     add_data_command(commands)
     return parser

@@ -18,6 +18,8 @@ __all__ = [
     "CROSS_FEATURES",
     "MODULES",
     "SET_STEPS",
+    "SPARSE_OPTIMIZERS",
+    "TOWER_PRECISIONS",
     "Config",
     "ModelConfig",
     "TrainingConfig",
@@ -49,6 +51,14 @@ SET_STEPS = ("off", "mmr", "dpp", "learned")
 """How a slate is made of scored candidates: see `ifa_ray.set_step`."""
 
 
+SPARSE_OPTIMIZERS = ("adam", "rowwise_adagrad")
+"""Of the hashed tables, whose gradients are sparse: see `ifa_ray.training.loop`."""
+
+
+TOWER_PRECISIONS = ("float32", "bfloat16")
+"""Of products in the towers: see `ifa_ray.training.precision`."""
+
+
 def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raises a `ConfigError` naming field, value and rule unless the condition holds."""
     if not condition:
@@ -61,7 +71,12 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        for name in values:
+            value = getattr(self, name)
+            if isinstance(value, Config):  # which may leave out what older readers do not know
+                values[name] = value.to_dict()
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -160,14 +175,38 @@ class TrainingConfig(Config):
         batch_size: requests per step, each with its whole candidate set.
         learning_rate: of Adam, dense and sparse.
         objective_weights: of the losses, in the order of `OBJECTIVES`.
+        sparse_optimizer: one of `SPARSE_OPTIMIZERS`. Adam keeps two numbers for each weight of a
+            hashed table, row-wise Adagrad one for each row.
+        sparse_learning_rate: of the hashed tables; None is `learning_rate`.
+        tower_precision: of the towers' products while learning, one of `TOWER_PRECISIONS`.
     """
 
     batch_size: int = 4
     learning_rate: float = 3e-3
     objective_weights: tuple[float, ...] = (1.0,) * len(OBJECTIVES)
+    sparse_optimizer: str = "adam"
+    sparse_learning_rate: float | None = None
+    tower_precision: str = "float32"
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "> 0")
         require(len(self.objective_weights) == len(OBJECTIVES), "objective_weights",
                 self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip
+        if self.sparse_optimizer not in SPARSE_OPTIMIZERS:
+            raise unknown_name("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
+        if self.tower_precision not in TOWER_PRECISIONS:
+            raise unknown_name("tower_precision", self.tower_precision, TOWER_PRECISIONS)
+        rate = self.sparse_learning_rate
+        require(rate is None or rate > 0, "sparse_learning_rate", rate, "> 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values; those that came later are left out while they are unused.
+
+        So a checkpoint of a training that does not use them is what it was before they existed.
+        """
+        values = super().to_dict()
+        for name in ("sparse_optimizer", "sparse_learning_rate", "tower_precision"):
+            if values[name] == getattr(type(self), name):
+                del values[name]
+        return values

@@ -57,6 +57,29 @@ examples:
   python -m simulator log --max-history 500 --set world.history_median=400 --out logs/short
 """
 
+CALIBRATION_HELP = """\
+Prints the world's figures beside the real ones: target, source and tier, achieved, distance, what
+is allowed, verdict. A miss is shown as a miss. The feed is measured on worlds that were not solved
+on, under the earlier policy; random exposure in closed form, as a uniformly random ranker of the
+whole catalogue would meet it. With --run, of every arm of a finished run instead.
+
+examples:
+  python -m simulator calibration --preset kuairand --svg kuairand.svg
+  python -m simulator calibration --preset quick --world exact_heavy
+  python -m simulator calibration --run runs/mine
+"""
+
+CALIBRATE_HELP = """\
+Fits a world to a log in the form of docs/log.md: levels by the solver of the named worlds, lengths
+of histories and videos as lognormals, popularity as a power law of rank, sessions, and how far
+users differ. What it writes is a preset.
+
+examples:
+  python -m simulator calibrate --log logs/mine --out mine.json
+  python -m simulator run --preset mine.json
+  python -m simulator calibration --preset mine.json
+"""
+
 SET_HEADROOM_HELP = """\
 Measures, by the oracle, what a set step recovers of what repetition costs a greedy list.
 
@@ -101,7 +124,7 @@ LOG_SETTINGS = {
         "world.warmup_requests_per_user",
         "per user, made with all candidates and all logged: the last of the prehistory",
     ),
-    "max-history": ("world.max_history", "T, the longest prehistory; models read as much"),
+    "max-history": ("world.max_history", "T, that a request carries; models read as much"),
 }
 
 
@@ -126,13 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write a finished run's report.html again")
     report.add_argument("run", type=Path, metavar="RUN_DIR")
     report.set_defaults(command=_report)
-    calibration = commands.add_parser(
-        "calibration", help="print the world's rates beside the real ones it was solved against"
-    )
-    calibration.add_argument("--scale", default="quick", choices=sorted(PRESETS))
-    calibration.add_argument("--world", default="balanced")
-    calibration.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    calibration.set_defaults(command=_calibration)
+    _add_calibration(commands)
+    _add_calibrate(commands)
     _add_set_headroom(commands)
     _add_sensitivity(commands)
     return parser
@@ -156,6 +174,39 @@ def _add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParse
     sensitivity.add_argument("--out", type=Path, required=True, help="a folder for all the runs")
     sensitivity.add_argument("--processes", type=int, metavar="N", help="default: the cores")
     sensitivity.set_defaults(command=_sensitivity)
+
+
+def _add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    calibration = commands.add_parser(
+        "calibration",
+        help="print the world's figures beside the real ones: target, achieved, distance, verdict",
+        description=CALIBRATION_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = calibration.add_mutually_exclusive_group()
+    which.add_argument(
+        "--preset", "--scale", help=f"one of {', '.join(PRESETS)}, or a file of `calibrate`"
+    )
+    which.add_argument("--run", type=Path, metavar="DIR", help="of a finished run, arm by arm")
+    calibration.add_argument("--world", help=f"named world: {', '.join(WORLDS)}")
+    calibration.add_argument("--svg", type=Path, metavar="FILE", help="draw the figures as well")
+    calibration.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    calibration.set_defaults(command=_calibration)
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit a world's levels and distributions to a log of your own",
+        description=CALIBRATE_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    calibrate.add_argument("--log", type=Path, required=True, metavar="PATH", help="a run's folder")
+    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset")
+    calibrate.add_argument("--preset", default="quick", help="whose sizes it has (default: quick)")
+    calibrate.add_argument("--world", help=f"whose mechanisms it has: {', '.join(WORLDS)}")
+    calibrate.add_argument("--seed", type=int, default=2022, metavar="N", help="of sampled worlds")
+    calibrate.set_defaults(command=_calibrate)
 
 
 def _add_set_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -250,7 +301,9 @@ def _add_settings(
     command: argparse.ArgumentParser, settings: Mapping[str, tuple[str, str]]
 ) -> None:
     """The flags that make a config of a preset."""
-    command.add_argument("--preset", help=f"one of {', '.join(PRESETS)} (default: quick)")
+    command.add_argument(
+        "--preset", help=f"one of {', '.join(PRESETS)}, or a file of `calibrate` (default: quick)"
+    )
     command.add_argument("--world", help=f"named world: {', '.join(WORLDS)} (default: balanced)")
     for flag, (_, text) in settings.items():
         command.add_argument(f"--{flag}", type=int, metavar="N", help=text)
@@ -418,10 +471,45 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _calibration(args: argparse.Namespace) -> int:
-    from simulator.calibration import calibration_rows, format_rows
+    from simulator.calibration import calibration_of_arms, format_rows
+    from simulator.calibration.crowd import CROWDS
+    from simulator.calibration.figures import calibration_svg
+    from simulator.calibration.table import compare_lives, live_worlds, surface_of
+    from simulator.calibration.targets import curves
 
-    rows = calibration_rows(args.scale, args.world)
+    if args.run is not None:
+        from ifa_ray.data.run_folder import RunFolder
+        from simulator.opening import load_config
+
+        require(args.svg is None, "svg", str(args.svg), "left out with --run")
+        tables = calibration_of_arms(RunFolder(args.run), load_config(args.run))
+        if args.json:
+            print(json.dumps(tables, indent=1))
+        for arm, rows in tables.items() if not args.json else ():
+            print(f"{arm}\n{format_rows(rows)}\n")
+        return 0
+    name = args.preset or "quick"
+    config = preset(name, args.world or "balanced")
+    surface, crowd = surface_of(config.preset), CROWDS.get(config.preset)
+    lives = live_worlds(config.world, surface=surface, crowd=crowd)
+    rows = compare_lives(lives, surface, crowd)
     print(json.dumps(rows, indent=1) if args.json else format_rows(rows))
+    if args.svg is not None:
+        title = f"{name}, {args.world or 'balanced'}: the world and what was published"
+        args.svg.write_text(calibration_svg(lives, curves(surface), title), encoding="utf-8")
+        print(args.svg, file=sys.stderr)
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from simulator.calibration.fit import fit_log, write_preset
+
+    base = preset(args.preset, args.world or "balanced")
+    fitted = fit_log(
+        args.log, base, args.seed, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    write_preset(args.out, fitted)
+    print(args.out)
     return 0
 
 

@@ -26,14 +26,13 @@ ITEMS_PER_AUTHOR = 8
 TOPICS_PER_CATEGORY = 2
 TOPICS_PER_GROUP = 4
 
-# KuaiRand's catalogue: median 35 s, 95th percentile 268 s (tier B), as a lognormal.
 DURATION_MEDIAN_S = 35.1
-DURATION_LOG_SD = 1.2356
+"""The median of KuaiRand's catalogue, the unit in which the effects of duration are counted; a
+world's own median is a setting. With a log-sd of 1.2356 the 95th percentile is 268 s (tier B)."""
 DURATION_RANGE_S = (2.0, 900.0)
 
-# Weight of the item at a popularity rank: (rank + N * OFFSET) ** -SLOPE, so that the shape of the
-# head does not depend on N; the top 1% of items then hold about 44% of the weight.
-POPULARITY_SLOPE = 1.0
+# Weight of the item at a popularity rank: (rank + N * OFFSET) ** -slope, so that the shape of the
+# head does not depend on N; at slope 1 the top 1% of items hold about 44% of the weight.
 POPULARITY_OFFSET = 2e-4
 
 OLD_ITEM_AGE_DAYS = 60.0
@@ -107,7 +106,8 @@ def make_catalog(config: WorldConfig, seed: int) -> Catalog:
     log_duration_z_N = 0.4 * (topic_duration_K / topic_duration_K.std())[topic_N]
     log_duration_z_N += np.sqrt(0.84) * normal(seed, Purpose.DURATION, item)
     duration_s_N = np.clip(
-        DURATION_MEDIAN_S * np.exp(DURATION_LOG_SD * log_duration_z_N), *DURATION_RANGE_S
+        config.duration_median_s * np.exp(config.duration_log_sd * log_duration_z_N),
+        *DURATION_RANGE_S,
     )
     style = np.arange(NUM_STYLES - 1)
     style_NS = np.empty((n, NUM_STYLES))
@@ -115,10 +115,10 @@ def make_catalog(config: WorldConfig, seed: int) -> Catalog:
     style_NS[:, :-1] += 0.8 * normal(seed, Purpose.STYLE, item[:, None], style)
     style_NS[:, -1] = log_duration_z_N
 
-    popularity_N = _popularity(seed, quality_N)
+    popularity_N = _popularity(config, seed, quality_N)
     log_popularity_N = np.log(popularity_N)
     log_popularity_N -= log_popularity_N.mean()
-    log_popularity_N /= log_popularity_N.std()
+    log_popularity_N /= max(float(log_popularity_N.std()), 1e-9)  # at slope 0 all are alike
 
     category_N = topic_N // TOPICS_PER_CATEGORY
     wrong = uniform(seed, Purpose.CATEGORY, item, 0) < config.category_noise
@@ -170,13 +170,15 @@ def _topics(
     return topic_N, second_N, mix_N
 
 
-def _popularity(seed: int, quality_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _popularity(
+    config: WorldConfig, seed: int, quality_N: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     """Shares of the platform's impressions: a power law of rank, tilted towards quality."""
     n = len(quality_N)
     appeal = 0.6 * quality_N + 0.8 * normal(seed, Purpose.POPULARITY, np.arange(n))
     rank = np.empty(n)
     rank[np.argsort(-appeal, kind="stable")] = np.arange(n)
-    weight = (rank + 1 + POPULARITY_OFFSET * n) ** -POPULARITY_SLOPE
+    weight = (rank + 1 + POPULARITY_OFFSET * n) ** -config.popularity_slope
     return weight / weight.sum()
 
 

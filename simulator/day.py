@@ -161,7 +161,7 @@ class _Story:
         drift(config, seed, users, self.day_U[rows])
         self.shard.users.put(rows, users)
         self.time_ms_U[rows] = np.maximum(start_ms_U[rows], users.last_ms_U + GAP_MS)
-        mood_R = mood_topics(seed, users, self.day_U[rows], self.session_U[rows])
+        mood_R = mood_topics(config, seed, users, self.day_U[rows], self.session_U[rows])
         self.sessions.put(rows, SessionState.new(config, mood_R))
 
     def query(

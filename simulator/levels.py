@@ -1,181 +1,124 @@
-"""Solves a world's level parameters against KuaiRand's rates, on a fixed sample.
+"""Solves a world's level parameters against real rates, on a fixed sample.
 
-Knows the hidden world. A sample is what users met under the earlier policy, and what they would
-have met at random; on it every rate is a smooth closed form of the levels, so they are found by
-least squares and bisection, not by trial. New levels change what the policy shows, so sampling and
-solving take turns until they agree.
+Knows the closed forms of the responses and targets by name; how a sample is drawn is in
+`simulator.level_sample`. Levels are found by least squares and bisection, not by trial. New levels
+change what the policy shows, so sampling and solving take turns until they agree. A level that is
+exactly zero is a mechanism switched off, and stays so.
 
 Letters: P impressions of the sample, Q random exposures of the sample.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq, least_squares
 
-from simulator.config import START_MS, WorldConfig
-from simulator.crn import Purpose, uniform
-from simulator.day import run_warmup
+from ifa_ray.config import require
+from simulator.config import WorldConfig
+from simulator.level_sample import Pool, Sample, draw_sample, sample_config
 from simulator.responses import (
     FEEDBACK,
     Watch,
     expected_play_s,
     feedback_logit,
     play_exceeds,
+    play_exceeds_beyond,
     sigmoid,
     watch_distribution,
 )
-from simulator.slates import Visit
 from simulator.transition import leave_probability
-from simulator.utility import bias, utility
-from simulator.world import ShardState, World
 
-__all__ = ["Sample", "draw_sample", "rates", "sample_config", "solve_levels", "solve_on_sample"]
+__all__ = [
+    "RATIO_RANGE_S",
+    "RATIO_THRESHOLDS",
+    "Sample",
+    "draw_sample",
+    "rates",
+    "sample_config",
+    "solve_levels",
+    "solve_on_sample",
+    "unmet",
+]
 
 Array = npt.NDArray[np.float64]
 
-SAMPLE_WORLDS = 6
-SAMPLE_USERS = 64
-SAMPLE_ROUNDS = 4
-SAMPLE_HISTORY = 1_000.0
-MAX_IMPRESSIONS = 8_000
-RANDOM_PER_USER = 40
+SAMPLE_WORLDS = 4
+SAMPLE_USERS = 48
+SAMPLE_ROUNDS = 2
+
+# KuaiRec's watch ratios: its quartiles, over videos of the middle half of its durations.
+RATIO_RANGE_S = (7.434, 12.179)
+RATIO_THRESHOLDS = {"q25": 0.3111, "q50": 0.7161, "q75": 1.1618}
 
 # How closely each rate is fitted, as a relative error of one unit of the least squares.
 WATCH_FIT: Mapping[str, float] = {
     "feed_is_click": 0.005,
     "feed_long_view": 0.005,
     "feed_mean_play_s": 0.01,
-    "feed_zero_play": 0.05,
-    "feed_below_3s_of_unclicked": 0.1,
-    "random_is_click": 0.03,
-    "random_long_view": 0.03,
-    "random_mean_play_s": 0.1,
+    "feed_zero_play": 0.04,
+    "feed_below_3s": 0.006,
+    "feed_ratio_beyond_q25": 0.03,
+    "feed_ratio_beyond_q50": 0.02,
+    "feed_ratio_beyond_q75": 0.05,
+    "random_is_click": 0.012,
+    "random_long_view": 0.02,
+    "random_mean_play_s": 0.03,
     "user_click_sd": 0.03,
 }
-WATCH_LEVELS = (
-    "skip_level", "watch_level", "watch_log_sd", "watch_gain", "utility_scale", "bias_sd",
-)  # fmt: skip
-# A utility_scale of 1 is a world where tastes decide nearly everything; a misfit is more honest.
-LOWER = (-4.0, -1.0, 0.5, 0.0, 0.1, 0.05)
-UPPER = (4.0, 5.0, 2.5, 2.0, 1.0, 1.5)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Sample:
-    """Exposures whose rates are a function of the levels.
-
-    Attributes:
-        core_P, bias_P: float64, utility over `utility_scale`, and eagerness in its unit.
-        duration_s_P: float64.
-        user_P: int64, row of the user.
-        session_joy_P: float64, joy of the session so far.
-        core_Q, bias_Q, duration_s_Q: the same of random exposures.
-        weight_Q: float64, sums to 1; a user counts by the impressions, as random slots do.
-    """
-
-    core_P: Array
-    bias_P: Array
-    duration_s_P: Array
-    user_P: npt.NDArray[np.int64]
-    session_joy_P: Array
-    core_Q: Array
-    bias_Q: Array
-    duration_s_Q: Array
-    weight_Q: Array
-
-
-def sample_config(config: WorldConfig) -> WorldConfig:
-    """The world with prehistories short enough to sample in seconds; nothing else differs."""
-    median = min(config.history_median, SAMPLE_HISTORY)
-    return dataclasses.replace(
-        config,
-        history_median=median,
-        min_history=min(config.min_history, int(0.1 * median)),
-        max_history=min(config.max_history, int(2 * median)),
-        warmup_requests_per_user=1,
-    )
-
-
-def draw_sample(config: WorldConfig, seeds: Sequence[int], num_users: int = SAMPLE_USERS) -> Sample:
-    """Lives warm-ups under the earlier policy and keeps the hidden side of what was met.
-
-    Several worlds, because a hundred users' mean eagerness moves the click rate by several percent.
-    """
-    parts = [_draw_world(config, seed, num_users) for seed in seeds]
-    joined = {
-        field.name: np.concatenate([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(Sample)
-    }
-    offsets = np.repeat(num_users * np.arange(len(parts)), [len(part.user_P) for part in parts])
-    joined["user_P"] += offsets
-    joined["weight_Q"] /= len(parts)
-    return Sample(**joined)
-
-
-def _draw_world(config: WorldConfig, seed: int, num_users: int) -> Sample:
-    world = World(sample_config(config), seed)
-    shard = ShardState.new(world, np.arange(num_users, dtype=np.int32))
-    visits: list[Visit] = []
-    asyncio.run(run_warmup(world, shard, observe=visits.append))
-    columns = {
-        name: np.concatenate([{**v.impressions, **v.hidden}[name] for v in visits])
-        for name in ("user_id", "duration_ms", "is_rand", "utility", "bias", "session_joy")
-    }
-    impressions_U = np.bincount(columns["user_id"], minlength=num_users)
-    feed = np.flatnonzero(columns["is_rand"] == 0)
-    feed = feed[:: -(-len(feed) // MAX_IMPRESSIONS)]  # every user keeps its share
-
-    slot = np.arange(RANDOM_PER_USER)
-    live = world.catalog.observed.num_live(np.full(1, START_MS))
-    user_column = shard.user_ids[:, None]
-    draw_UX = uniform(seed, Purpose.RANDOM_ITEM, user_column, START_MS, slot)
-    ids_UX = (draw_UX * live).astype(np.int32)
-    now_U = np.full(num_users, START_MS)
-    random_UX = utility(world.config, world.catalog, shard.users, ids_UX, now_U)
-    bias_U = bias(world.config, shard.users)
-    weight_U = impressions_U / impressions_U.sum() / RANDOM_PER_USER
-    scale, sd = config.utility_scale, config.bias_sd
-    return Sample(
-        core_P=(columns["utility"] - columns["bias"])[feed] / scale,
-        bias_P=columns["bias"][feed] / sd,
-        duration_s_P=columns["duration_ms"][feed] / 1000,
-        user_P=columns["user_id"][feed].astype(np.int64),
-        session_joy_P=columns["session_joy"][feed],
-        core_Q=((random_UX - bias_U[:, None]) / scale).ravel(),
-        bias_Q=np.repeat(bias_U / sd, RANDOM_PER_USER),
-        duration_s_Q=world.catalog.observed.items.duration_ms_N[ids_UX].ravel() / 1000,
-        weight_Q=np.repeat(weight_U, RANDOM_PER_USER),
-    )
+WATCH_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "skip_level": (-4.0, 4.0),
+    "skip_mean_s": (0.8, 3.5),
+    "watch_level": (-1.0, 5.0),
+    "watch_log_sd": (0.4, 2.5),
+    "watch_gain": (0.0, 2.0),
+    # At a utility_scale of 1 tastes decide nearly everything; beyond, a misfit is more honest.
+    "utility_scale": (0.1, 1.0),
+    "bias_sd": (0.05, 1.5),
+    "zero_share": (0.02, 0.95),
+    "replay_share": (0.0, 0.95),
+    "duration_gain": (0.0, 1.2),
+    "duration_skip": (0.0, 2.5),
+}
+GAIN_BOUNDS = (0.05, 2.0)
+# Where targets leave a level open, it stays near where it was: this many units per unit moved.
+ANCHOR = 0.1
+UNMET = 0.05
+# Of the least squares in a round: enough where targets bind, an end where they leave levels open.
+MAX_STEPS = 30
 
 
 def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
-    """Expected rates of the watch on a sample, in closed form, by the names of the targets."""
-    feed_utility_P = config.utility_scale * sample.core_P + config.bias_sd * sample.bias_P
-    feed = watch_distribution(config, feed_utility_P, sample.duration_s_P)
-    random_utility_Q = config.utility_scale * sample.core_Q + config.bias_sd * sample.bias_Q
-    random = watch_distribution(config, random_utility_Q, sample.duration_s_Q)
-    click_P, long_P = _watch_rates(feed)
-    click_Q, long_Q = _watch_rates(random)
-    below_3s_P = 1 - play_exceeds(feed, np.minimum(feed.duration_s, 3.0))
+    """Expected rates on a sample, in closed form, by the names of the targets."""
+    utility_P, watch_P = _feed(config, sample)
+    utility_Q, watch_Q = _random(config, sample)
+    click_P, long_P = _watch_rates(watch_P)
+    click_Q, long_Q = _watch_rates(watch_Q)
+    below_3s_P = 1 - play_exceeds(watch_P, np.minimum(watch_P.duration_s, 3.0))
     seen_U = np.maximum(np.bincount(sample.user_P), 1)
     user_click_U = np.bincount(sample.user_P, click_P) / seen_U
-    return {
-        "feed_is_click": float(click_P.mean()),
-        "feed_long_view": float(long_P.mean()),
-        "feed_mean_play_s": float(expected_play_s(feed, config.replay_share).mean()),
-        "feed_zero_play": float((feed.skip * feed.zero_share).mean()),
-        "feed_below_3s_of_unclicked": float(below_3s_P.mean() / (1 - click_P).mean()),
-        "random_is_click": float(click_Q @ sample.weight_Q),
-        "random_long_view": float(long_Q @ sample.weight_Q),
-        "random_mean_play_s": float(expected_play_s(random, config.replay_share) @ sample.weight_Q),
-        "user_click_sd": float(user_click_U.std()),
+    equal_P = np.full(len(click_P), 1 / len(click_P))
+    found = {
+        "feed_is_click": click_P @ equal_P,
+        "feed_long_view": long_P @ equal_P,
+        "feed_mean_play_s": expected_play_s(watch_P, config.replay_share) @ equal_P,
+        "feed_zero_play": (watch_P.skip * watch_P.zero_share) @ equal_P,
+        "feed_below_3s": below_3s_P @ equal_P,
+        **_ratio_shares(config, watch_P),
+        "random_is_click": click_Q @ sample.weight_Q,
+        "random_long_view": long_Q @ sample.weight_Q,
+        "random_mean_play_s": expected_play_s(watch_Q, config.replay_share) @ sample.weight_Q,
+        "user_click_mean": user_click_U.mean(),
+        "activity_click_spearman": _spearman(np.bincount(sample.user_P), user_click_U),
+        "user_click_sd": user_click_U.std(),
     }
+    for name in FEEDBACK:
+        found[f"feed_{name}"] = _feedback_rate(config, name, utility_P, watch_P, equal_P)
+        found[f"random_{name}"] = _feedback_rate(config, name, utility_Q, watch_Q, sample.weight_Q)
+    return {name: float(value) for name, value in found.items()}
 
 
 def solve_levels(
@@ -186,55 +129,130 @@ def solve_levels(
     num_worlds: int = SAMPLE_WORLDS,
     num_users: int = SAMPLE_USERS,
     rounds: int = SAMPLE_ROUNDS,
+    pool: Pool | None = None,
     report: Callable[[str], None] | None = None,
 ) -> WorldConfig:
     """The world with its levels solved.
 
     Args:
         config: the world; its levels are where the search starts.
-        targets: wanted rates, by the names of `rates` and `feed_is_like` and so on.
+        targets: wanted rates, by the names of `rates`; levels that they leave open stay.
         seed: of the first sampled world; the others follow.
         num_worlds: of the sample.
         num_users: of each of its worlds.
         rounds: turns of sampling and solving.
-        report: is given a line after each round.
+        pool: mean and sd of the log durations of random exposures; None: the catalogue's.
+        report: is given a line after each round, and one for each target that was not met.
+
+    Raises:
+        ConfigError: if a target is out of its range.
     """
+    check_targets(targets)
+    sample = None
     for turn in range(rounds):
-        sample = draw_sample(config, range(seed, seed + num_worlds), num_users)
+        sample = draw_sample(config, range(seed, seed + num_worlds), num_users, pool)
         before = config.levels
         config = solve_on_sample(config, targets, sample)
         if report is not None:
-            moved = max(abs(config.levels[name] - before[name]) for name in before)
-            found = ", ".join(f"{k} {v:.4f}" for k, v in rates(config, sample).items())
-            report(f"round {turn}: largest move {moved:.3f}; {found}")
+            moved = {name: abs(config.levels[name] - before[name]) for name in before}
+            most = max(moved, key=moved.__getitem__)
+            report(f"round {turn + 1} of {rounds}: largest move {moved[most]:.3f}, of {most}")
+    if report is not None and sample is not None:
+        for line in unmet(config, targets, sample):
+            report(line)
     return config
+
+
+def check_targets(targets: Mapping[str, float]) -> None:
+    """Refuses what no world can have.
+
+    Raises:
+        ConfigError: naming target, value and rule.
+    """
+    for name, value in targets.items():
+        if name.endswith(("_s", "_per_request")):
+            require(0 < value < np.inf, f"targets.{name}", value, "a finite number > 0")
+        elif name in WATCH_FIT or name.removeprefix("feed_").removeprefix("random_") in FEEDBACK:
+            require(0 < value < 1, f"targets.{name}", value, "a probability in (0, 1)")
+    for surface in ("feed", "random"):
+        click, long = (targets.get(f"{surface}_{name}") for name in ("is_click", "long_view"))
+        if click is not None and long is not None:
+            require(long <= click, f"targets.{surface}_long_view", long,
+                    f"<= {surface}_is_click == {click}: a long view is a click")  # fmt: skip
+
+
+def unmet(config: WorldConfig, targets: Mapping[str, float], sample: Sample) -> Iterator[str]:
+    """A line for each target that the levels cannot meet on a sample, with the nearest value."""
+    found = rates(config, sample)
+    for name, wanted in targets.items():
+        if name in found and abs(found[name] / wanted - 1) > UNMET:
+            yield (
+                f"{name} == {wanted:.4g} is not met: the nearest that these mechanisms come is "
+                f"{found[name]:.4g} ({found[name] / wanted - 1:+.0%})."
+            )
 
 
 def solve_on_sample(
     config: WorldConfig, targets: Mapping[str, float], sample: Sample
 ) -> WorldConfig:
-    """One turn of solving: watch levels together, then every other level alone."""
-
-    def with_watch(x: npt.NDArray[np.float64]) -> WorldConfig:
-        return _with(config, dict(zip(WATCH_LEVELS, x.tolist(), strict=True)))
-
-    def misfit(x: npt.NDArray[np.float64]) -> list[float]:
-        found = rates(with_watch(x), sample)
-        return [np.log(found[name] / targets[name]) / unit for name, unit in WATCH_FIT.items()]
-
-    start = np.clip([getattr(config, name) for name in WATCH_LEVELS], LOWER, UPPER)
-    solved = with_watch(least_squares(misfit, start, bounds=(LOWER, UPPER), xtol=1e-6).x)
-    utility_P = solved.utility_scale * sample.core_P + solved.bias_sd * sample.bias_P
-    watch = watch_distribution(solved, utility_P, sample.duration_s_P)
+    """One turn of solving: watch levels together, then the feedbacks one by one, then leaving."""
+    solved = _solve_watch(config, targets, sample)
+    solved = _solve_activity(solved, targets, sample)
     for name in FEEDBACK:
-        field = f"{name.removeprefix('is_')}_level"
-        solved = _solve_feedback(solved, name, field, utility_P, watch, targets[f"feed_{name}"])
+        if f"feed_{name}" in targets:
+            solved = _solve_feedback(solved, name, targets, sample)
     joy_level = float(np.tanh(solved.utility_scale * sample.core_P).mean())
-    return _solve_leaving(dataclasses.replace(solved, joy_level=joy_level), sample)
+    solved = _solve_leaving(dataclasses.replace(solved, joy_level=joy_level), sample)
+    wanted = targets.get("feed_impressions_per_request")
+    return solved if wanted is None else _solve_refresh(solved, wanted)
 
 
-def _with(config: WorldConfig, levels: Mapping[str, float]) -> WorldConfig:
-    return WorldConfig.from_dict({**config.to_dict(), **levels})
+def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Sample) -> WorldConfig:
+    fitted = [name for name in WATCH_FIT if name in targets]
+    names = [name for name in WATCH_BOUNDS if getattr(config, name) != 0]
+    lower, upper = (np.array([WATCH_BOUNDS[name][side] for name in names]) for side in (0, 1))
+    margin = 1e-6 * (upper - lower)
+    start = np.clip([getattr(config, name) for name in names], lower + margin, upper - margin)
+
+    def with_watch(x: Array) -> WorldConfig:
+        return config.with_levels(dict(zip(names, x.tolist(), strict=True)))
+
+    def misfit(x: Array) -> Array:
+        found = rates(with_watch(x), sample)
+        off = [np.log(max(found[name], 1e-9) / targets[name]) / WATCH_FIT[name] for name in fitted]
+        return np.concatenate([off, ANCHOR * (x - start)])
+
+    found = least_squares(misfit, start, bounds=(lower, upper), xtol=1e-4, max_nfev=MAX_STEPS)
+    return with_watch(found.x)
+
+
+def _spearman(activity_U: npt.NDArray, click_U: Array) -> float:
+    """Rank correlation over the users of a sample."""
+    ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (activity_U, click_U)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _solve_activity(
+    config: WorldConfig, targets: Mapping[str, float], sample: Sample
+) -> WorldConfig:
+    """Scales `activity_bias` towards the wanted correlation; the next sample will have it."""
+    wanted = targets.get("activity_click_spearman")
+    if wanted is None or config.activity_bias == 0:
+        return config
+    found = rates(config, sample)["activity_click_spearman"]
+    factor = np.clip(wanted / min(found, -0.05), 0.5, 1.5) if wanted < 0 else 0.0
+    bias = float(np.clip(config.activity_bias * factor, 0.01, 0.95))
+    return dataclasses.replace(config, activity_bias=bias)
+
+
+def _feed(config: WorldConfig, sample: Sample) -> tuple[Array, Watch]:
+    utility_P = config.utility_scale * sample.core_P + config.bias_sd * sample.bias_P
+    return utility_P, watch_distribution(config, utility_P, sample.duration_s_P)
+
+
+def _random(config: WorldConfig, sample: Sample) -> tuple[Array, Watch]:
+    utility_Q = config.utility_scale * sample.core_Q + config.bias_sd * sample.bias_Q
+    return utility_Q, watch_distribution(config, utility_Q, sample.duration_s_Q)
 
 
 def _watch_rates(watch: Watch) -> tuple[Array, Array]:
@@ -243,23 +261,71 @@ def _watch_rates(watch: Watch) -> tuple[Array, Array]:
     return click, play_exceeds(watch, np.minimum(watch.duration_s, 18.0))
 
 
-def _solve_feedback(
-    config: WorldConfig, name: str, field: str, utility_P: Array, watch: Watch, target: float
-) -> WorldConfig:
-    click_P, long_P = _watch_rates(watch)
+def _ratio_shares(config: WorldConfig, watch: Watch) -> dict[str, float]:
+    """Shares of plays beyond KuaiRec's quartiles of watch ratio, over its middle durations."""
+    low, high = RATIO_RANGE_S
+    inside = (watch.duration_s >= low) & (watch.duration_s <= high)
+    part = dataclasses.replace(
+        watch, skip=watch.skip[inside], log_mean=watch.log_mean[inside],
+        duration_s=watch.duration_s[inside],
+    )  # fmt: skip
+    played = max(float((1 - part.skip * part.zero_share).sum()), 1e-9)
+    found = {}
+    for name, ratio in RATIO_THRESHOLDS.items():
+        threshold_s = ratio * part.duration_s
+        if ratio <= 1:
+            beyond = play_exceeds(part, threshold_s)
+        else:
+            beyond = play_exceeds_beyond(part, threshold_s, config.replay_share)
+        found[f"feed_ratio_beyond_{name}"] = float(beyond.sum()) / played
+    return found
+
+
+def _feedback_rate(
+    config: WorldConfig, name: str, utility: Array, watch: Watch, weight: Array
+) -> float:
+    click, long = _watch_rates(watch)
     # A long view is a click, but for plays of exactly 7 s: three outcomes, each with its logit.
-    share = {(0, 0): 1 - click_P, (1, 0): click_P - long_P, (1, 1): long_P}
+    share = {(0, 0): 1 - click, (1, 0): click - long, (1, 1): long}
     no, yes = np.zeros(1), np.ones(1)
+    rate = sum(
+        p * sigmoid(feedback_logit(config, name, utility, yes * c + no, yes * v + no))
+        for (c, v), p in share.items()
+    )
+    return float(rate @ weight)
 
-    def excess(level: float) -> float:
-        trial = _with(config, {field: level})
-        rate = sum(
-            (p * sigmoid(feedback_logit(trial, name, utility_P, yes * c + no, yes * v + no))).mean()
-            for (c, v), p in share.items()
-        )
-        return float(rate) - target
 
-    return _with(config, {field: float(brentq(excess, -60.0, 20.0, xtol=1e-4))})
+def _solve_feedback(
+    config: WorldConfig, name: str, targets: Mapping[str, float], sample: Sample
+) -> WorldConfig:
+    """The level that meets the feed's rate, at the gain that comes nearest to the random one's."""
+    fields = f"{name.removeprefix('is_')}_level", f"{name.removeprefix('is_')}_gain"
+    utility_P, watch_P = _feed(config, sample)
+    utility_Q, watch_Q = _random(config, sample)
+    equal_P = np.full(len(utility_P), 1 / len(utility_P))
+
+    def at_gain(gain: float) -> WorldConfig:
+        trial = config.with_levels({fields[1]: gain})
+
+        def excess(level: float) -> float:
+            at_level = trial.with_levels({fields[0]: level})
+            found = _feedback_rate(at_level, name, utility_P, watch_P, equal_P)
+            return np.log(found / targets[f"feed_{name}"])
+
+        return trial.with_levels({fields[0]: float(brentq(excess, -40.0, 20.0, xtol=1e-4))})
+
+    wanted = targets.get(f"random_{name}")
+    if wanted is None or getattr(config, fields[1]) == 0:
+        return at_gain(getattr(config, fields[1]))
+
+    def at_random(gain: float) -> float:
+        found = _feedback_rate(at_gain(gain), name, utility_Q, watch_Q, sample.weight_Q)
+        return np.log(found / wanted)
+
+    ends = [at_random(gain) for gain in GAIN_BOUNDS]
+    if ends[0] * ends[1] > 0:
+        return at_gain(GAIN_BOUNDS[int(abs(ends[1]) < abs(ends[0]))])
+    return at_gain(float(brentq(at_random, *GAIN_BOUNDS, xtol=1e-3)))
 
 
 def _solve_leaving(config: WorldConfig, sample: Sample) -> WorldConfig:
@@ -271,3 +337,17 @@ def _solve_leaving(config: WorldConfig, sample: Sample) -> WorldConfig:
         return float(leave_probability(trial, centred_P).mean()) - 1 / config.session_impressions
 
     return dataclasses.replace(config, leave_level=float(brentq(excess, -60.0, 20.0, xtol=1e-4)))
+
+
+def _solve_refresh(config: WorldConfig, impressions: float) -> WorldConfig:
+    """Sets `refresh_rate` so that so many of a slate's items are seen, users leaving as they do."""
+    require(1 <= impressions < config.slate_size, "targets.feed_impressions_per_request",
+            impressions, f"in [1, slate_size == {config.slate_size})")  # fmt: skip
+    stay = 1 - 1 / config.session_impressions
+
+    def excess(rate: float) -> float:
+        on = stay * (1 - rate)
+        return sum(on**k for k in range(config.slate_size)) - impressions
+
+    rate = float(brentq(excess, 0.0, 1.0)) if excess(0.0) > 0 else 0.0
+    return dataclasses.replace(config, refresh_rate=rate)

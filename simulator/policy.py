@@ -20,11 +20,10 @@ from simulator.queries import Candidates, RetrievalQuery
 
 __all__ = ["choose_slates"]
 
-POPULARITY_WEIGHT = 0.4
+# Beside them: the settings `policy_popularity` and `policy_noise`.
 LONG_WEIGHT = 2.0
 RECENT_WEIGHT = 0.5
 CATEGORY_WEIGHT = 1.5
-NOISE = 0.4
 
 
 def choose_slates(
@@ -37,7 +36,7 @@ def choose_slates(
     """The best K candidates of each user, best first, int32 [U, K]."""
     ids_UC = candidates.ids_UC
     content_ND = catalog.items.content_ND
-    score_UC = POPULARITY_WEIGHT * np.log(len(catalog.items) * catalog.popularity_N[ids_UC])
+    score_UC = config.policy_popularity * np.log(len(catalog.items) * catalog.popularity_N[ids_UC])
     recent_URD = content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
     long_UC, recent_UC = (np.empty(ids_UC.shape, np.float32) for _ in range(2))
@@ -50,7 +49,7 @@ def choose_slates(
     score_UC += CATEGORY_WEIGHT * lift_UC
     user, day, session, _ = query.keys
     noise_UC = uniform(catalog.seed, Purpose.POLICY, user, day, session, ids_UC)
-    score_UC -= NOISE * np.log(-np.log(noise_UC))
+    score_UC -= config.policy_noise * np.log(-np.log(noise_UC))
     best_UK = np.empty((len(ids_UC), config.slate_size), np.int64)
     largest(score_UC, best_UK)
     return np.take_along_axis(ids_UC, best_UK, axis=1)

@@ -1,7 +1,7 @@
 """What a user does with an item that is seen: one watch time, and all else given it.
 
 Knows utilities and durations; no users, no slates. Watch time is a mixture: with probability
-p_skip a quick skip (zero, or exponential around a second), else a counterfactual lognormal watch
+p_skip a quick skip (zero, or exponential around two seconds), else a counterfactual lognormal watch
 time cut at the duration, unless the video is left to loop. One uniform decides all of it: its low
 part is skips, its high part quantiles of the watch.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "is_click",
     "is_long_view",
     "play_exceeds",
+    "play_exceeds_beyond",
     "play_time_s",
     "sigmoid",
     "watch_distribution",
@@ -31,19 +32,18 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-SKIP_MEAN_S = 1.6
-DURATION_GAIN = 0.4
-"""Longer videos are watched longer, less than in proportion (KuaiRand: 78 s mean, 14.8 s play)."""
 LOOP_LIMIT = 3.0
+"""A looping video is left at the latest after so many times its duration."""
 
-# (gain of utility, bonus of a click, bonus of a long view), in logits. The bonuses put likes and
-# comments mostly on watched videos, as in KuaiRand-Pure: P(like|click) = .034, else .005.
+# (sign of the gain of utility, bonus of a click, bonus of a long view), in logits. The bonuses put
+# likes and comments on watched videos, as in KuaiRand-Pure: P(like|click) = .034, else .005;
+# P(comment) = .0068 given a long view, .0017 given a click alone, else .0001.
 FEEDBACK = {
-    "is_like": (Purpose.LIKE, 0.6, 1.1, 0.4),
-    "is_comment": (Purpose.COMMENT, 0.6, 1.8, 1.0),
-    "is_follow": (Purpose.FOLLOW, 0.8, 1.2, 0.5),
-    "is_forward": (Purpose.FORWARD, 0.3, 0.8, 0.3),
-    "is_hate": (Purpose.HATE, -0.6, 0.0, 0.0),
+    "is_like": (Purpose.LIKE, 1.0, 0.6, 0.2),
+    "is_comment": (Purpose.COMMENT, 1.0, 2.6, 1.4),
+    "is_follow": (Purpose.FOLLOW, 1.0, 1.2, 0.5),
+    "is_forward": (Purpose.FORWARD, 1.0, 0.2, 0.1),
+    "is_hate": (Purpose.HATE, -1.0, 0.0, 0.0),
 }
 
 
@@ -54,12 +54,14 @@ class Watch:
     Attributes:
         skip: probability of a quick skip.
         zero_share: share of skips that play nothing.
+        skip_mean_s: mean of the other skips.
         log_mean, log_sd: of the counterfactual watch time in seconds.
         duration_s: of the video.
     """
 
     skip: Array
     zero_share: float
+    skip_mean_s: float
     log_mean: Array
     log_sd: float
     duration_s: Array
@@ -80,9 +82,12 @@ def watch_distribution(config: WorldConfig, utility: Array, duration_s: Array) -
     """
     log_duration = np.log(duration_s / DURATION_MEDIAN_S)
     return Watch(
-        skip=sigmoid(config.skip_level - utility),
+        skip=sigmoid(config.skip_level - utility + config.duration_skip * log_duration),
         zero_share=config.zero_share,
-        log_mean=config.watch_level + config.watch_gain * utility + DURATION_GAIN * log_duration,
+        skip_mean_s=config.skip_mean_s,
+        log_mean=(
+            config.watch_level + config.watch_gain * utility + config.duration_gain * log_duration
+        ),
         log_sd=config.watch_log_sd,
         duration_s=duration_s,
     )
@@ -92,7 +97,7 @@ def play_time_s(watch: Watch, u: Array, loops: npt.NDArray[np.bool_]) -> Array:
     """Watch time at the quantile `u` of the mixture; where `loops`, not cut at the duration."""
     within = np.minimum(u / watch.skip, 1 - 1e-12)
     moved = np.maximum(within - watch.zero_share, 0) / max(1 - watch.zero_share, 1e-12)
-    skipped_s = np.minimum(-SKIP_MEAN_S * np.log1p(-moved), watch.duration_s)
+    skipped_s = np.minimum(-watch.skip_mean_s * np.log1p(-moved), watch.duration_s)
     beyond = np.clip((u - watch.skip) / (1 - watch.skip), 1e-12, 1 - 1e-12)
     watched_s = np.exp(watch.log_mean + watch.log_sd * ndtri(beyond))
     limit_s = watch.duration_s * np.where(loops, LOOP_LIMIT, 1.0)
@@ -101,14 +106,21 @@ def play_time_s(watch: Watch, u: Array, loops: npt.NDArray[np.bool_]) -> Array:
 
 def play_exceeds(watch: Watch, threshold_s: Array) -> Array:
     """P(play >= threshold), exactly, for thresholds in (0, duration]."""
-    moved = (1 - watch.zero_share) * np.exp(-threshold_s / SKIP_MEAN_S)
+    moved = (1 - watch.zero_share) * np.exp(-threshold_s / watch.skip_mean_s)
     watched = ndtr((watch.log_mean - np.log(threshold_s)) / watch.log_sd)
     return watch.skip * moved + (1 - watch.skip) * watched
 
 
+def play_exceeds_beyond(watch: Watch, threshold_s: Array, replay_share: float) -> Array:
+    """P(play >= threshold), exactly, for thresholds in (duration, LOOP_LIMIT * duration]."""
+    watched = ndtr((watch.log_mean - np.log(threshold_s)) / watch.log_sd)
+    return replay_share * (1 - watch.skip) * watched
+
+
 def expected_play_s(watch: Watch, replay_share: float) -> Array:
     """E[play], in closed form."""
-    skipped = SKIP_MEAN_S * (1 - watch.zero_share) * -np.expm1(-watch.duration_s / SKIP_MEAN_S)
+    skipped = -np.expm1(-watch.duration_s / watch.skip_mean_s)
+    skipped = watch.skip_mean_s * (1 - watch.zero_share) * skipped
     watched = (1 - replay_share) * _mean_cut(watch, watch.duration_s)
     watched = watched + replay_share * _mean_cut(watch, LOOP_LIMIT * watch.duration_s)
     return watch.skip * skipped + (1 - watch.skip) * watched
@@ -135,8 +147,9 @@ def feedback_logit(
     config: WorldConfig, name: str, utility: Array, click: Array, long_view: Array
 ) -> Array:
     """Logit of an explicit feedback given the watch."""
-    _, gain, click_bonus, long_bonus = FEEDBACK[name]
+    _, sign, click_bonus, long_bonus = FEEDBACK[name]
     level = getattr(config, f"{name.removeprefix('is_')}_level")
+    gain = sign * getattr(config, f"{name.removeprefix('is_')}_gain")
     return level + gain * utility + click_bonus * click + long_bonus * long_view
 
 

@@ -29,6 +29,8 @@ __all__ = ["KNOBS", "SensitivitySettings", "format_table", "measure_sensitivity"
 
 KNOBS: Mapping[str, tuple[float, ...]] = {
     "interest_gain": (0.0, 0.5, 2.0),
+    "interest_spread": (0.0, 2.4),
+    "dormancy": (0.0,),
     "mood_gain": (0.0, 1.0, 2.0),
     "drift_rate": (0.0, 0.05),
     "loyalty_gain": (0.0, 1.0, 2.0),
@@ -37,6 +39,8 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
     "popularity_gain": (0.0, 0.4),
     "topic_boredom": (0.0, 0.4),
     "author_boredom": (0.0, 0.6),
+    "policy_noise": (0.0, 1.6),
+    "policy_popularity": (0.0, 1.2),
     "category_noise": (0.0, 0.6),
     "content_noise": (0.0, 1.5),
     "retrieval_noise": (0.0, 1.0),

@@ -25,11 +25,7 @@ __all__ = ["UserState", "drift", "history_targets", "interest_matrix", "make_use
 
 NUM_INTERESTS = 12
 AWAKE_SHARE = 0.6
-DORMANT_WEIGHT = 0.05
 LOYALTY_MEMORY = 256
-
-# Spearman of activity and click rate is -0.518; of a Gaussian copula, rho = 2 sin(pi/6 * that).
-ACTIVITY_BIAS_CORRELATION = -0.536
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -85,11 +81,13 @@ def make_users(world: World, user_ids: npt.NDArray[np.int32]) -> UserState:
     users = np.asarray(user_ids, np.int32)
     column, slot = users[:, None], np.arange(NUM_INTERESTS)
     activity_U = _spread_out(seed, Purpose.ACTIVITY, users, 0.7548776662466927)
-    rho = ACTIVITY_BIAS_CORRELATION if config.activity_spread > 0 else 0.0
+    # KuaiRand's Spearman of activity and click rate is -0.518; the default is that of a Gaussian
+    # copula, rho = 2 sin(pi/6 * Spearman).
+    rho = -config.activity_bias if config.activity_spread > 0 else 0.0
     own_bias_U = _spread_out(seed, Purpose.BIAS, users, 0.5698402909980532)
     bias_U = rho * activity_U + np.sqrt(1 - rho**2) * own_bias_U
     # Exponential of a wide normal: few large interests, many small ones.
-    weight_UM = np.exp(1.2 * normal(seed, Purpose.INTEREST_WEIGHT, column, slot))
+    weight_UM = np.exp(config.interest_spread * normal(seed, Purpose.INTEREST_WEIGHT, column, slot))
     return UserState(
         user_id_U=users.copy(),
         activity_U=activity_U,
@@ -126,9 +124,15 @@ def _topics(
 
 
 def history_targets(config: WorldConfig, users: UserState) -> npt.NDArray[np.int64]:
-    """Impressions of each user's prehistory, lognormal in activity, clipped to the settings."""
-    target = config.history_median * np.exp(config.history_log_sd * users.activity_U)
-    return np.clip(np.rint(target), config.min_history, config.max_history).astype(np.int64)
+    """Impressions of each user's prehistory, lognormal in activity, clipped to the settings.
+
+    With a skew the logarithm is z + skew / 6 z^2 of a standard normal z: the first terms of
+    Cornish and Fisher's expansion, about the median.
+    """
+    z_U = users.activity_U
+    skewed_U = z_U + config.history_skew / 6 * z_U**2
+    target = config.history_median * np.exp(config.history_log_sd * skewed_U)
+    return np.clip(np.rint(target), config.min_history, config.prehistory_limit).astype(np.int64)
 
 
 def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[np.int32]) -> None:
@@ -147,9 +151,14 @@ def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[n
     users.last_day_U = np.maximum(users.last_day_U, day_U)
 
 
+def _awake_weights(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+    """What each interest weighs now, [U, M]: less while it sleeps."""
+    return users.weight_UM * np.where(users.awake_UM, 1.0, 1.0 - config.dormancy)
+
+
 def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
     """Interest in each topic, [U, K], standardised within a user: graded, not yes or no."""
-    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
+    weight_UM = _awake_weights(config, users)
     share_UK = np.zeros((len(users), config.num_topics))
     rows = np.arange(len(users))
     for m in range(NUM_INTERESTS):  # interests may share a topic, so they are added one by one
@@ -161,14 +170,14 @@ def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.flo
 
 
 def mood_topics(
+    config: WorldConfig,
     seed: int,
     users: UserState,
     day_U: npt.NDArray[np.int32],
     session_U: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.int32]:
     """The topic that each user's session is in the mood for, drawn from the user's interests."""
-    weight_UM = users.weight_UM * np.where(users.awake_UM, 1.0, DORMANT_WEIGHT)
-    reach_UM = np.cumsum(weight_UM, axis=1)
+    reach_UM = np.cumsum(_awake_weights(config, users), axis=1)
     draw_U = uniform(seed, Purpose.MOOD, users.user_id_U, day_U, session_U)
     chosen_U = (reach_UM < draw_U[:, None] * reach_UM[:, -1:]).sum(axis=1)
     return users.topic_UM[np.arange(len(users)), chosen_U]

@@ -11,6 +11,7 @@ any moment, and whoever comes next sees either all of a shard's day or none of i
     RUN/state/arm=twin/replicate=0/day=000/shard=00.npz     hidden user state at the day's end
     RUN/commits/arm=twin/replicate=0/day=000/shard=00.json  checksums of the shard's day
     RUN/models/twin/replicate=0/version=00000/              checkpoints, one folder a version
+    RUN/gates/                                              why each version was published, or not
     RUN/training_times/                                     seconds that each version took
     RUN/parts.json                                          each start of the driver
     RUN/train/, RUN/.ray-home/                              Ray Train's own files, Ray's token
@@ -120,6 +121,11 @@ class RunFolder:
     def training_time(self, arm: str, replicate: int, version: int) -> Path:
         """How long a version took to train; a measurement, so not part of the checkpoint."""
         folder = self.root / "training_times" / f"arm={arm}" / f"replicate={replicate}"
+        return folder / f"version={version:05d}.json"
+
+    def gate(self, arm: str, replicate: int, version: int) -> Path:
+        """The decision to publish a version or not; not part of the checkpoint, which it judges."""
+        folder = self.root / "gates" / f"arm={arm}" / f"replicate={replicate}"
         return folder / f"version={version:05d}.json"
 
     def table(self, table: str, key: ShardDay) -> Path:

@@ -8,6 +8,8 @@ ever executed (no pickle).
     ROOT/version=00003/checkpoint.json          configs, version, watermark, metrics, checksums
     ROOT/version=00003/model.safetensors        the weights
     ROOT/version=00003/optimizer.safetensors    what is needed to go on learning; may be dropped
+
+A writer may add files of its own, which are checked as the others are (`load_file`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +33,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import ACTIONS, OBJECTIVES
+from ifa_ray.training.checkpoint_files import read_bytes, write_folder
 from ifa_ray.training.loop import Learner, LearnerArrays
 
 __all__ = [
@@ -43,9 +44,12 @@ __all__ = [
     "items_fingerprint",
     "latest_version",
     "load_checkpoint",
+    "load_file",
     "load_learner",
     "load_metrics",
     "load_model",
+    "published_versions",
+    "republish",
     "save_checkpoint",
     "version_folder",
 ]
@@ -101,11 +105,16 @@ def version_folder(root: Path | str, version: int) -> Path:
     return Path(root) / f"version={version:05d}"
 
 
-def latest_version(root: Path | str) -> int | None:
-    """The newest version published under `root`; None if there is none."""
+def published_versions(root: Path | str) -> list[int]:
+    """The versions that lie under `root`, oldest first."""
     names = (folder.name for folder in Path(root).glob("version=*") if (folder / _JSON).exists())
     matches = (re.fullmatch(r"version=(\d{5,})", name) for name in names)
-    return max((int(match[1]) for match in matches if match), default=None)
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def latest_version(root: Path | str) -> int | None:
+    """The newest version published under `root`; None if there is none."""
+    return max(published_versions(root), default=None)
 
 
 def config_hash(model: ModelConfig, training: TrainingConfig) -> str:
@@ -136,6 +145,7 @@ def save_checkpoint(
     version: int,
     log_watermark: Mapping[str, Any],
     metrics: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Publishes what a learner has learned as a version.
 
@@ -145,17 +155,18 @@ def save_checkpoint(
         version: >= 0.
         log_watermark: how much of the log the learner has seen; JSON values.
         metrics: of the stream since the version before; JSON values.
+        files: further files of the writer's own, by name.
 
     Raises:
         CheckpointError: if the version exists: what others may have loaded is never overwritten.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists, a published version is never written again.")
-    arrays = learner.arrays()
+    _require_new(folder)
+    arrays = learner.arrays(copy=False)
     files = {
         _MODEL: safetensors.torch.save(arrays.model),
         _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
+        **(files or {}),
     }
     record = {
         "schema_version": CHECKPOINT_VERSION,
@@ -168,11 +179,45 @@ def save_checkpoint(
         "items_fingerprint": items_fingerprint(learner.items),
         "log_watermark": dict(log_watermark),
         "metrics": dict(metrics),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "sha256": _checksums(files),
     }
-    # NaN is no JSON: metrics that are not defined are None.
-    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
-    _publish(folder, {**files, _JSON: text.encode() + b"\n"})
+    write_folder(folder, {**files, _JSON: _to_json(record)})
+
+
+def republish(
+    root: Path | str,
+    source: int,
+    target: int,
+    changes: Mapping[str, Any],
+    files: Mapping[str, bytes],
+) -> None:
+    """Publishes an earlier version again, under a new number: how one goes back.
+
+    A version's number never goes back, because those who serve follow the newest one.
+
+    Args:
+        root: of the versions.
+        source: the version to take.
+        target: its new number; must not exist.
+        changes: fields of its checkpoint.json that become others, such as `log_watermark`.
+        files: of the writer's own that become others.
+
+    Raises:
+        CheckpointError: if the source is damaged or the target exists.
+    """
+    folder = version_folder(root, source)
+    record = _read_record(folder)
+    _require_new(version_folder(root, target))
+    names = [name for name in record["sha256"] if name != _OPTIMIZER or (folder / name).exists()]
+    data = {**{name: load_file(folder, name) for name in names}, **files}
+    changed = {**record, **changes, "version": target, "sha256": _checksums(data)}
+    write_folder(version_folder(root, target), {**data, _JSON: _to_json(changed)})
+
+
+def load_file(folder: Path | str, name: str) -> bytes:
+    """One of a version's files, checked against its checksum; errors as `load_checkpoint`."""
+    folder = Path(folder)
+    return _verified(folder, name, _read_record(folder))
 
 
 def load_checkpoint(
@@ -234,7 +279,11 @@ def load_model(folder: Path | str, items: ItemTable) -> RankModel:
 
 
 def load_learner(
-    folder: Path | str, items: ItemTable, *, clock: Callable[[], float] = time.perf_counter
+    folder: Path | str,
+    items: ItemTable,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    same_catalogue: bool = True,
 ) -> Learner:
     """Restores the learner that wrote a version; it goes on bit for bit as that one would have.
 
@@ -242,11 +291,13 @@ def load_learner(
         folder: of the version.
         items: the catalogue that it was trained on.
         clock: of the learner's measurements.
+        same_catalogue: False where the caller has made sure that `items` has all items of that
+            catalogue, unchanged.
 
     Raises:
         CheckpointError: as `load_checkpoint`, and if the optimiser state was dropped.
     """
-    checkpoint = load_checkpoint(folder, items)
+    checkpoint = load_checkpoint(folder, items if same_catalogue else None)
     if not checkpoint.has_optimizer:
         raise CheckpointError(f"{folder}: {_OPTIMIZER} was dropped, learning cannot go on from it.")
     learner = Learner(
@@ -264,36 +315,8 @@ def drop_optimizer(folder: Path | str) -> None:
     (Path(folder) / _OPTIMIZER).unlink(missing_ok=True)
 
 
-def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes files into a temporary folder and renames it; only one process may write a version."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(stale)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        for name, data in files.items():
-            with open(temporary / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_folder(temporary)
-        os.rename(temporary, folder)
-        _sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _read_record(folder: Path) -> dict[str, Any]:
-    data = _read(folder / _JSON, limit=_MAX_JSON_BYTES)
+    data = read_bytes(folder / _JSON, limit=_MAX_JSON_BYTES)
     try:
         record = json.loads(data)
     except ValueError:
@@ -326,24 +349,33 @@ def _configs(folder: Path, record: Mapping[str, Any]) -> tuple[ModelConfig, Trai
     return model, training
 
 
-def _read_tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    data = _read(folder / name)
+def _require_new(folder: Path) -> None:
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists, a published version is never written again.")
+
+
+def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def _to_json(record: Mapping[str, Any]) -> bytes:
+    # NaN is no JSON: metrics that are not defined are None.
+    return json.dumps(record, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def _verified(folder: Path, name: str, record: Mapping[str, Any]) -> bytes:
+    data = read_bytes(folder / name)
     if hashlib.sha256(data).hexdigest() != record["sha256"].get(name):
         raise CheckpointError(f"{folder / name}: its checksum is not that of {_JSON}: truncated?")
+    return data
+
+
+def _read_tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    data = _verified(folder, name, record)
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{folder / name}: not safetensors ({error}).") from None
-
-
-def _read(path: Path, limit: int | None = None) -> bytes:
-    try:
-        size = path.stat().st_size
-        if limit is not None and size > limit:
-            raise CheckpointError(f"{path}: {size} bytes, must be <= {limit}.")
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{path}: no such file.") from None
 
 
 def _foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:

@@ -30,6 +30,8 @@ from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
 from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.precision import multiply_towers_in_bfloat16
+from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
 
@@ -114,6 +116,8 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
+        after_backward: called with the model's parameters between backward and step; several
+            workers average their gradients there.
     """
 
     def __init__(
@@ -124,22 +128,29 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        after_backward: Callable[[Iterable[torch.nn.Parameter]], None] = lambda _: None,
     ) -> None:
+        self._after_backward = after_backward
         self.model_config = model_config
         self.training_config = training_config
         self.items = items
         self.seed = seed
         self.steps = 0
         self.model: RankModel = build_model(model_config, items, seed)
+        if training_config.tower_precision == "bfloat16":
+            multiply_towers_in_bfloat16(self.model)
         self._clock = clock
         self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate
+        sparse_rate = training_config.sparse_learning_rate or rate
         # Of a table with millions of rows a batch touches thousands, and dense Adam would update
         # them all. Their gradients are sparse, which torch.optim.Adam refuses.
         sparse, dense = list(self.model.sparse_parameters()), list(self.model.dense_parameters())
         self._optimizers: list[torch.optim.Optimizer] = []
-        if sparse:
-            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=rate))
+        if sparse and training_config.sparse_optimizer == "adam":
+            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=sparse_rate))
+        elif sparse:
+            self._optimizers.append(RowwiseAdagrad(sparse, lr=sparse_rate))
         if dense:
             self._optimizers.append(torch.optim.Adam(dense, lr=rate))
 
@@ -172,6 +183,7 @@ class Learner:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._after_backward(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
@@ -230,14 +242,22 @@ class Learner:
         size = self.training_config.batch_size
         return summarise([self.step(batch) for batch in batches(samples, size)], tested)
 
-    def arrays(self) -> LearnerArrays:
-        """A copy of everything learned."""
+    def arrays(self, *, copy: bool = True) -> LearnerArrays:
+        """Everything learned.
+
+        Args:
+            copy: False gives the tensors that the next step changes, to be read before it.
+        """
+
+        def taken(value: torch.Tensor) -> torch.Tensor:
+            return value.detach().clone() if copy else value.detach()
+
         optimizer = {
-            f"{name}:{key}": torch.as_tensor(value).detach().clone()
+            f"{name}:{key}": taken(torch.as_tensor(value))
             for name, state in self._optimizer_states()
             for key, value in state.items()
         }
-        model = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        model = {name: taken(value) for name, value in self.model.state_dict().items()}
         return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
 
     def load_arrays(self, arrays: LearnerArrays) -> None:

@@ -64,7 +64,9 @@ class LogFollower:
             users, np.asarray(impressions["video_id"]), pack_actions(impressions), times
         )
 
-    def samples(self, requests: ColumnsLike, impressions: ColumnsLike) -> list[TrainingSample]:
+    def samples(
+        self, requests: ColumnsLike, impressions: ColumnsLike, *, by_time: bool = False
+    ) -> list[TrainingSample]:
         """The training samples of the sampled requests, in the order of `requests`.
 
         Their impressions must have been appended: a request's history is the first `watermark`
@@ -74,6 +76,8 @@ class LogFollower:
             requests: columns of the `requests` table, R rows.
             impressions: columns of `impressions` that hold those of the R requests; rows of other
                 requests are passed over.
+            by_time: whether histories end where a request was asked, and not at its watermark: for
+                a log of which impressions are lost.
 
         Raises:
             LogError: if the two tables, or a request and its history, do not fit together.
@@ -81,22 +85,27 @@ class LogFollower:
         joined = _join(requests, impressions)
         return [
             TrainingSample(
-                request=self._request(requests, row), labels_CL=labels_CL, positions_C=positions_C
+                request=self._request(requests, row, by_time),
+                labels_CL=labels_CL,
+                positions_C=positions_C,
             )
             for row, (labels_CL, positions_C) in enumerate(joined)
         ]
 
-    def _request(self, requests: ColumnsLike, row: int) -> RankRequest:
+    def _request(self, requests: ColumnsLike, row: int, by_time: bool) -> RankRequest:
         candidates_C, user_id = requests["candidates"][row], int(requests["user_id"][row])
+        watermark = int(requests["watermark"][row])
+        if by_time:
+            # Strictly before, so that no request can find its own impressions in its history.
+            times_ms_T = self._histories.view(user_id).times_ms_T
+            watermark = int(np.searchsorted(times_ms_T, requests["time_ms"][row], side="left"))
         request = RankRequest(
             request_id=int(requests["request_id"][row]),
             user_id=user_id,
             time_ms=int(requests["time_ms"][row]),
             candidates_C=candidates_C,
             channels_C=requests["channels"][row],
-            history=self._histories.view(
-                user_id, watermark=int(requests["watermark"][row]), limit=self._max_history
-            ),
+            history=self._histories.view(user_id, watermark=watermark, limit=self._max_history),
             k=min(self._slate_k, len(candidates_C)),
         )
         try:

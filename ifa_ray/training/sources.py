@@ -16,16 +16,14 @@ import numpy as np
 from ifa_ray.config import require
 from ifa_ray.data.ebnerd import read_ebnerd
 from ifa_ray.data.ebnerd_files import is_ebnerd
-from ifa_ray.data.items import ItemTable
 from ifa_ray.data.kuairand import read_kuairand
 from ifa_ray.data.kuairand_files import is_kuairand
-from ifa_ray.data.log import read_impressions, read_items, read_requests
 from ifa_ray.data.log_tables import LogTables, ReadSettings, evenly_spaced
 from ifa_ray.data.movielens import LABEL_RULES, is_movielens, read_movielens
-from ifa_ray.data.run_folder import WARMUP, RunFolder, is_run
-from ifa_ray.errors import ConfigError, LogError, unknown_name
+from ifa_ray.data.run_folder import RunFolder, is_run
+from ifa_ray.errors import ConfigError, LogError
 from ifa_ray.plugins import load_adapter
-from ifa_ray.schema import TrainingSample
+from ifa_ray.training.run_reader import SampleStream, read_run
 from ifa_ray.training.samples import LogFollower
 
 __all__ = [
@@ -44,21 +42,6 @@ __all__ = [
 _WITH_ADAPTER = re.compile(r"(.+)=([\w.]+:\w+)")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class SampleStream:
-    """What a folder has to teach.
-
-    Attributes:
-        items: the catalogue.
-        samples: in order of time.
-        notes: what a reader of its results must know, one sentence each.
-    """
-
-    items: ItemTable
-    samples: list[TrainingSample]
-    notes: tuple[str, ...]
-
-
 def read_stream(
     path: Path | str,
     *,
@@ -68,6 +51,7 @@ def read_stream(
     max_history: int,
     max_requests: int | None,
     seed: int,
+    skip_damaged: bool = False,
 ) -> SampleStream:
     """Reads a folder of a known format, or one by an adapter of the caller's.
 
@@ -79,6 +63,7 @@ def read_stream(
         max_history: behaviours beyond the latest so many are left out.
         max_requests: cap; None is all. A run is cut after so many, other logs are thinned evenly.
         seed: of draws.
+        skip_damaged: see `read_run`; no other format has shards that could be left out.
 
     Raises:
         LogError: if the folder is of no known format, or is damaged.
@@ -88,8 +73,15 @@ def read_stream(
         num_sampled=num_sampled, max_history=max_history, max_requests=max_requests, seed=seed
     )
     folder, adapter = split_adapter(path)
+    require(not skip_damaged or (adapter is None and is_run(folder)), "skip_damaged", True,
+            f"False for {path}: only the log of a run has shards that can be skipped")  # fmt: skip
     if adapter is not None:
         return stream_of(tables_of_adapter(folder, adapter, settings), settings)
+    if skip_damaged:
+        return read_run(
+            folder, arm, replicate, max_history=max_history, max_requests=max_requests,
+            skip_damaged=True,
+        )  # fmt: skip
     for source in SOURCES:
         if source.recognises(folder):
             return source.read(folder, settings, arm, replicate)
@@ -200,78 +192,7 @@ SOURCES: tuple[Source, ...] = (
 """Every format that is known by its files; the first that recognises a folder reads it."""
 
 
-def read_run(
-    path: Path | str,
-    arm: str | None = None,
-    replicate: int = 0,
-    *,
-    max_history: int,
-    max_requests: int | None = None,
-) -> SampleStream:
-    """Reads the warm-up and all days of one arm's log, every shard.
-
-    Args:
-        path: the folder of a run, or of a log that is a warm-up alone.
-        arm: whose days follow the warm-up; `warmup` is none. None needs no choice: the warm-up
-            where nothing else was logged, or a single arm.
-        replicate: of which world.
-        max_history: behaviours beyond the latest so many are left out.
-        max_requests: cap, from the first on; None is all.
-
-    Raises:
-        LogError: as `read_table`, and where the arm has no log of that replicate.
-        ConfigError: if the arm is unknown, with the near miss, or one must be chosen.
-    """
-    require(max_requests is None or max_requests >= 1, "max_requests", max_requests, ">= 1")
-    folder = RunFolder(Path(path))
-    requests_root = folder.log / "requests"
-    arms = sorted(entry.name.removeprefix("arm=") for entry in requests_root.glob("arm=*"))
-    if arm is None:
-        arm = _only_arm(arms, requests_root)
-    if arm not in arms:
-        raise unknown_name("arm", arm, arms)
-    follower = LogFollower(max_history=max_history)
-    samples: list[TrainingSample] = []
-    num_days = 0
-    # The warm-up is the beginning of every arm's log.
-    for name in dict.fromkeys((WARMUP, arm)):
-        root = requests_root / f"arm={name}" / f"replicate={replicate}"
-        for day in sorted(root.glob("day=*")):
-            num_days += 1
-            samples += _read_day(folder, day, follower)
-    if not samples:
-        raise LogError(f"{requests_root}: arm {arm}, replicate {replicate} has no requests.")
-    used = samples[:max_requests]
-    what = "the warm-up alone" if arm == WARMUP else f"arm {arm}, {num_days} days with the warm-up"
-    note = (
-        f"Run: replicate {replicate}, {what}; "
-        f"{len(used):,} of {len(samples):,} sampled requests used, from the first on."
-    )
-    return SampleStream(items=read_items(folder.items(replicate)), samples=used, notes=(note,))
-
-
 def run_replicates(path: Path | str) -> tuple[int, ...]:
     """The replicates that have a log in a run's folder; none in any other folder."""
     folders = RunFolder(split_adapter(path)[0]).log.glob("requests/arm=*/replicate=*")
     return tuple(sorted({int(entry.name.removeprefix("replicate=")) for entry in folders}))
-
-
-def _only_arm(arms: list[str], root: Path) -> str:
-    lived = [name for name in arms if name != WARMUP]
-    if len(lived) > 1:
-        raise ConfigError(f"arm == None, must be one of {', '.join(arms)}: {root} holds several.")
-    if not arms:
-        raise LogError(f"{root}: no arm has logged anything.")
-    return lived[0] if lived else WARMUP
-
-
-def _read_day(folder: RunFolder, day: Path, follower: LogFollower) -> list[TrainingSample]:
-    """A day's samples by time; the request id settles equal times."""
-    samples = []
-    for path in sorted(day.glob("*.parquet")):
-        impressions = read_impressions(
-            folder.log / "impressions" / path.relative_to(folder.log / "requests")
-        )
-        follower.append(impressions)
-        samples += follower.samples(read_requests(path), impressions)
-    return sorted(samples, key=lambda s: (s.request.time_ms, s.request.request_id))

@@ -20,19 +20,27 @@ from ifa_ray.config import Config, ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_impressions, read_items, read_requests
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from ifa_ray.errors import LogError
-from ifa_ray.schema import TrainingSample
+from ifa_ray.errors import CheckpointError, LogError, RankerError
+from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.training.checkpoint import (
     drop_optimizer,
     latest_version,
     load_learner,
+    load_metrics,
     save_checkpoint,
     version_folder,
+)
+from ifa_ray.training.gate import (
+    GateConfig,
+    GateDecision,
+    PublicationRefused,
+    judge,
+    refusal_of_loss,
 )
 from ifa_ray.training.loop import Learner, StreamMetrics
 from ifa_ray.training.samples import LogFollower
 
-__all__ = ["StreamSettings", "exactly", "train_stream"]
+__all__ = ["StreamSettings", "exactly", "refusal", "train_stream"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class StreamSettings(Config):
         shards: files per day and world.
         train_requests_per_day: samples learned from each day, exactly.
         model, training: settings of the learner.
+        gate: what a version must fulfil before it is published.
         num_threads: torch threads; results are the same for any number only where 1 is used.
         poll_s: how often the folder is looked at while waiting for a day.
     """
@@ -59,6 +68,7 @@ class StreamSettings(Config):
     train_requests_per_day: int
     model: ModelConfig
     training: TrainingConfig
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     num_threads: int = 1
     poll_s: float = 0.1
 
@@ -69,6 +79,7 @@ class StreamSettings(Config):
         nested = {
             "model": ModelConfig.from_dict(model),
             "training": TrainingConfig.from_dict(training),
+            "gate": GateConfig.from_dict(values["gate"]),
         }
         return super().from_dict({**values, **nested})
 
@@ -99,6 +110,10 @@ def train_stream(
         settings: see `StreamSettings`.
         on_version: called with (replicate, version, progressive metrics) after each publication.
         sleep: how to wait for a day that is not committed yet.
+
+    Raises:
+        PublicationRefused: if a version did not pass the gate; what was published stays.
+        CheckpointError: if a version was published with other settings, or is damaged.
     """
     torch.set_num_threads(settings.num_threads)
     slots = [_Slot(settings, replicate) for replicate in range(len(settings.model_seeds))]
@@ -107,6 +122,23 @@ def train_stream(
             if slot.next_version == version:
                 slot.wait_for_log(version, sleep)
                 on_version(slot.replicate, version, slot.learn(version))
+
+
+def refusal(settings: StreamSettings) -> str | None:
+    """Why the gate stopped an arm's training; None where it did not."""
+    folder = RunFolder(Path(settings.root))
+    for replicate in range(len(settings.model_seeds)):
+        newest = latest_version(folder.models(settings.arm, replicate))
+        path = folder.gate(settings.arm, replicate, 0 if newest is None else newest + 1)
+        if path.exists():
+            reasons = "; ".join(json.loads(path.read_bytes())["reasons"])
+            return f"replicate {replicate}: {_refused(newest, reasons)}"
+    return None
+
+
+def _refused(newest: int | None, reasons: str) -> str:
+    good = "no version is published" if newest is None else f"version {newest} stays the newest"
+    return f"version {0 if newest is None else newest + 1} is not published: {reasons}. {good}."
 
 
 class _Slot:
@@ -120,6 +152,7 @@ class _Slot:
         newest = latest_version(self._models)
         self.next_version = 0 if newest is None else newest + 1
         self._learner: Learner | None = None
+        self._previous: Mapping[str, Any] | None = None
         self._follower = LogFollower(max_history=settings.model.max_history)
 
     def wait_for_log(self, version: int, sleep: Callable[[float], None]) -> None:
@@ -141,7 +174,8 @@ class _Slot:
         if version > 0:
             samples = exactly(samples, self._settings.train_requests_per_day)
         # A sample that is gone over again was learned from, so it tests nothing.
-        metrics = learner.train(samples, tested=min(distinct, len(samples)))
+        tested = min(distinct, len(samples))
+        metrics = self._judged(version, learner, samples, tested)
         # Before the version: a version that is published has its time.
         write_atomically(
             self._folder.training_time(self._settings.arm, self.replicate, version),
@@ -156,8 +190,41 @@ class _Slot:
         )
         if version > 0:
             drop_optimizer(version_folder(self._models, version - 1))
-        self.next_version = version + 1
+        self.next_version, self._previous = version + 1, metrics.to_dict()
         return metrics
+
+    def _judged(
+        self, version: int, learner: Learner, samples: Sequence[TrainingSample], tested: int
+    ) -> StreamMetrics:
+        """Learns the samples, and lets the gate judge what came of it."""
+        gate = self._settings.gate
+        place = OBJECTIVES.index(gate.objective)
+        try:
+            metrics = learner.train(samples, tested=tested)
+        except RankerError as error:
+            self._decided(refusal_of_loss(gate, version, error))
+            raise AssertionError("a refusal was not raised") from error
+        positives = sum(int(sample.labels_CL[:, place].sum()) for sample in samples[:tested])
+        self._decided(
+            judge(
+                gate,
+                version,
+                learner.arrays(copy=False),
+                metrics.to_dict(),
+                self._previous,
+                positives,
+            )
+        )
+        return metrics
+
+    def _decided(self, decision: GateDecision) -> None:
+        """Records a decision, and stops where it is a refusal."""
+        path = self._folder.gate(self._settings.arm, self.replicate, decision.version)
+        text = json.dumps(decision.to_dict(), indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(path, text.encode() + b"\n")
+        if not decision.passed:
+            newest = decision.version - 1 if decision.version else None
+            raise PublicationRefused(_refused(newest, "; ".join(decision.reasons)))
 
     def _restore(self, version: int) -> Learner:
         """The learner as it stood after the previous version, its histories read again."""
@@ -170,12 +237,29 @@ class _Slot:
                 self._settings.model, self._settings.training, items, seed, clock=clock
             )
         else:
-            learner = load_learner(version_folder(self._models, version - 1), items, clock=clock)
+            before = version_folder(self._models, version - 1)
+            learner = load_learner(before, items, clock=clock)
+            self._require_ours(learner, before)
+            self._previous = load_metrics(before)
             for earlier in range(version):
                 for key in self._days(earlier):
                     self._follower.append(read_impressions(self._folder.table("impressions", key)))
         self._learner = learner
         return learner
+
+    def _require_ours(self, learner: Learner, folder: Path) -> None:
+        """Refuses to go on from what a training of other settings has left here."""
+        asked = self._settings
+        for name, found, wanted in (
+            ("seed", learner.seed, asked.model_seeds[self.replicate]),
+            ("model", learner.model_config, asked.model),
+            ("training", learner.training_config, asked.training),
+        ):
+            if found != wanted:
+                raise CheckpointError(
+                    f"{folder}: {name} == {found}, must be {wanted}: it is of another training, "
+                    "and a new one needs a folder of its own."
+                )
 
     def _samples(self, version: int, append: bool = True) -> list[TrainingSample]:
         """The samples of a version's day, by time; its impressions join the histories once."""

@@ -20,8 +20,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ifa_ray.errors import ConfigError, IfaRayError
+from ifa_ray.training.gate import PublicationRefused
 from ifa_ray.training.loop import StreamMetrics
-from ifa_ray.training.stream import StreamSettings, train_stream
+from ifa_ray.training.stream import StreamSettings, refusal, train_stream
 
 __all__ = ["ArmTrainer", "TrainingFailed", "start_supervisor"]
 
@@ -45,20 +46,26 @@ class ArmTrainer:
     """An arm's training, started at once; says when it has ended or died."""
 
     def __init__(self, supervisor: ActorHandle, settings: StreamSettings, num_cpus: float) -> None:
-        available = ray.cluster_resources().get("CPU", 0.0)
-        if num_cpus > available:
+        # One worker needs them on one node; Ray Train would wait for ever for what no node has.
+        largest = max(
+            (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]),
+            default=0.0,
+        )
+        if num_cpus > largest:
             raise ConfigError(
-                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, "
-                f"must be <= {available}, all that the cluster has."
+                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, must be <= {largest:g}, "
+                f"all that the largest node has (the cluster has "
+                f"{ray.cluster_resources().get('CPU', 0.0):g})."
             )
-        self._arm = settings.arm
+        self._settings = settings
         self._fit = supervisor.fit.remote(settings.to_dict(), num_cpus)
 
     def has_ended(self) -> bool:
         """Whether the last version is published.
 
         Raises:
-            TrainingFailed: with what the worker said, if training has failed.
+            TrainingFailed: with what the worker said, if training has failed, or with the gate's
+                reasons, if it refused a version.
         """
         ended, _ = ray.wait([self._fit], timeout=0)
         if not ended:
@@ -67,7 +74,10 @@ class ArmTrainer:
             ray.get(self._fit)
         except RayError as error:
             why = getattr(error, "cause", None) or error
-            raise TrainingFailed(f"training of arm {self._arm} failed: {why}") from error
+            raise TrainingFailed(f"training of arm {self._settings.arm} failed: {why}") from error
+        refused = refusal(self._settings)
+        if refused is not None:
+            raise TrainingFailed(f"training of arm {self._settings.arm} stopped: {refused}")
         return True
 
 
@@ -108,4 +118,9 @@ def _train_loop(values: dict[str, Any]) -> None:
         if replicate == len(settings.model_seeds) - 1:
             ray.train.report({"version": version, "steps": metrics.steps})
 
-    train_stream(settings, on_version)
+    try:
+        train_stream(settings, on_version)
+    except PublicationRefused:
+        # Recorded in the run folder, where `ArmTrainer` finds it. Raised here, it would be tried
+        # again as if it were a fault of the machine, with the same end.
+        return

@@ -149,7 +149,9 @@ class Episodes:
         start_ms_R = self.start_ms_BS[rows, self.session_B[rows]]
         self.time_ms_B[rows] = np.maximum(start_ms_R, users.last_ms_U + GAP_MS)
         self.round_B[rows] = 0
-        mood_R = mood_topics(world.seed, users, self.day_B[rows], self.session_B[rows])
+        mood_R = mood_topics(
+            world.config, world.seed, users, self.day_B[rows], self.session_B[rows]
+        )
         self.sessions.put(rows, SessionState.new(world.config, mood_R))
 
     def ask(self, rows: Rows) -> None:

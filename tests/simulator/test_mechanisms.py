@@ -77,7 +77,7 @@ def test_moods_are_drawn_from_the_users_own_awake_interests():
     users = make_users(world, USERS)
     mostly = 0
     for session in range(20):
-        mood = mood_topics(1, users, np.zeros(40, np.int32), np.full(40, session, np.int32))
+        mood = mood_topics(TINY, 1, users, np.zeros(40, np.int32), np.full(40, session, np.int32))
         own = (users.topic_UM == mood[:, None]) & users.awake_UM
         mostly += own.any(axis=1).mean() / 20
         assert (users.topic_UM == mood[:, None]).any(axis=1).all()

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.presets import MODEL_ARMS, PRESETS, Arm, RunConfig, override, preset
+from simulator.config import WORLDS
+from simulator.presets import MODEL_ARMS, Arm, RunConfig, override, preset
 
 
 @pytest.fixture
@@ -14,8 +15,11 @@ def smoke():
     return preset("smoke")
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("world", ["balanced", "exact_heavy", "profile_heavy"])
+@pytest.mark.parametrize(
+    ("name", "world"),
+    [(n, w) for n in ("smoke", "quick", "standard") for w in WORLDS]
+    + [("kuairand", "balanced"), ("kuaishou_paper", "balanced")],
+)
 def test_presets_survive_json(name, world):
     config = preset(name, world)
     again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
@@ -29,6 +33,34 @@ def test_the_quick_and_standard_sizes_are_those_promised():
     assert (standard.world.num_candidates, standard.world.max_history) == (10_000, 10_000)
     assert quick.arms == ("twin", "ifa", "ifa_plus")
     assert quick.replicates >= 3
+
+
+def test_a_preset_in_a_file_is_a_preset(smoke, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(smoke.to_dict()))
+    assert preset(str(path)) == smoke
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not a preset"),
+        ("[]", "not a preset"),
+        ('{"userz": 3}', "Did you mean 'users'"),
+        ('{"preset": "x", "model": {"name": "ifa"}, "world": {"zero_share": 2.0}}',
+         "zero_share == 2.0, must be in"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_preset_is_refused(tmp_path, text, says):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        preset(str(path))
+
+
+def test_a_preset_in_a_file_has_its_own_world(tmp_path):
+    with pytest.raises(ConfigError, match="world == 'exact_heavy', must be left out"):
+        preset(str(tmp_path / "mine.json"), "exact_heavy")
 
 
 def test_model_arms_are_the_models():

@@ -95,8 +95,10 @@ def test_closed_forms_agree_with_an_even_grid_of_draws(utility, duration_s):
 
 
 def test_a_skip_is_quick_and_part_of_it_plays_nothing():
-    watch = Watch(skip=np.full(EVEN.shape, 0.5), zero_share=0.4, log_mean=np.full(EVEN.shape, 3.0),
-                  log_sd=1.0, duration_s=np.full(EVEN.shape, 60.0))  # fmt: skip
+    watch = Watch(
+        skip=np.full(EVEN.shape, 0.5), zero_share=0.4, skip_mean_s=1.6,
+        log_mean=np.full(EVEN.shape, 3.0), log_sd=1.0, duration_s=np.full(EVEN.shape, 60.0),
+    )  # fmt: skip
     play = play_time_s(watch, EVEN, np.zeros(EVEN.shape, bool))
     assert (play == 0).mean() == pytest.approx(0.5 * 0.4, abs=1e-4)
     assert np.median(play[EVEN < 0.5]) < 2.0

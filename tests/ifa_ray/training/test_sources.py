@@ -13,7 +13,7 @@ from ifa_ray.training.sources import SampleStream, read_run, read_stream
 
 def write_day(folder: RunFolder, key: ShardDay, events: list[tuple[int, int, int, int]]) -> None:
     """Each event (request_id, user_id, time_ms, watermark) shows video request_id % 10."""
-    ids, users, times, marks = (np.array(c) for c in zip(*events, strict=True))
+    ids, users, times, marks = np.array(events, np.int64).reshape(-1, 4).T
     columns = {name: np.zeros(len(ids), kind) for name, kind in IMPRESSION_COLUMNS.items()}
     columns |= {
         "request_id": ids.astype(np.int64),
@@ -45,7 +45,9 @@ def run(tmp_path: Path) -> Path:
     write_day(folder, ShardDay("twin", 0, 0, 0), [(14, 0, 1000, 2)])
     write_day(folder, ShardDay("twin", 0, 0, 1), [(15, 1, 1000, 1)])
     write_day(folder, ShardDay("twin", 0, 1, 0), [(26, 0, 2000, 3)])
+    write_day(folder, ShardDay("twin", 0, 1, 1), [])
     write_day(folder, ShardDay("ifa", 0, 0, 0), [(17, 0, 1500, 2)])
+    write_day(folder, ShardDay("ifa", 0, 0, 1), [])
     return tmp_path
 
 

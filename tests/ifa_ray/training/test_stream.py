@@ -1,5 +1,7 @@
 """Versions follow the log, whatever happens to the process that makes them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,12 @@ from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from ifa_ray.errors import LogError
+from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, OBJECTIVES
-from ifa_ray.training.checkpoint import load_metrics, version_folder
-from ifa_ray.training.stream import StreamSettings, exactly, train_stream
+from ifa_ray.training.checkpoint import latest_version, load_metrics, version_folder
+from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.loop import Learner
+from ifa_ray.training.stream import StreamSettings, exactly, refusal, train_stream
 
 NUM_ITEMS, CANDIDATES, DAYS, SHARDS = 40, 12, 3, 2
 
@@ -194,3 +198,63 @@ def test_fewer_samples_than_needed_are_gone_over_again():
 def test_no_samples_at_all_are_an_error():
     with pytest.raises(LogError, match="len\\(requests\\) == 0"):
         exactly([], 5)
+
+
+def test_every_version_was_judged_and_the_decision_is_kept(tmp_path):
+    folder = make_folder(tmp_path, lambda _day: 4)
+    train(folder)
+    for replicate in range(2):
+        for version in range(DAYS + 1):
+            found = json.loads(folder.gate("ifa", replicate, version).read_bytes())
+            assert (found["version"], found["passed"]) == (version, True)
+    assert refusal(settings(folder)) is None
+
+
+def test_a_refused_version_stops_the_arm_and_is_tried_again_alike(tmp_path):
+    folder = make_folder(tmp_path, lambda _day: 4)
+    # The loss and the AUC of few requests never improve in every version of both replicates.
+    strict = GateConfig(max_loss_ratio=1.000001, max_auc_drop=0.0, min_positives=1)
+    said = []
+    for _ in range(2):
+        with pytest.raises(PublicationRefused) as stopped:
+            train_stream(settings(folder, gate=strict), lambda *_: None, sleep=never_wait)
+        said.append(str(stopped.value))
+    assert said[0] == said[1]
+    assert refusal(settings(folder)).endswith(said[0])
+    newest = {r: latest_version(folder.models("ifa", r)) for r in range(2)}
+    assert min(newest.values()) < DAYS
+    assert "stays the newest" in said[0]
+
+
+def test_a_loss_that_is_not_finite_is_refused_and_the_last_good_version_stays(
+    tmp_path, monkeypatch
+):
+    folder = make_folder(tmp_path, lambda _day: 4)
+    step = Learner.step
+
+    def explode(self, samples):
+        if self.steps == 4:
+            next(self.model.towers.parameters()).data.fill_(float("inf"))
+        return step(self, samples)
+
+    monkeypatch.setattr(Learner, "step", explode)
+    with pytest.raises(PublicationRefused, match=r"loss == .*must be finite.*stays the newest"):
+        train(folder)
+    assert latest_version(folder.models("ifa", 0)) == 0
+    assert "must be finite" in refusal(settings(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model_seeds": (7, 2)}, "seed"),
+        ({"training": TrainingConfig(batch_size=2)}, "training"),
+        ({"model": ModelConfig(name="ifa", width=16, tower_widths=(8,), max_history=50)}, "model"),
+    ],
+)
+def test_a_fresh_training_never_goes_on_from_anothers_versions(tmp_path, change, field):
+    folder = make_folder(tmp_path, lambda _day: 4)
+    with pytest.raises(Stopped):
+        train(folder, stop_after=2)
+    with pytest.raises(CheckpointError, match=f"{field} == .*it is of another training"):
+        train_stream(settings(folder, **change), lambda *_: None, sleep=never_wait)

@@ -1,0 +1,172 @@
+"""The folder of one offline training: what is in it, and how it survives a kill.
+
+    OUT/settings.json            what it is; a resumed training must agree
+    OUT/models/version=00003/    versions that passed the gate; what a ranker serves
+    OUT/refused/version=00004/   the last version that did not
+    OUT/gates/version=00003.json each decision of the gate
+    OUT/metrics.jsonl            one line for each window of the stream
+    OUT/plots/*.svg              the same as lines
+    OUT/tables.json              how full the hashed tables are
+    OUT/timings.jsonl            seconds of each version: a measurement, all else repeats exactly
+
+The newest version is the only state. What is written after it (metrics, plots) is made again from
+it, so a process may be killed anywhere. Knows files, not training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ifa_ray.data.run_folder import write_atomically
+from ifa_ray.errors import CheckpointError, ConfigError
+from ifa_ray.training.checkpoint import latest_version, load_file, version_folder
+from ifa_ray.training.checkpoint_files import read_bytes
+
+__all__ = ["WINDOWS", "OfflineFolder"]
+
+WINDOWS = "windows.jsonl"
+"""The file of a version that holds the rows of its windows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfflineFolder:
+    """The layout below `root`."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        """The root of the versions that may be served."""
+        return self.root / "models"
+
+    @property
+    def refused(self) -> Path:
+        """The root of the versions that may not."""
+        return self.root / "refused"
+
+    @property
+    def metrics(self) -> Path:
+        """The rows of all windows."""
+        return self.root / "metrics.jsonl"
+
+    def gate(self, version: int) -> Path:
+        """The decision about a version."""
+        return self.root / "gates" / f"version={version:05d}.json"
+
+    def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
+        """Makes the folder, or checks that it is what shall be continued.
+
+        Raises:
+            ConfigError: if it holds something else, other settings, or versions that nobody asked
+                to continue.
+        """
+        path = self.root / "settings.json"
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+        if latest_version(self.models) is None:  # also where an earlier attempt came to nothing
+            found = [] if path.exists() else self._foreign()
+            if found:
+                raise ConfigError(
+                    f"out == {str(self.root)!r}, must be absent, empty or of a training: it holds "
+                    f"{', '.join(found[:3])}."
+                )
+            write_atomically(path, text.encode())
+            return
+        try:
+            saved = json.loads(read_bytes(path))
+        except ValueError:
+            raise CheckpointError(f"{path}: not JSON, it is damaged.") from None
+        _require_same(saved, json.loads(text), self.root)
+        if not resume:
+            raise ConfigError(
+                f"out == {str(self.root)!r} holds version {latest_version(self.models)}, must be "
+                "without versions. Continue it with --resume, or choose another --out."
+            )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps every other process out; the lock dies with the process.
+
+        Raises:
+            ConfigError: if another process trains here, or the folder cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        except OSError as error:
+            where = str(self.root)
+            raise ConfigError(f"out == {where!r}, must be writable: {error.strerror}.") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                where = str(self.root)
+                raise ConfigError(f"out == {where!r} is in use by another process.") from None
+            yield
+
+    def write_gate(self, version: int, decision: Mapping[str, Any]) -> None:
+        """Records a decision; the same one again is the same bytes."""
+        text = json.dumps(decision, indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(self.gate(version), text.encode() + b"\n")
+
+    def gate_words(self, version: int) -> str:
+        """A decision in a few words."""
+        path = self.gate(version)
+        if not path.exists():
+            return "no decision"
+        found = json.loads(path.read_bytes())
+        if "rolled_back_to" in found:
+            return f"version {found['rolled_back_to']} again"
+        return "passed" if found["passed"] else "; ".join(found["reasons"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, but for a last line that was not written whole."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_bytes().split(b"\n")
+        return [json.loads(line) for line in lines[:-1]]
+
+    def recover_rows(self) -> list[dict[str, Any]]:
+        """Makes metrics.jsonl what it must be after the newest version, and returns its rows."""
+        newest = latest_version(self.models)
+        if newest is None:
+            rows = []
+        else:
+            rows = [row for row in self.rows() if row["version"] < newest]
+            last = load_file(version_folder(self.models, newest), WINDOWS).splitlines()
+            rows += [json.loads(line) for line in last]
+        if rows != self.rows() or not self.metrics.exists():
+            write_atomically(self.metrics, self.encode(rows))
+        return rows
+
+    def append_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows; where a killed process left half of them, `recover_rows` mends it."""
+        with self.metrics.open("ab") as file:
+            file.write(self.encode(rows))
+
+    def append_timing(self, values: Mapping[str, Any]) -> None:
+        """Adds a measurement."""
+        with (self.root / "timings.jsonl").open("ab") as file:
+            file.write(self.encode([values]))
+
+    @staticmethod
+    def encode(rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """One line of JSON for each."""
+        return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+
+    def _foreign(self) -> list[str]:
+        return sorted(entry.name for entry in self.root.iterdir() if entry.name != ".lock")
+
+
+def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
+    for name in sorted({*saved, *now}):
+        was, value = saved.get(name), now.get(name)
+        if isinstance(was, dict) and isinstance(value, dict):
+            _require_same(was, value, root)
+        elif was != value:
+            raise ConfigError(f"{name} == {value!r}, must be {was!r}, with which {root} was begun.")

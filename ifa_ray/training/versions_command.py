@@ -1,0 +1,174 @@
+"""`python -m ifa_ray versions`: what was published, and back to an earlier version.
+
+Parses and prints; knows the folder of an offline training. A version's number never goes back,
+because rankers follow the newest: going back publishes an earlier version again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ifa_ray.config import require
+from ifa_ray.schema import OBJECTIVES
+from ifa_ray.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    published_versions,
+    republish,
+    version_folder,
+)
+from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
+from ifa_ray.training.storage import VersionStore
+from ifa_ray.training.windows import day_of
+
+__all__ = ["add_versions", "roll_back", "run_versions"]
+
+_EPILOG = """\
+examples:
+  python -m ifa_ray versions list trained/shop
+  # Version 7 again, under the next number; training goes on from there, and learns once more what
+  # came after version 7.
+  python -m ifa_ray versions rollback trained/shop --to 7
+  # What came after it was bad: leave it out.
+  python -m ifa_ray versions rollback trained/shop --to 7 --skip
+"""
+
+
+_PUSH_EPILOG = """\
+examples:
+  python -m ifa_ray versions push trained/shop "s3://models/shop?region=eu-west-1"
+  # Another store that speaks S3:
+  python -m ifa_ray versions push trained/shop \\
+      "s3://models/shop?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1"
+  python -m ifa_ray versions fetch "s3://models/shop?region=eu-west-1" serving/shop
+
+Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or wherever AWS clients look.
+"""
+
+
+def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the subparsers of the command line."""
+    command = commands.add_parser("versions", help="list what was trained, or go back")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the versions of a training, and the gate's word")
+    listing.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
+    push = actions.add_parser(
+        "push", help="copy published versions to a bucket or another folder", epilog=_PUSH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    push.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
+    push.add_argument("url", metavar="URL", help="s3://bucket/prefix?region=... or file:///path")
+    fetch = actions.add_parser("fetch", help="bring a version from there, to serve or begin with")
+    fetch.add_argument("url", metavar="URL", help="as for push")
+    fetch.add_argument("models", type=Path, metavar="DIR", help="where to: DIR/version=N")
+    fetch.add_argument("--version", type=int, metavar="V", help="default: the newest there")
+    back = actions.add_parser(
+        "rollback", help="publish an earlier version again, under the next number",
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    back.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
+    back.add_argument(
+        "--to", type=int, required=True, metavar="V", help="the version to go back to"
+    )
+    back.add_argument("--skip", action="store_true", help="leave out the requests that came after "
+                      "it, up to the newest version")  # fmt: skip
+
+
+def run_versions(options: argparse.Namespace) -> int:
+    """Lists or goes back.
+
+    Returns:
+        The process's status.
+    """
+    if options.action == "fetch":
+        return _fetch(options)
+    folder = OfflineFolder(options.out)
+    found = published_versions(folder.models)
+    require(bool(found), "out", str(options.out), "the folder of a training with versions")
+    if options.action == "list":
+        _list(folder, found)
+        return 0
+    if options.action == "push":
+        pushed = VersionStore.at(options.url).push(folder.models)
+        print(f"{len(pushed)} versions copied: {', '.join(map(str, pushed)) or 'all were there'}")
+        return 0
+    with folder.locked():
+        new = roll_back(folder, options.to, skip=options.skip)
+    print(f"version {new} is version {options.to} again")
+    if not load_checkpoint(version_folder(folder.models, new)).has_optimizer:
+        print(
+            "it can be served, but training cannot go on from it: its optimiser state was dropped",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    store = VersionStore.at(options.url)
+    found = store.versions()
+    require(bool(found), "url", options.url, "of a store that has versions")
+    version = found[-1] if options.version is None else options.version
+    folder = store.fetch(version, options.models)
+    load_checkpoint(folder, with_optimizer=False)  # every byte as its checksum says
+    print(folder)
+    return 0
+
+
+def roll_back(folder: OfflineFolder, to: int, *, skip: bool) -> int:
+    """Publishes an earlier version again.
+
+    Args:
+        folder: locked.
+        to: the earlier version.
+        skip: whether training goes on after the newest version's requests, instead of after its.
+
+    Returns:
+        The number of the new version.
+
+    Raises:
+        ConfigError: if there is no such version, or it is the newest.
+        CheckpointError: if it is damaged.
+    """
+    found = published_versions(folder.models)
+    earlier = ", ".join(map(str, found[:-1])) or "none"
+    require(to in found[:-1], "to", to, f"an earlier version that is on disk ({earlier})")
+    new = found[-1] + 1
+    changes: dict[str, object] = {"rolled_back_to": to}
+    if skip:
+        changes["log_watermark"] = _read(folder, found[-1]).log_watermark
+    folder.write_gate(new, {"version": new, "passed": True, "rolled_back_to": to, "skipped": skip})
+    # Its rows are version `to`'s, and are in metrics.jsonl already.
+    republish(folder.models, to, new, changes, {WINDOWS: b""})
+    return new
+
+
+def _read(folder: OfflineFolder, version: int) -> Checkpoint:
+    return load_checkpoint(version_folder(folder.models, version), with_optimizer=False)
+
+
+def _list(folder: OfflineFolder, versions: list[int]) -> None:
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("version", "requests so far", "last day", *(f"AUC {o}" for o in OBJECTIVES)):
+        table.add_column(name, justify="right")
+    for name in ("goes on", "gate"):
+        table.add_column(name)
+    for version in versions:
+        found = _read(folder, version)
+        aucs = [found.metrics["auc"][objective] for objective in OBJECTIVES]
+        table.add_row(
+            str(version),
+            f"{found.log_watermark['requests']:,}",
+            day_of(found.log_watermark["last_ms"]),
+            *("undefined" if auc is None else f"{auc:.4f}" for auc in aucs),
+            "yes" if found.has_optimizer else "no",
+            folder.gate_words(version),
+        )
+    Console(width=130, highlight=False).print(table)
+    for path in sorted(folder.refused.glob("version=*")):
+        version = int(path.name.partition("=")[2])
+        print(f"refused: version {version}: {folder.gate_words(version)}")

@@ -20,6 +20,7 @@ from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models import RankModel
+from ifa_ray.models.kept import Recalled
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 from ifa_ray.set_step.step import SetStep
@@ -97,8 +98,21 @@ class ModelRanker:
         batch = build_batch([request], self._items, self._model.config)
         if self._device.type != "cpu":
             batch = batch.to(self._device)
+        return self._answer(request, batch, None, start)
+
+    def _answer(
+        self, request: RankRequest, batch: Batch, recalled: Recalled | None, start: float
+    ) -> RankResponse:
+        """Scores a batch of one request, on the model's device, and makes its slate.
+
+        Args:
+            request: its latest behaviours suffice.
+            batch: its features.
+            recalled: as in `RankModel.tower_inputs`.
+            start: when the request was begun, by the clock.
+        """
         with torch.inference_mode():
-            log_p_CL = self._log_p(request, batch)
+            log_p_CL = self._log_p(request, batch, recalled)
         scores_C = self._rule.scores(log_p_CL)
         if not np.isfinite(scores_C).all():
             bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])
@@ -116,14 +130,17 @@ class ModelRanker:
             rank_ms=(self._clock() - start) * 1e3,
         )
 
-    def _log_p(self, request: RankRequest, batch: Batch) -> npt.NDArray[np.float32]:
+    def _log_p(
+        self, request: RankRequest, batch: Batch, recalled: Recalled | None
+    ) -> npt.NDArray[np.float32]:
         """What the model says, [C, L]; with `bf16`, exact where it can be in the slate."""
         step, C = self._set_step, len(request.candidates_C)
         wanted = request.k if step is None else step.pool_size(C, request.k)
         pool = max(_POOL, 4 * wanted)
         if not self._screens or 4 * pool > C:
-            return self._model.log_probabilities(batch)[0].cpu().numpy()
-        inputs = self._model.tower_inputs(batch)
+            of = () if recalled is None else (recalled,)
+            return self._model.log_probabilities(batch, *of)[0].cpu().numpy()
+        inputs = self._model.tower_inputs(batch, recalled)
         log_p_CL = self._model.log_probabilities_of(inputs, torch.bfloat16)[0].cpu().numpy()
         rough_C = self._rule.scores(log_p_CL)
         order = np.argpartition(-rough_C, pool)

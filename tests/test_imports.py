@@ -24,6 +24,7 @@ TORCH_AND_NUMPY = (
     "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
     "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
     "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
+    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py",
 )  # fmt: skip
 
 # What a part of ifa_ray must not know, directly. Each lies above it, or beside it.
@@ -45,6 +46,12 @@ FORBIDDEN = {
         "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.cli",
     ),
     "ifa_ray.ranker": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
+    "ifa_ray.sequence_states": (
+        "ifa_ray.ranker", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
+    ),
+    "ifa_ray.stateful_ranker": (
+        "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
+    ),
     "ifa_ray.training": (
         "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.evaluation", "ifa_ray.cli",
     ),

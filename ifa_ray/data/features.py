@@ -31,6 +31,8 @@ __all__ = [
     "Batch",
     "build_batch",
     "counted_keys",
+    "gap_buckets",
+    "with_counts",
 ]
 
 NUM_HOURS = 24
@@ -151,6 +153,33 @@ def build_batch(requests: Sequence[RankRequest], items: ItemTable, config: Model
     return Batch(**{name: torch.from_numpy(column) for name, column in columns.items()})
 
 
+def with_counts(
+    batch: Batch,
+    length: int,
+    counts_CX: npt.NDArray[np.float32],
+    gap_CK: npt.NDArray[np.int64],
+) -> Batch:
+    """A batch of one request that holds only the latest behaviours, told of those before them.
+
+    Args:
+        batch: built with no counted key.
+        length: of the whole history.
+        counts_CX: `Batch.cross_counts_BCX`, of the whole history.
+        gap_CK: `Batch.cross_gap_BCK`, of the whole history.
+    """
+    return dataclasses.replace(
+        batch,
+        length_B=torch.from_numpy(np.searchsorted(_LENGTH_EDGES, [length], side="right")),
+        cross_counts_BCX=torch.from_numpy(counts_CX)[None],
+        cross_gap_BCK=torch.from_numpy(gap_CK)[None],
+    )
+
+
+def gap_buckets(ages_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bucket of each time since: how many of the edges it has reached."""
+    return np.searchsorted(_GAP_EDGES_MS, ages_ms, side="right")
+
+
 def _fill(
     columns: dict[str, np.ndarray],
     b: int,
@@ -223,7 +252,7 @@ def _met(
 
 
 def _gap_buckets(times_ms_T: npt.NDArray[np.int64], now_ms: int) -> npt.NDArray[np.int64]:
-    """Bucket of the time since each behaviour: how many of the edges it has reached.
+    """As `gap_buckets`, of the time since each behaviour of a history.
 
     The times are sorted, so the edges are looked up among them and not they among the edges.
     """

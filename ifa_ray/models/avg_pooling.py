@@ -10,6 +10,7 @@ import torch
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
+from ifa_ray.models.kept import Kept, Recalled
 
 __all__ = ["AvgPooling"]
 
@@ -30,3 +31,16 @@ class AvgPooling(RankModel):
         total_BD = torch.where(mask_BT1, behaviours.features_BTD, 0.0).sum(dim=1)
         count_B1 = mask_BT1.sum(dim=1).clamp(min=1)
         return Attended((total_BD / count_B1)[:, None])
+
+    def kept(self) -> Kept:
+        """The behaviours that are averaged."""
+        return Kept(latest=self.config.top_k)
+
+    def attend_kept(
+        self,
+        candidates: Candidates,
+        latest: Behaviours,
+        recalled: Recalled,  # noqa: ARG002
+    ) -> Attended:
+        """As `RankModel.attend_kept`."""
+        return self.attend(candidates, latest)

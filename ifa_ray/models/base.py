@@ -26,6 +26,7 @@ from ifa_ray.models.embedding import (
     PerItem,
     UserEmbedding,
 )
+from ifa_ray.models.kept import Kept, Recalled
 from ifa_ray.models.layers import Table
 from ifa_ray.models.modules import SequenceAttention
 from ifa_ray.models.towers import Towers
@@ -185,6 +186,16 @@ class RankModel(nn.Module, ABC):
             behaviours: the history; T >= 1, but none of it need be real.
         """
 
+    def kept(self) -> Kept | None:
+        """What to keep of a history; None where the model must see it whole (most do)."""
+        return None
+
+    def attend_kept(
+        self, candidates: Candidates, latest: Behaviours, recalled: Recalled
+    ) -> Attended:
+        """As `attend`, from the latest behaviours and from what was kept of all (`kept`)."""
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing of a history.")
+
     def forward(self, batch: Batch) -> torch.Tensor:
         """Computes logits [B, C, L] float32; those of padded candidates mean nothing."""
         return self.outputs(batch).logits_BCL
@@ -195,8 +206,14 @@ class RankModel(nn.Module, ABC):
         logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC)
         return Outputs(logits_BCL, inputs.auxiliary_BC)
 
-    def tower_inputs(self, batch: Batch) -> TowerInputs:
-        """Embeds, lets the candidates read the history, and lays out what the towers read."""
+    def tower_inputs(self, batch: Batch, recalled: Recalled | None = None) -> TowerInputs:
+        """Embeds, lets the candidates read the history, and lays out what the towers read.
+
+        Args:
+            batch: the requests.
+            recalled: what was kept of their histories; the batch then holds the latest behaviours
+                alone.
+        """
         C = batch.candidate_rows_BC.shape[1]
         reads = slice(-self._history_reads, None)
         history_rows_BT = batch.history_rows_BT[:, reads]
@@ -223,7 +240,10 @@ class RankModel(nn.Module, ABC):
             code_BC=batch.candidate_code_BC,
             mask_BC=batch.mask_BC,
         )
-        found = self.attend(candidates, behaviours)
+        if recalled is None:
+            found = self.attend(candidates, behaviours)
+        else:
+            found = self.attend_kept(candidates, behaviours, recalled)
         blocks = [found.cs_BCD.expand_as(can_BCD)]
         if not self.config.strict_paper_concat:
             blocks += [can_BCD, can_BCD * found.cs_BCD]
@@ -235,9 +255,9 @@ class RankModel(nn.Module, ABC):
             auxiliary_BC=found.auxiliary_BC,
         )
 
-    def log_probabilities(self, batch: Batch) -> torch.Tensor:
-        """Computes log p(objective|can), [B, C, L] float32 (section 4.3)."""
-        return self.log_probabilities_of(self.tower_inputs(batch))
+    def log_probabilities(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor:
+        """Computes log p(objective|can), [B, C, L] float32 (section 4.3); see `tower_inputs`."""
+        return self.log_probabilities_of(self.tower_inputs(batch, recalled))
 
     def log_probabilities_of(
         self, inputs: TowerInputs, dtype: torch.dtype = torch.float32
@@ -255,6 +275,11 @@ class RankModel(nn.Module, ABC):
         log_sigmoid_BCL = logsigmoid(logits_BCL.float())
         impression_BC1 = log_sigmoid_BCL[..., :1]
         return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
+
+    @property
+    def history_reads(self) -> int:
+        """How many of the latest behaviours the model looks at, one by one or in sums."""
+        return self._history_reads
 
     @property
     def device(self) -> torch.device:

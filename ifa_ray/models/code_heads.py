@@ -20,14 +20,16 @@ from ifa_ray.models.codebook import Codebook
 from ifa_ray.models.embedding import NUM_CATEGORIES
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["FAMILIES", "CodeHeads"]
+__all__ = ["BITS", "FAMILIES", "CodeHeads"]
 
 FAMILIES = ("user", "category", "author", "coarse", "fine")
 """`user` has one code, which all items share; `coarse` and `fine` are those of a `Codebook`."""
 
 _DECAY_DAYS = (NO_DECAY, 7.0, 0.2)  # the whole life, a week, some hours
 _NUM_COARSE, _NUM_FINE = 64, 8
-_BITS = tuple(ACTIONS.index(name) for name in COUNTS[1:])
+
+BITS = tuple(ACTIONS.index(name) for name in COUNTS[1:])
+"""Of a behaviour's action byte, those that are summed beside its weight."""
 
 
 class CodeHeads(nn.Module):
@@ -44,11 +46,11 @@ class CodeHeads(nn.Module):
         self, items: ItemTable, *, families: tuple[str, ...], rates: bool, decay: bool
     ) -> None:
         super().__init__()
-        self._families = families
+        self.families = families
         self._rates = rates
-        self._decay_days = _DECAY_DAYS if decay else _DECAY_DAYS[:1]
+        self.decay_days = _DECAY_DAYS if decay else _DECAY_DAYS[:1]
         self.book = Codebook(items, num_coarse=_NUM_COARSE, num_fine=_NUM_FINE)
-        per_family = len(self._decay_days) * (1 + len(_BITS) * rates)
+        per_family = len(self.decay_days) * (1 + len(BITS) * rates)
         self.width = per_family * len(families)
 
     def forward(
@@ -67,27 +69,37 @@ class CodeHeads(nn.Module):
             category_R: the category of each row of the catalogue.
         """
         T = behaviours.mask_BT.shape[1]
-        codes_R = {
-            "category": (category_R, NUM_CATEGORIES),
-            "coarse": (self.book.coarse_R, self.book.num_coarse),
-            "fine": (self.book.fine_R, self.book.num_fine),
-        }
         weighted_BTX = weighted(
-            bits_BTA[..., _BITS], behaviours.age_days_BT, behaviours.mask_BT, self._decay_days
+            bits_BTA[..., BITS], behaviours.age_days_BT, behaviours.mask_BT, self.decay_days
         )
         blocks = []
-        for family in self._families:
+        for family in self.families:
             if family == "user":
                 code_BT, num_codes = torch.zeros_like(behaviours.code_BT), 1
             elif family == "author":  # numbered anew in every request, T where padded or unmet
                 code_BT, code_BC, num_codes = behaviours.code_BT, candidates.code_BC, T + 1
             else:
-                code_R, num_codes = codes_R[family]
+                code_R, num_codes = self.codes_of_rows(family, category_R)
                 code_BT, code_BC = code_R[behaviours.rows_BT], code_R[candidates.rows_BC]
-            state = CodeState.of_weighted(weighted_BTX, code_BT, num_codes, self._decay_days)
+            state = CodeState.of_weighted(weighted_BTX, code_BT, num_codes, self.decay_days)
             if family == "user":
-                C = candidates.rows_BC.shape[1]
-                blocks.append(state.read_all(rates=self._rates).expand(-1, C, -1))
+                blocks.append(self.of_all(state, candidates.rows_BC.shape[1]))
             else:
                 blocks.append(state.read(code_BC, rates=self._rates))
         return blocks
+
+    def codes_of_rows(self, family: str, category_R: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """The code of each row of the catalogue, and how many there are; not of `author`."""
+        return {
+            "category": (category_R, NUM_CATEGORIES),
+            "coarse": (self.book.coarse_R, self.book.num_coarse),
+            "fine": (self.book.fine_R, self.book.num_fine),
+        }[family]
+
+    def of_all(self, whole: CodeState, num_candidates: int) -> torch.Tensor:
+        """The block of the family `user`: the same for every candidate."""
+        return whole.read_all(rates=self._rates).expand(-1, num_candidates, -1)
+
+    def of_some(self, state: CodeState, code_BC: torch.Tensor, whole: CodeState) -> torch.Tensor:
+        """The block of another family, from sums of some of its codes and from those of all."""
+        return state.read(code_BC, rates=self._rates, whole=whole)

@@ -125,19 +125,21 @@ class CodeState:
         )  # fmt: skip
         return self.merge(now)
 
-    def read(self, code_BC: torch.Tensor, *, rates: bool = True) -> torch.Tensor:
+    def read(
+        self, code_BC: torch.Tensor, *, rates: bool = True, whole: CodeState | None = None
+    ) -> torch.Tensor:
         """What the history says of each candidate's code, [B, C, X] (or [B, C, D]).
 
         For each decay `LOG_SCALE` log(1 + sum of weights), and of each value by how much its mean
         at this code is above its mean over all codes; 0 where the code never occurred.
+
+        Args:
+            code_BC: int64 in [0, S).
+            rates: False leaves the log-weights alone.
+            whole: the sums over all codes, where this state holds some of them only.
         """
+        features_BSX = self._features(rates=rates, whole=whole or self)
         B, S, _ = self.sums_BSX.shape
-        weight, value = self._weight_and_value(self.sums_BSX)
-        features = [LOG_SCALE * torch.log1p(weight)]
-        if rates:
-            mean = self._mean()
-            features.append(_RATE_SCALE * ((value + _PRIOR * mean) / (weight + _PRIOR) - mean))
-        features_BSX = torch.cat(features, dim=-1).flatten(2)
         rows_BC = code_BC + S * torch.arange(B, device=code_BC.device)[:, None]
         return torch.nn.functional.embedding(rows_BC, features_BSX.flatten(0, 1))
 
@@ -146,6 +148,15 @@ class CodeState:
         weight, _ = self._weight_and_value(self.sums_BSX.sum(dim=1, keepdim=True))
         features = [LOG_SCALE * torch.log1p(weight), _RATE_SCALE * self._mean()]
         return torch.cat(features if rates else features[:1], dim=-1).flatten(2)
+
+    def _features(self, *, rates: bool, whole: CodeState) -> torch.Tensor:
+        """What each code says, [B, S, X] (or [B, S, D])."""
+        weight, value = self._weight_and_value(self.sums_BSX)
+        features = [LOG_SCALE * torch.log1p(weight)]
+        if rates:
+            mean = whole._mean()
+            features.append(_RATE_SCALE * ((value + _PRIOR * mean) / (weight + _PRIOR) - mean))
+        return torch.cat(features, dim=-1).flatten(2)
 
     def _mean(self) -> torch.Tensor:
         """The mean of each value over all codes, [B, 1, D, E]; 0 for an empty history."""

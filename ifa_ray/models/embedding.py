@@ -94,6 +94,11 @@ class ItemEmbedding(nn.Module):
             rows_R = torch.arange(len(self._id_R), device=self._id_R.device)
             self._frozen_RD = torch.cat([self._embed(rows) for rows in rows_R.split(_ROWS_AT_ONCE)])
 
+    @property
+    def frozen_RD(self) -> torch.Tensor | None:
+        """What `freeze` computed, itself and no copy; None where nothing is frozen."""
+        return self._frozen_RD
+
     def train(self, mode: bool = True) -> ItemEmbedding:
         """Sets the mode; training forgets what `freeze` computed."""
         if mode:

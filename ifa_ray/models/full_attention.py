@@ -13,6 +13,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
+from ifa_ray.models.base import Attended, Behaviours, Candidates
+from ifa_ray.models.kept import Kept, Recalled
 from ifa_ray.models.target_attention import TargetAttention
 
 __all__ = ["DIN", "FullAttention", "full_attention", "naive_full_attention"]
@@ -45,6 +47,19 @@ class DIN(FullAttention):
 
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, history_reads=config.top_k)
+
+    def kept(self) -> Kept:
+        """The behaviours that are attended to."""
+        return Kept(latest=self.config.top_k)
+
+    def attend_kept(
+        self,
+        candidates: Candidates,
+        latest: Behaviours,
+        recalled: Recalled,  # noqa: ARG002
+    ) -> Attended:
+        """As `RankModel.attend_kept`."""
+        return self.attend(candidates, latest)
 
 
 def naive_full_attention(

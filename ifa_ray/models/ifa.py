@@ -11,6 +11,7 @@ from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
 from ifa_ray.models.embedding import PerItem
+from ifa_ray.models.kept import Kept, Recalled
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 
 __all__ = ["IFA", "SetAttention"]
@@ -28,6 +29,23 @@ class IFA(RankModel):
     def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs of equation 2 and F_cc of equation 3."""
         state = self.candidates_to_sequence.state(behaviours.features_BTD, behaviours.mask_BT)
+        return self._attend(candidates, state)
+
+    def kept(self) -> Kept:
+        """The sums of equation 2."""
+        return Kept(dense=self.candidates_to_sequence)
+
+    def attend_kept(
+        self,
+        candidates: Candidates,
+        latest: Behaviours,  # noqa: ARG002  (the sums hold them)
+        recalled: Recalled,
+    ) -> Attended:
+        """As `RankModel.attend_kept`."""
+        assert recalled.dense is not None
+        return self._attend(candidates, recalled.dense)
+
+    def _attend(self, candidates: Candidates, state: SequenceState) -> Attended:
         cs_BCD, _ = state.read(self.item_queries(candidates.features_BCD, candidates.rows_BC))
         return Attended(cs_BCD, (self.candidates_to_candidates.read(candidates),))
 

@@ -23,7 +23,8 @@ from ifa_ray.models.base import Attended, Behaviours, Candidates
 from ifa_ray.models.code_heads import FAMILIES, CodeHeads
 from ifa_ray.models.embedding import PerItem
 from ifa_ray.models.full_attention import FullAttention
-from ifa_ray.models.linear_attention import LinearAttention
+from ifa_ray.models.kept import Kept, Recalled
+from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 from ifa_ray.models.twin import Twin
 
 __all__ = ["PARTS", "IFAPlus", "TwinWithCodes"]
@@ -56,17 +57,38 @@ class IFAPlus(FullAttention):
 
     def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs, and what the codes recall."""
-        can_BCD = candidates.features_BCD
-        cs_BCD = torch.zeros_like(can_BCD)
-        if "recent" in self._on:
-            cs_BCD = super().attend(candidates, behaviours.latest(self.config.top_k)).cs_BCD
+        cs_BCD = self._recent(candidates, behaviours)
         if "dense" in self._on:
             state = self.candidates_to_sequence.state(behaviours.features_BTD, behaviours.mask_BT)
-            dense_BCD, _ = state.read(self.dense_queries(can_BCD, candidates.rows_BC))
-            cs_BCD = cs_BCD + dense_BCD
+            cs_BCD = cs_BCD + self._dense(candidates, state)
         bits_BTA = self.actions.bits(behaviours.actions_BT)
         blocks = self.codes(candidates, behaviours, bits_BTA, self.items.category_R)
         return Attended(cs_BCD, tuple(blocks))
+
+    def kept(self) -> Kept:
+        """All that `attend` reads."""
+        return Kept(
+            latest=self.config.top_k if "recent" in self._on else 0,
+            dense=self.candidates_to_sequence if "dense" in self._on else None,
+            codes=self.codes if self.codes.families else None,
+        )
+
+    def attend_kept(
+        self, candidates: Candidates, latest: Behaviours, recalled: Recalled
+    ) -> Attended:
+        """As `RankModel.attend_kept`."""
+        cs_BCD = self._recent(candidates, latest)
+        if recalled.dense is not None:
+            cs_BCD = cs_BCD + self._dense(candidates, recalled.dense)
+        return Attended(cs_BCD, recalled.code_blocks)
+
+    def _recent(self, candidates: Candidates, behaviours: Behaviours) -> torch.Tensor:
+        if "recent" not in self._on:
+            return torch.zeros_like(candidates.features_BCD)
+        return super().attend(candidates, behaviours.latest(self.config.top_k)).cs_BCD
+
+    def _dense(self, candidates: Candidates, state: SequenceState) -> torch.Tensor:
+        return state.read(self.dense_queries(candidates.features_BCD, candidates.rows_BC))[0]
 
 
 class TwinWithCodes(Twin):

@@ -30,7 +30,7 @@ boredom, which belong to a session), the table has a row for all channels togeth
   x chance    recall over that of as many unseen items drawn at random: 1 is no better than chance;
               explore, which draws at random from what the others left, is below 1 for that reason
 
-Costs a few seconds at `quick`. Other seeds say how far to trust a row. See docs/world.md, Retrieval.
+Seconds at `quick`. Other seeds say how far to trust a row. See docs/world.md, Retrieval.
 
 examples:
   python -m simulator recall --preset quick

@@ -170,7 +170,9 @@ def test_a_retrieval_stage_of_ones_own_takes_the_place_of_the_default():
 
     world = World(TINY, 1, retrieval=Newest)
     _, logs = live(world, USERS[:2])
-    assert set(logs[1].requests["channels"].ravel().tolist()) == {4}
+    # Few requests are logged: both days together have some.
+    channels = np.concatenate([log.requests["channels"].ravel() for log in logs[1:]])
+    assert set(channels.tolist()) == {4}
 
 
 def test_with_every_cell_open_the_recent_channel_is_the_brute_force_neighbourhood(shard):

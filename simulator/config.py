@@ -231,6 +231,14 @@ class WorldConfig(Config):
         return self.longest_prehistory or self.max_history
 
     @property
+    def seen_limit(self) -> int:
+        """How many of a user's latest impressions are no candidates: as many as leave C items.
+
+        At least max_history, as checked above; the longest histories of the named sizes fit in it.
+        """
+        return int(np.ceil(self.live_share * self.num_items)) - self.num_candidates
+
+    @property
     def levels(self) -> dict[str, float]:
         """The solved settings alone."""
         return {name: getattr(self, name) for name in LEVELS}

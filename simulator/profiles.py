@@ -124,7 +124,7 @@ def make_query(
         recent_UR=recent_UR,
         long_UMD=profiles.content_UMD,
         authors_UA=profiles.authors_UA,
-        seen_US=histories.latest_ids(user_id_U, config.max_history),
+        seen_US=histories.latest_ids(user_id_U, config.seen_limit),
         num_candidates=num_candidates,
         stripes=stripes,
     )

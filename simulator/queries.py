@@ -41,7 +41,8 @@ class RetrievalQuery:
         recent_UR: int32, latest positives, -1 where there are fewer.
         long_UMD: float32, content vectors of long interests; zeros where there are fewer.
         authors_UA: int32, most loved authors first, -1 where there are fewer.
-        seen_US: int32, latest impressions, not to be shown again; -1 where there are fewer.
+        seen_US: int32, all impressions, or the latest `seen_limit`: not to be shown again; -1 where
+            there are fewer.
         num_candidates: C.
         stripes: 1 searches everything; with more the candidates are a sample of what C times as
             many would be, one in so many.

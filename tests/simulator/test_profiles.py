@@ -1,6 +1,7 @@
 """Profiles and queries against a plain form, one user and one impression at a time."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -90,12 +91,34 @@ def test_queries_carry_the_latest_positives_and_all_that_was_seen(histories):
         round_U=nothing, time_ms_U=np.full(len(ASKED), START_MS), num_candidates=80,
     )  # fmt: skip
     for row, user in enumerate(ASKED.tolist()):
-        view = histories.view(user, limit=TINY.max_history)
+        view = histories.view(user, limit=TINY.seen_limit)
         seen = query.seen_US[row]
         assert seen[seen >= 0].tolist() == view.ids_T.tolist()
         recent = histories.view(user, limit=RECENT_WINDOW)
         liked = recent.ids_T[(recent.actions_T & POSITIVE) != 0][-NUM_RECENT:].tolist()
         assert query.recent_UR[row].tolist() == liked + [-1] * (NUM_RECENT - len(liked))
+
+
+def test_what_is_seen_is_the_whole_history_as_long_as_c_items_are_left():
+    """User 50 has seen 600 items: five times what a request carries."""
+    assert TINY.max_history < 3 * RECENT_WINDOW
+    small = dataclasses.replace(TINY, num_items=400)  # 240 live, 80 of them to be candidates
+    nothing, user = np.zeros(1, np.int32), np.array([50], np.int32)
+    profiles = long_profiles(tiny_world().catalog.observed, histories_of(50), user)
+    for config, kept in ((TINY, 600), (small, 160)):
+        query = make_query(
+            config, histories_of(50), profiles, user_id_U=user, day_U=nothing, session_U=nothing,
+            round_U=nothing, time_ms_U=np.full(1, START_MS), num_candidates=80,
+        )  # fmt: skip
+        assert query.seen_US.tolist() == [list(range(600))[-kept:]]
+
+
+def histories_of(user):
+    """One who has seen the items 0 to 599, one after the other."""
+    histories, count = HistoryBlocks(), 3 * RECENT_WINDOW
+    ids = np.arange(count, dtype=np.int32)
+    histories.append(user, ids, np.full(count, 255, np.uint8), np.arange(count))
+    return histories
 
 
 def test_nobody_has_profiles_of_nothing():

@@ -1,0 +1,86 @@
+"""`python -m simulator log`: its flags, its help, and its last lines.
+
+Parses and prints; the log is written in `simulator.warmup_log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ifa_ray.config import require
+from ifa_ray.processes import usable_cores
+from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+
+__all__ = ["add_log", "run_log"]
+
+
+_HELP = """\
+Writes a warm-up log and nothing else: synthetic users live lifelong histories under the earlier
+policy, and their last requests are logged with all candidates. No ranker and no Ray: rankers can
+be trained and compared on it offline (python -m ifa_ray evaluate --data DIR). It is the beginning
+of a run, byte for byte: python -m simulator run --resume --out DIR continues it.
+
+examples:
+  python -m simulator log --preset quick --world balanced --replicates 5 --out logs/balanced
+  python -m simulator log --preset standard --users 64 --requests 16 --out logs/long
+  python -m simulator log --max-history 500 --set world.history_median=400 --out logs/short
+"""
+
+
+_SETTINGS = {
+    **{flag: SETTINGS[flag] for flag in ("seed", "replicates", "users", "candidates")},
+    "requests": (
+        "world.warmup_requests_per_user",
+        "per user, made with all candidates and all logged: the last of the prehistory",
+    ),
+    "max-history": ("world.max_history", "T, that a request carries; models read as much"),
+}
+
+
+def add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    log = commands.add_parser(
+        "log",
+        help="write a warm-up log for offline comparisons, without rankers and without Ray",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings(log, _SETTINGS)
+    log.add_argument("--out", type=Path, required=True, help="the log's folder, absent or empty")
+    log.add_argument("--resume", action="store_true", help="finish the log in --out")
+    log.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="that live shards side by side; changes no byte (default: the cores)",
+    )
+    log.set_defaults(arms=None)
+
+
+def run_log(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from simulator.opening import load_config, open_run
+    from simulator.warmup_log import write_warmup_log
+
+    config = config_of(args, load_config(args.out) if args.resume else None)
+    processes = usable_cores() if args.processes is None else args.processes
+    require(processes >= 1, "processes", processes, ">= 1")
+    root = args.out.resolve()
+    with open_run(root, config, args.resume) as folder:
+        try:
+            total = write_warmup_log(folder, config, processes)
+        except KeyboardInterrupt:
+            print(
+                f"\ninterrupted; continue with: python -m simulator log --resume --out {root}",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+    print(
+        f"{config.replicates} replicates, {total['users']:,} users, {total['impressions']:,} "
+        f"impressions, {total['logged_requests']:,} logged requests of "
+        f"{config.world.num_candidates:,} candidates"
+    )
+    print(root)
+    return 0

@@ -1,0 +1,169 @@
+"""`python -m simulator run`: its flags, its help, and what it does before and after the loop.
+
+Ray is imported only without `--plain`, after the environment that keeps it private is set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import sys
+from pathlib import Path
+
+from ifa_ray.config import require
+from ifa_ray.errors import ConfigError
+from simulator.cluster import Cluster
+from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+from simulator.presets import ARMS, REGIMES, RunConfig
+from simulator.quiet import private_ray_environment, quiet_ray_logs
+
+__all__ = ["add_run", "run_run"]
+
+
+_HELP = """\
+Runs the closed loop and the A/B comparison.
+
+Synthetic users with lifelong histories ask for slates; a retrieval actor emits candidates; each
+arm's ranker, behind Ray Serve, picks the top set; what users do is logged as Parquet; Ray Train
+learns from each day's log and publishes versions that the rankers pick up. At the end the arms are
+compared by replicates, and result.json and report.html are written.
+
+examples:
+  python -m simulator run --preset quick
+  python -m simulator run --preset smoke --arms twin,ifa,random --out runs/mine
+  python -m simulator run --arms twin,mine=my_package.my_module:MyRanker
+  python -m simulator run --resume --out runs/mine      # continue after Ctrl-C or a crash
+  python -m simulator run --preset smoke --plain 2      # two plain processes instead of Ray
+  python -m simulator run --regime equal_latency --budget ifa_plus    # the same time for all
+  ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
+"""
+
+
+def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    run = commands.add_parser(
+        "run",
+        help="run the closed loop and the A/B comparison",
+        description=_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--arms",
+        help=f"comma-separated, the first is the control: {', '.join(ARMS)}, or "
+        "NAME=package.module:Class for a ranker of your own (its code is run)",
+    )
+    add_settings(run, SETTINGS)
+    run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
+    run.add_argument("--address", help="of a Ray cluster (default: a private one on this machine)")
+    run.add_argument("--user-actors", type=int, default=2, metavar="N", help="default: 2")
+    run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
+    run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
+    run.add_argument(
+        "--regime",
+        choices=REGIMES,
+        help="quality: every arm ranks all candidates (the default); equal_latency: as many as it "
+        "can in the --budget, measured now and written into the run's config",
+    )
+    run.add_argument(
+        "--budget",
+        metavar="ARM|MS",
+        help="with equal_latency: milliseconds of CPU per request, or the arm whose cost they are "
+        "(default: the last arm)",
+    )
+    run.add_argument(
+        "--plain",
+        type=int,
+        metavar="N",
+        help="no Ray and no serving: N plain processes, at most one an arm; the same bytes",
+    )
+
+
+def run_run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from simulator.opening import link_latest, load_config, open_run
+
+    if args.resume and args.out is None:
+        raise ConfigError("out == None, must name the run to continue with --resume.")
+    config = config_of(args, load_config(args.out) if args.resume else None)
+    require(args.budget is None or args.regime == "equal_latency", "budget", args.budget,
+            "left out without --regime equal_latency")  # fmt: skip
+    if args.plain is not None:
+        require(args.plain >= 1, "plain", args.plain, ">= 1")
+        require(args.address is None, "address", args.address, "left out with --plain: no cluster")
+    name = f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    # Resolved now: `latest` may be what the user named, and will point elsewhere.
+    root = (args.out or Path("runs") / name).resolve()
+    cluster = Cluster(
+        address=args.address,
+        user_actors=args.user_actors,
+        retrieval_actors=args.retrieval_actors,
+        replicas=args.replicas,
+    )
+    if args.user_actors > config.shards:
+        print(
+            f"warning: user_actors == {args.user_actors}, but {config.shards} shards keep only "
+            f"{config.shards} busy.",
+            file=sys.stderr,
+        )
+    _find_rankers(config)
+    if args.regime == "equal_latency" and not args.resume:
+        config = _with_budget(config, args.budget)
+    with open_run(root, config, args.resume) as folder:
+        if not folder.result.exists():
+            try:
+                if args.plain is not None:
+                    from simulator.plain_run import run_plain
+
+                    run_plain(folder, config, args.plain)
+                else:
+                    if cluster.embedded:
+                        private_ray_environment(root / ".ray-home")
+                    quiet_ray_logs()
+                    from simulator.loop import run
+
+                    run(folder, config, cluster)
+            except KeyboardInterrupt:
+                print(
+                    f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
+                    file=sys.stderr,
+                )
+                return EXIT_INTERRUPTED
+        try:
+            link_latest(root)
+        except OSError as error:
+            print(f"warning: no `latest` beside {root}: {error.strerror}", file=sys.stderr)
+        _print_verdict(json.loads(folder.result.read_bytes()))
+        print(folder.report)
+    return 0
+
+
+def _with_budget(config: RunConfig, budget: str | None) -> RunConfig:
+    """The config with every arm's candidates limited to what it can rank in the same time."""
+    from simulator.budget import measure_budget
+
+    measured = measure_budget(config, budget or config.parsed_arms[-1].name)
+    print("\n".join(measured.lines()), file=sys.stderr)
+    return dataclasses.replace(
+        config,
+        regime="equal_latency",
+        budget_ms=round(measured.budget_ms, 3),
+        candidate_limits=tuple(f"{arm}={limit}" for arm, limit in measured.limits.items()),
+    )
+
+
+def _find_rankers(config: RunConfig) -> None:
+    """Imports the rankers named on the command line, to fail before anything starts."""
+    specs = [arm.ranker for arm in config.parsed_arms if arm.ranker and not arm.in_world]
+    if specs:
+        from ifa_ray.plugins import load_ranker_class
+
+        for spec in specs:
+            load_ranker_class(spec)
+
+
+def _print_verdict(result: dict) -> None:
+    for verdict in result["ab"]["verdicts"].values():
+        print(verdict["line"])

@@ -1,0 +1,72 @@
+"""The commands of `python -m simulator`: what help loads, and the command that measures recall."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny_worlds import live
+
+from simulator.__main__ import main
+from simulator.presets import preset
+from simulator.retrieval_recall import oracle_recall, recall_table
+from simulator.world import World
+
+COMMANDS = (
+    "run", "log", "report", "calibration", "calibrate", "set-headroom", "sensitivity", "recall",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_listed_and_has_help(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert f"\n    {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"usage: python -m simulator {command}" in capsys.readouterr().out
+
+
+def test_help_loads_neither_ray_nor_torch_nor_compiled_loops():
+    program = (
+        "import sys\n"
+        "from simulator.__main__ import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        "loaded = {'ray', 'torch', 'numba', 'polars', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(loaded)) or 0)\n"  # text is printed, and the status 1
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_recall_is_that_of_a_warm_up_lived_by_hand(capsys):
+    world = World(preset("smoke", "exact_heavy").world, 5)
+    expected = oracle_recall(world, live(world, np.arange(3), days=0)[0], day=0)
+    arguments = ["recall", "--preset", "smoke", "--world", "exact_heavy", "--seed", "5"]
+    arguments += ["--users", "3"]
+
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out == recall_table(expected) + "\n"
+    assert "3 users live their histories" in err
+
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [vars(row) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--users", "0"], "users == 0, must be >= 1"),
+        (["--seed", "-1"], "seed == -1, must be >= 0"),
+        (["--world", "balancd"], "Did you mean 'balanced'?"),
+        (["--preset", "quik"], "Did you mean 'quick'?"),
+    ],
+)
+def test_recall_refuses_wrong_arguments_before_anything_is_lived(arguments, message, capsys):
+    assert main(["recall", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "live their histories" not in err
+    assert out == ""

@@ -37,6 +37,7 @@ CROWD_HISTORY = 90.0
 SLOPES = (0.0, 2.5)
 SLOPE_STEPS = 6
 TURNS = 2
+ROUNDS = 5  # a log's world may be far from where the search starts
 
 Report = Callable[[str], None]
 
@@ -126,7 +127,7 @@ def fit_world(log: Log, base: WorldConfig, seed: int, report: Report) -> WorldCo
         world = solve_levels(world, wanted, seed, rounds=1)
         slope = _popularity_slope(log, world, figures["gini"], seed, report)
         world = dataclasses.replace(world, popularity_slope=slope)
-    world = solve_levels(world, wanted, seed, report=report)
+    world = solve_levels(world, wanted, seed, rounds=ROUNDS, report=report)
     found = rates(world, draw_sample(world, range(seed + 100, seed + 103), 48))
     report(f"{'':28}{'log':>10}{'world':>10}")
     for key, value in wanted.items():

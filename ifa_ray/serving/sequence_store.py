@@ -166,14 +166,21 @@ class SequenceStore:
             return length, last_ms if length else None
 
     def erase(self, user_id: int) -> int:
-        """Removes a user, and overwrites the bytes; returns how many behaviours there were."""
+        """Removes a user, and overwrites the bytes; returns how many behaviours there were.
+
+        Raises:
+            StoreError: if another program reads the file all the while; also as `append`.
+        """
         with self._errors_named(), self._writing:
             with _transaction(self._writer, "BEGIN IMMEDIATE"):
                 length, _ = _user(self._writer, user_id)
                 self._writer.execute("DELETE FROM chunks WHERE user_id = ?", (user_id,))
                 self._writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
-            # The log would hold them until it is next written into the file.
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not self._empty_log():
+                raise StoreError(
+                    f"{self.path}: user {user_id} is erased, but somebody who reads the file keeps "
+                    "its log from being emptied, which still holds the bytes; erase again later."
+                )
             return length
 
     def _append_one(self, one: Append) -> Appended:
@@ -268,6 +275,11 @@ class SequenceStore:
             reader.execute("PRAGMA query_only = ON")
         return reader
 
+    def _empty_log(self) -> bool:
+        """Writes the log into the file and cuts it to nothing; False if a reader is in the way."""
+        (busy, _, _) = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
     def _prepare(self, max_bytes: int) -> None:
         for pragma in (
             f"page_size = {_PAGE_BYTES}",
@@ -286,6 +298,7 @@ class SequenceStore:
             raise StoreCorruptError(
                 f"{self.path}: user_version == {found}, must be {_SCHEMA_VERSION}."
             )
+        self._empty_log()  # it may hold what a process erased that was killed before it did this
 
     @contextlib.contextmanager
     def _errors_named(self) -> Iterator[None]:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import random
@@ -245,6 +246,31 @@ def test_what_is_erased_is_in_no_file_any_more(store):
     assert_same_history(store.read(8), life_of(8, 600))
     store.append([append_of(7, 0, 4)])  # begins anew
     assert_same_history(store.read(7), life_of(7, 4))
+
+
+def test_an_erasure_that_a_reader_keeps_in_the_log_says_so(store):
+    store.append([append_of(7, 0, 1000)])
+    store._writer.execute("PRAGMA busy_timeout = 50")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM users").fetchall()
+        with pytest.raises(StoreError, match="user 7 is erased, but somebody who reads"):
+            store.erase(7)
+    assert store.erase(7) == 0
+    assert store.watermark(7) == 0
+
+
+def test_a_log_that_a_kill_left_behind_is_emptied_when_the_store_is_opened(store):
+    store.append([append_of(7, 0, 1000)])
+    log = store.path.with_name(store.path.name + "-wal")
+    copy = log.read_bytes(), store.path.read_bytes()
+    store.close()
+    log.write_bytes(copy[0])
+    store.path.write_bytes(copy[1])
+    again = SequenceStore(store.path.parent, patience_s=0)
+    assert log.stat().st_size == 0
+    assert_same_history(again.read(7), life_of(7, 1000))
+    again.close()
 
 
 def test_a_full_store_says_so_and_still_reads_and_erases(store):

@@ -6,7 +6,8 @@
     ├── RankerError (ValueError)      a ranker's answer breaks the contract (NaN, foreign ids, ...)
     ├── LogError (ValueError)         a log file is missing, truncated or breaks the contract
     ├── CheckpointError (ValueError)  a checkpoint is missing, truncated or of another schema
-    └── ServingError (RuntimeError)   a served ranker could not be reached or answered with an error
+    ├── ServingError (RuntimeError)   a served ranker could not be reached or answered with an error
+    └── StoreError (RuntimeError)     a store of histories cannot be opened, read or written
 
 Messages name the field, its value and the rule: ``num_candidates == 0, must be >= 1``.
 Every class takes one string, so that it pickles across processes unchanged.
@@ -25,6 +26,7 @@ __all__ = [
     "RankerError",
     "RequestError",
     "ServingError",
+    "StoreError",
     "unknown_name",
 ]
 
@@ -55,6 +57,10 @@ class CheckpointError(IfaRayError, ValueError):
 
 class ServingError(IfaRayError, RuntimeError):
     """A served ranker could not be reached or answered with an error."""
+
+
+class StoreError(IfaRayError, RuntimeError):
+    """A store of histories cannot be opened, read or written."""
 
 
 def unknown_name(field: str, value: str, known: Iterable[str]) -> ConfigError:

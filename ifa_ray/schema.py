@@ -18,6 +18,7 @@ from ifa_ray.errors import RankerError, RequestError
 
 __all__ = [
     "ACTIONS",
+    "FROM_STORE",
     "IMPRESSION_COLUMNS",
     "MAX_CANDIDATES",
     "MAX_HISTORY",
@@ -27,6 +28,7 @@ __all__ = [
     "History",
     "RankRequest",
     "RankResponse",
+    "StoredHistory",
     "TrainingSample",
     "pack_actions",
     "validate_request",
@@ -103,6 +105,13 @@ class History:
         )
 
 
+class StoredHistory(History):
+    """Stands in a request for the history that the service keeps of its user; holds nothing."""
+
+
+FROM_STORE = StoredHistory.empty()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RankRequest:
     """One user asks, at `time_ms`, for the top `k` of a candidate set.
@@ -139,6 +148,8 @@ class RankResponse:
             of wall time; no queueing, no transport. 0 if the ranker does not say.
         probabilities_KL: float32, p of each of `OBJECTIVES` given the candidate; None where a
             ranker does not predict them.
+        watermark: how many behaviours the history held that the service keeps of the user, 0 of one
+            it does not know; None where the request brought its history.
     """
 
     request_id: int
@@ -147,6 +158,7 @@ class RankResponse:
     model_version: int
     rank_ms: float = 0.0
     probabilities_KL: npt.NDArray[np.float32] | None = None
+    watermark: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,7 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from ifa_ray.errors import RequestError, ServingError
-from ifa_ray.schema import OBJECTIVES, History, RankRequest, RankResponse
+from ifa_ray.schema import (
+    FROM_STORE,
+    OBJECTIVES,
+    History,
+    RankRequest,
+    RankResponse,
+    StoredHistory,
+)
 
 __all__ = [
     "REQUEST_SCHEMA",
@@ -24,6 +31,9 @@ __all__ = [
     "decode_responses",
     "encode_requests",
     "encode_responses",
+    "numbers",
+    "read_batches",
+    "write_batch",
 ]
 
 REQUEST_SCHEMA = pa.schema(
@@ -54,6 +64,11 @@ RESPONSE_SCHEMA = pa.schema(
     }
 )
 
+# Sent where a request of the call named its user alone; null where one brought its history.
+_STORED_RESPONSE_SCHEMA = RESPONSE_SCHEMA.append(pa.field("watermark", pa.int64()))
+
+_HISTORY = ("history_ids", "history_actions", "history_times_ms")
+
 
 def encode_requests(requests: Sequence[RankRequest], probabilities: bool) -> bytes:
     """Requests as a stream of one batch."""
@@ -63,23 +78,39 @@ def encode_requests(requests: Sequence[RankRequest], probabilities: bool) -> byt
         "time_ms": [r.time_ms for r in requests],
         "candidates": [r.candidates_C for r in requests],
         "channels": [r.channels_C for r in requests],
-        "history_ids": [r.history.ids_T for r in requests],
-        "history_actions": [r.history.actions_T for r in requests],
-        "history_times_ms": [r.history.times_ms_T for r in requests],
+        **dict(zip(_HISTORY, _histories(requests), strict=True)),
         "k": [r.k for r in requests],
         "probabilities": [probabilities] * len(requests),
     }
-    return _write(REQUEST_SCHEMA, columns)
+    return write_batch(REQUEST_SCHEMA, columns)
 
 
-def decode_requests(body: bytes, max_requests: int) -> list[tuple[RankRequest, bool]]:
+def _histories(requests: Sequence[RankRequest]) -> tuple[list[Any], list[Any], list[Any]]:
+    """The columns of histories; null where the server's is meant."""
+    brought = [None if isinstance(r.history, StoredHistory) else r.history for r in requests]
+    return (
+        [None if history is None else history.ids_T for history in brought],
+        [None if history is None else history.actions_T for history in brought],
+        [None if history is None else history.times_ms_T for history in brought],
+    )
+
+
+def decode_requests(
+    body: bytes, max_requests: int, *, stored: bool = False
+) -> list[tuple[RankRequest, bool]]:
     """Reads requests and whether each wants probabilities.
+
+    Args:
+        body: from outside.
+        max_requests: rows at most.
+        stored: True lets the three columns of a history be null together, for `FROM_STORE`.
 
     Raises:
         RequestError: on anything but a whole stream of `REQUEST_SCHEMA` with 1 to `max_requests`
             rows.
     """
-    batches = _read(body, REQUEST_SCHEMA, max_requests, nullable=("channels",))
+    nullable = ("channels", *_HISTORY) if stored else ("channels",)
+    batches = read_batches(body, [REQUEST_SCHEMA], max_requests, nullable)
     rows = [_request(batch, row) for batch in batches for row in range(batch.num_rows)]
     if not rows:
         raise RequestError("len(requests) == 0, must be >= 1.")
@@ -103,7 +134,10 @@ def encode_responses(responses: Sequence[RankResponse], probabilities: Sequence[
             for place, name in enumerate(_PROBABILITIES)
         },
     }
-    return _write(RESPONSE_SCHEMA, columns)
+    if all(r.watermark is None for r in responses):
+        return write_batch(RESPONSE_SCHEMA, columns)
+    columns["watermark"] = [r.watermark for r in responses]
+    return write_batch(_STORED_RESPONSE_SCHEMA, columns)
 
 
 def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
@@ -113,7 +147,8 @@ def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
         ServingError: on anything but a whole stream of `RESPONSE_SCHEMA` with `num_requests` rows.
     """
     try:
-        batches = _read(body, RESPONSE_SCHEMA, num_requests, nullable=_PROBABILITIES)
+        schemas = [RESPONSE_SCHEMA, _STORED_RESPONSE_SCHEMA]
+        batches = read_batches(body, schemas, num_requests, [*_PROBABILITIES, "watermark"])
     except RequestError as error:
         raise ServingError(f"not a rank response: {error}") from None
     rows = [_response(batch, row) for batch in batches for row in range(batch.num_rows)]
@@ -122,7 +157,8 @@ def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
     return rows
 
 
-def _write(schema: pa.Schema, columns: dict[str, list[Any]]) -> bytes:
+def write_batch(schema: pa.Schema, columns: dict[str, list[Any]]) -> bytes:
+    """Columns, by name, as a stream of one batch."""
     arrays = [_column(columns[field.name], field.type) for field in schema]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
@@ -146,18 +182,28 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     )
 
 
-def _read(
-    body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
+def read_batches(
+    body: bytes, schemas: Sequence[pa.Schema], max_rows: int, nullable: Collection[str]
 ) -> list[pa.RecordBatch]:
-    """The batches of a whole stream from outside, fully checked but not copied."""
+    """The batches of a whole stream from outside, fully checked but not copied.
+
+    Args:
+        body: from outside.
+        schemas: what it may hold; errors name the first.
+        max_rows: of all batches.
+        nullable: columns whose rows may be null.
+
+    Raises:
+        RequestError: on anything else.
+    """
     buffer = pa.py_buffer(body)
     try:
         _refuse_compression(buffer)
         batches, rows = [], 0
         with pa.ipc.open_stream(buffer) as reader:
-            if not reader.schema.equals(schema):
+            if not any(reader.schema.equals(schema) for schema in schemas):
                 found = ", ".join(f"{field.name}: {field.type}" for field in reader.schema)
-                wanted = ", ".join(f"{field.name}: {field.type}" for field in schema)
+                wanted = ", ".join(f"{field.name}: {field.type}" for field in schemas[0])
                 raise RequestError(f"columns == ({found}), must be ({wanted}).")
             for batch in reader:
                 rows += batch.num_rows
@@ -171,8 +217,8 @@ def _read(
         raise RequestError("body is not an Arrow stream: a column's name is not UTF-8.") from None
     for batch in batches:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            inner = column.flatten() if pa.types.is_list(column.type) else column
-            if inner.null_count or (column.null_count and name not in nullable):
+            holes = column.flatten().null_count if pa.types.is_list(column.type) else 0
+            if holes or (column.null_count and name not in nullable):
                 raise RequestError(f"{name} holds null, must not.")
     return batches
 
@@ -206,7 +252,8 @@ def _is_compressed(metadata: bytes) -> bool:
     return bool(header and field(follow(header), 3))
 
 
-def _numpy(column: pa.Array, row: int) -> Any:
+def numbers(column: pa.Array, row: int) -> Any:
+    """A row of a column of lists, as numpy sees it; None where it is null."""
     values = column[row].values
     return None if values is None else values.to_numpy(zero_copy_only=True)
 
@@ -216,26 +263,35 @@ def _request(batch: pa.RecordBatch, row: int) -> tuple[RankRequest, bool]:
         request_id=batch["request_id"][row].as_py(),
         user_id=batch["user_id"][row].as_py(),
         time_ms=batch["time_ms"][row].as_py(),
-        candidates_C=_numpy(batch["candidates"], row),
-        channels_C=_numpy(batch["channels"], row),
-        history=History(
-            ids_T=_numpy(batch["history_ids"], row),
-            actions_T=_numpy(batch["history_actions"], row),
-            times_ms_T=_numpy(batch["history_times_ms"], row),
-        ),
+        candidates_C=numbers(batch["candidates"], row),
+        channels_C=numbers(batch["channels"], row),
+        history=_history(batch, row),
         k=batch["k"][row].as_py(),
     )
     return request, batch["probabilities"][row].as_py()
 
 
+def _history(batch: pa.RecordBatch, row: int) -> History:
+    columns = [numbers(batch[name], row) for name in _HISTORY]
+    absent = [column is None for column in columns]
+    if all(absent):
+        return FROM_STORE
+    if any(absent):
+        name = _HISTORY[absent.index(True)]
+        raise RequestError(f"{name} holds null, must be null with all of {', '.join(_HISTORY)}.")
+    ids_T, actions_T, times_ms_T = columns
+    return History(ids_T=ids_T, actions_T=actions_T, times_ms_T=times_ms_T)
+
+
 def _response(batch: pa.RecordBatch, row: int) -> RankResponse:
-    columns = [_numpy(batch[name], row) for name in _PROBABILITIES]
+    columns = [numbers(batch[name], row) for name in _PROBABILITIES]
     p_KL = None if any(column is None for column in columns) else np.stack(columns, axis=1)
     return RankResponse(
         request_id=batch["request_id"][row].as_py(),
-        ids_K=_numpy(batch["ids"], row),
-        scores_K=_numpy(batch["scores"], row),
+        ids_K=numbers(batch["ids"], row),
+        scores_K=numbers(batch["scores"], row),
         model_version=batch["model_version"][row].as_py(),
         rank_ms=batch["rank_ms"][row].as_py(),
         probabilities_KL=p_KL,
+        watermark=batch["watermark"][row].as_py() if "watermark" in batch.schema.names else None,
     )

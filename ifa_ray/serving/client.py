@@ -1,7 +1,8 @@
 """A client of a served ranker's HTTP face; knows bytes, status codes and patience, no Ray.
 
-Ranking is idempotent: it changes nothing at the server, so a request that failed on the way, or
-met a server that was busy or restarting, is sent again.
+Every call is idempotent, so one that failed on the way, or met a server that was busy or
+restarting, is sent again: ranking changes nothing at the server, an append says where it begins and
+is stored once, what is erased twice is gone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import httpx
 
 from ifa_ray.errors import ConfigError, RequestError, ServingError
 from ifa_ray.schema import RankRequest, RankResponse
-from ifa_ray.serving import wire
+from ifa_ray.serving import event_forms, wire
+from ifa_ray.serving.appends import Append, Appended
 
 __all__ = ["RankClient"]
 
 _MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
 _RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
+_CONFLICT = (409,)  # of an append, the caller's; of a version, the server's
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
@@ -79,7 +82,8 @@ class RankClient:
         """Ranks requests; one call, and so one version, for all of them, or a call each in JSON.
 
         Args:
-            requests: at least one.
+            requests: at least one. A history of `ifa_ray.schema.FROM_STORE` is the one that the
+                server keeps of the user; the response's `watermark` says how long it was.
             slot: which model.
             min_version: the oldest version that may answer.
             probabilities: True asks for each objective's too.
@@ -95,11 +99,51 @@ class RankClient:
         for group in groups:
             body = wire.encode_requests(group, self._media_type, probabilities=probabilities)
             answer = self._send("POST", "/v1/rank", params=params, content=body)
-            media_type = answer.headers.get("content-type", "")
-            if media_type != self._media_type:
-                raise ServingError(f"content-type == {media_type!r}, must be {self._media_type!r}.")
+            self._check_media_type(answer)
             responses += wire.decode_responses(answer.content, self._media_type, len(group))
         return responses
+
+    def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """Adds impressions to the histories that the server keeps, on its disk on return.
+
+        One call stores all of them or none; in JSON each is a call of its own.
+
+        Args:
+            appends: at least one.
+
+        Raises:
+            RequestError: the server refused them, as where they do not follow what is stored; the
+                message says from where on they must.
+            ServingError: as `rank`; also if the server's store is full.
+        """
+        each_alone = self._media_type == wire.JSON
+        groups = [[append] for append in appends] if each_alone else [list(appends)]
+        done: list[Appended] = []
+        for group in groups:
+            body = event_forms.encode_appends(group, self._media_type)
+            answer = self._send("POST", "/v1/events", content=body, refusals=_CONFLICT)
+            self._check_media_type(answer)
+            done += event_forms.decode_appended(answer.content, self._media_type, len(group))
+        return done
+
+    def watermark(self, user_id: int) -> int:
+        """How many impressions the server keeps of a user: where the next append begins.
+
+        Raises:
+            RequestError: the server keeps no histories.
+            ServingError: as `rank`.
+        """
+        answer = self._send("GET", f"/v1/users/{user_id}")
+        return event_forms.read_user(answer.content).watermark
+
+    def erase(self, user_id: int) -> int:
+        """Removes what the server keeps of a user; returns how many impressions there were.
+
+        Raises:
+            RequestError, ServingError: as `watermark`.
+        """
+        answer = self._send("DELETE", f"/v1/users/{user_id}")
+        return event_forms.read_erased(answer.content).erased
 
     def models(self) -> dict[str, Any]:
         """Slots, the versions in memory and the settings of one replica.
@@ -124,6 +168,11 @@ class RankClient:
     ) -> None:
         self.close()
 
+    def _check_media_type(self, answer: httpx.Response) -> None:
+        media_type = answer.headers.get("content-type", "")
+        if media_type != self._media_type:
+            raise ServingError(f"content-type == {media_type!r}, must be {self._media_type!r}.")
+
     def _send(
         self,
         method: str,
@@ -131,6 +180,7 @@ class RankClient:
         *,
         params: dict[str, int] | None = None,
         content: bytes | None = None,
+        refusals: tuple[int, ...] = (),
     ) -> httpx.Response:
         """Sends until an answer is final, attempts are used up or waiting would pass the deadline.
 
@@ -152,7 +202,7 @@ class RankClient:
                 failure, asked_s = f"{type(error).__name__}: {error}", 0.0
             else:
                 if answer.status_code not in _RETRIED:
-                    return _checked(answer)
+                    return _checked(answer, refusals)
                 failure, asked_s = _message(answer), _retry_after_s(answer)
             pause_s = max(wait_s, asked_s)
             if attempt > self._retries or self._clock() + pause_s >= deadline:
@@ -166,10 +216,10 @@ class RankClient:
         )
 
 
-def _checked(answer: httpx.Response) -> httpx.Response:
+def _checked(answer: httpx.Response, refusals: tuple[int, ...]) -> httpx.Response:
     if answer.status_code == 200:
         return answer
-    if answer.status_code in (404, 413, 415, 422) and _has_error(answer):
+    if answer.status_code in (404, 413, 415, 422, *refusals) and _has_error(answer):
         raise RequestError(_message(answer))
     raise ServingError(f"status {answer.status_code}: {_message(answer)}")
 

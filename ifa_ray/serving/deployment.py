@@ -1,14 +1,16 @@
-"""A replica of a served ranker: slots, one scoring thread, one loading thread.
+"""A replica of a served ranker: slots, one scoring thread, one loading thread, one for histories.
 
 A plain class, tested with plain awaits; `ifa_ray.serving.app` makes a Serve deployment of it and
 `ifa_ray.serving.routes` gives it an HTTP face. Knows no model and no wire format. The checkpoint
 store is a folder that all replicas see, so a replica that was down, or is behind, pulls what it
-needs by itself; a push is only the fast path.
+needs by itself; a push is only the fast path. Histories, where they are kept, are this replica's
+alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +24,30 @@ from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError, RequestError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, Ranker
-from ifa_ray.schema import RankRequest, RankResponse
+from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
+from ifa_ray.sequence_states import SequenceStates
+from ifa_ray.serving.appends import Append, Appended
+from ifa_ray.serving.history_ranker import erase_user, with_histories
+from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.slots import Loaded, Slot, score
+from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
 
-__all__ = ["RankerDeployment", "UnknownSlotError", "open_slot"]
+__all__ = [
+    "NoStoreError",
+    "RankerDeployment",
+    "UnknownSlotError",
+    "open_slot",
+]
 
 
 class UnknownSlotError(RequestError):
     """A request names a slot that this application does not have."""
+
+
+class NoStoreError(RequestError):
+    """The application keeps no histories."""
 
 
 class RankerDeployment:
@@ -47,6 +63,7 @@ class RankerDeployment:
         Raises:
             ConfigError: if a file or folder is missing.
             CheckpointError: if a checkpoint is missing or damaged.
+            StoreError: if the store of histories cannot be opened.
         """
         self.settings = settings
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
@@ -55,10 +72,23 @@ class RankerDeployment:
             1, "scoring", initializer=torch.set_num_threads, initargs=(settings.num_threads,)
         )
         self._loading = ThreadPoolExecutor(1, "loading")
+        # Its own thread: an append waits for the disk, and scoring must not.
+        self._storing = ThreadPoolExecutor(1, "storing")
+        self._states: list[SequenceStates] = []
+        if settings.state_bytes:
+            share = settings.state_bytes // len(settings.slots)
+            self._states = [SequenceStates(share) for _ in settings.slots]
         if slots is None:
             settings.check_paths()
-            slots = [open_slot(settings, place) for place in range(len(settings.slots))]
+            slots = [
+                open_slot(settings, place, self._states[place] if self._states else None)
+                for place in range(len(settings.slots))
+            ]
         self._slots = list(slots)
+        self._store: SequenceStore | None = None
+        if settings.sequence_store is not None:
+            folder = Path(settings.sequence_store)
+            self._store = SequenceStore(folder, max_bytes=settings.store_bytes)
 
     async def rank(
         self,
@@ -83,9 +113,13 @@ class RankerDeployment:
             RankerError: if the ranker's answer breaks the contract.
         """
         held = self._slot(slot)
+        if self._store is None and any(isinstance(r.history, StoredHistory) for r in requests):
+            raise NoStoreError("history is the service's, must be given: it keeps none.")
         loaded = held.find(min_version, exact=exact)  # read once: one request, one version
         if loaded is None:
-            loaded = await self._load(held, min_version, exact=exact)
+            loaded = await self._load(slot, min_version, exact=exact)
+        if self._store is not None:
+            loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._scoring, score, loaded, requests)
 
@@ -97,7 +131,7 @@ class RankerDeployment:
         """
         held = self._slot(slot)
         if held.find(version) is None:
-            await self._load(held, version, exact=False)
+            await self._load(slot, version, exact=False)
         return held.newest.version
 
     async def models(self) -> dict[str, Any]:
@@ -108,8 +142,50 @@ class RankerDeployment:
                 {"slot": place, "version": slot.newest.version, "in_memory": slot.versions}
                 for place, slot in enumerate(self._slots)
             ],
+            **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
             "settings": self.settings.model_dump(),
         }
+
+    async def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """Adds impressions to histories, all of them or none; on disk when it returns.
+
+        Raises:
+            NoStoreError: if the application keeps none.
+            RequestError, SequenceConflictError, StoreError: as `SequenceStore.append`.
+        """
+        store = self._kept()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._storing, store.append, appends)
+
+    async def user(self, user_id: int) -> tuple[int, int | None]:
+        """How many behaviours of a user are stored, and when the last happened.
+
+        Raises:
+            NoStoreError, StoreError: as `append`.
+        """
+        store = self._kept()
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._storing, store.extent, user_id)
+
+    async def erase(self, user_id: int) -> int:
+        """Removes a user's history and states; returns how many behaviours there were.
+
+        On the scoring thread: no request is between reading a history and putting back its state.
+
+        Raises:
+            NoStoreError, StoreError: as `append`.
+        """
+        store = self._kept()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._scoring, erase_user, user_id, store, self._states)
+
+    def close(self) -> None:
+        """Ends the threads after what they are at, and gives the store up."""
+        for pool in (self._scoring, self._loading, self._storing):
+            pool.shutdown(cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Serve's hook: the HTTP face of this replica, made after the constructor."""
@@ -117,20 +193,39 @@ class RankerDeployment:
 
         return build_http(self)
 
+    def _kept(self) -> SequenceStore:
+        if self._store is None:
+            raise NoStoreError("sequence_store == None: this application keeps no histories.")
+        return self._store
+
     def _slot(self, slot: int) -> Slot:
         if not 0 <= slot < len(self._slots):
             raise UnknownSlotError(f"slot == {slot}, must be in [0, {len(self._slots) - 1}].")
         return self._slots[slot]
 
-    async def _load(self, held: Slot, version: int, *, exact: bool) -> Loaded:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loading, lambda: held.load(version, exact=exact))
+    async def _load(self, slot: int, version: int, *, exact: bool) -> Loaded:
+        held = self._slots[slot]
+
+        def load() -> Loaded:
+            before = held.versions
+            loaded = held.load(version, exact=exact)
+            for gone in set(before) - set(held.versions) if self._states else ():
+                self._states[slot].forget_version(gone)
+            return loaded
+
+        return await asyncio.get_running_loop().run_in_executor(self._loading, load)
 
 
-def open_slot(settings: AppSettings, place: int) -> Slot:
+def open_slot(settings: AppSettings, place: int, states: SequenceStates | None = None) -> Slot:
     """Loads a slot from its files.
 
+    Args:
+        settings: of the application.
+        place: which of its slots.
+        states: of this slot's users; None keeps none.
+
     Raises:
+        ConfigError: if states are to be kept of a model that must see a history whole.
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     slot: SlotSettings = settings.slots[place]
@@ -148,6 +243,8 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
 
     def load_version(version: int) -> Ranker:
         model = load_model(version_folder(root, version), items)
+        if states is not None:
+            return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision)
 
     if slot.version is not None:
@@ -156,3 +253,8 @@ def open_slot(settings: AppSettings, place: int) -> Slot:
     if version is None:
         raise CheckpointError(f"{name}: {root} holds no version=... folder, must hold one.")
     return Slot(Loaded(version, load_version(version)), load_version, name=name)
+
+
+def _shown(states: SequenceStates) -> dict[str, Any]:
+    stats = states.stats()
+    return {**dataclasses.asdict(stats), "hit_rate": stats.hit_rate}

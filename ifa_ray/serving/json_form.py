@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.schema import (
+    FROM_STORE,
     MAX_CANDIDATES,
     MAX_HISTORY,
     OBJECTIVES,
     History,
     RankRequest,
     RankResponse,
+    StoredHistory,
 )
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "decode_response",
     "encode_request",
     "encode_response",
+    "first_error",
 ]
 
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -77,7 +80,11 @@ class RequestBody(_Body):
     time_ms: _Int64
     candidates: list[_Id] = Field(min_length=1, max_length=MAX_CANDIDATES)
     channels: list[_Channel] | None = Field(default=None, max_length=MAX_CANDIDATES)
-    history: HistoryBody = HistoryBody()
+    history: HistoryBody | None = Field(
+        default=None,
+        description="Left out: the one that the service keeps of the user; none where it keeps "
+        "none.",
+    )
     k: int = Field(ge=1, le=MAX_CANDIDATES)
     probabilities: bool = False
 
@@ -95,6 +102,11 @@ class ResponseBody(_Body):
         description="By objective: of each id, its p given the candidate; null if the ranker "
         "gives none.",
     )
+    watermark: int | None = Field(
+        default=None,
+        description="Behaviours in the history that the service keeps of the user, 0 of one it "
+        "does not know; only where the request left its history out.",
+    )
 
 
 class ErrorBody(_Body):
@@ -106,7 +118,7 @@ class ErrorBody(_Body):
 def encode_request(request: RankRequest, probabilities: bool) -> bytes:
     """One request as JSON."""
     history = request.history
-    values: dict[str, Any] = {
+    values: dict[str, Any] = {  # in the order of RequestBody
         "request_id": request.request_id,
         "user_id": request.user_id,
         "time_ms": request.time_ms,
@@ -120,11 +132,17 @@ def encode_request(request: RankRequest, probabilities: bool) -> bytes:
         "k": request.k,
         "probabilities": probabilities,
     }
+    if isinstance(history, StoredHistory):
+        del values["history"]
     return json.dumps(values).encode()
 
 
-def decode_request(body: bytes) -> tuple[RankRequest, bool]:
+def decode_request(body: bytes, *, stored: bool = False) -> tuple[RankRequest, bool]:
     """Reads one request and whether it wants probabilities.
+
+    Args:
+        body: from outside.
+        stored: True reads a history that is left out as `FROM_STORE`, else as an empty one.
 
     Raises:
         RequestError: naming the first field that is wrong.
@@ -132,22 +150,29 @@ def decode_request(body: bytes) -> tuple[RankRequest, bool]:
     try:
         read = RequestBody.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(_first_error(error)) from None
-    history = History(
-        ids_T=np.array(read.history.ids, np.int32),
-        actions_T=np.array(read.history.actions, np.uint8),
-        times_ms_T=np.array(read.history.times_ms, np.int64),
-    )
+        raise RequestError(first_error(error)) from None
     request = RankRequest(
         request_id=read.request_id,
         user_id=read.user_id,
         time_ms=read.time_ms,
         candidates_C=np.array(read.candidates, np.int32),
         channels_C=None if read.channels is None else np.array(read.channels, np.int8),
-        history=history,
+        history=_history(read, stored),
         k=read.k,
     )
     return request, read.probabilities
+
+
+def _history(read: RequestBody, stored: bool) -> History:
+    if read.history is None:
+        if "history" in read.model_fields_set:
+            raise RequestError("history == None, must be an object or left out.")
+        return FROM_STORE if stored else History.empty()
+    return History(
+        ids_T=np.array(read.history.ids, np.int32),
+        actions_T=np.array(read.history.actions, np.uint8),
+        times_ms_T=np.array(read.history.times_ms, np.int64),
+    )
 
 
 def encode_response(response: RankResponse, probabilities: bool) -> bytes:
@@ -163,6 +188,8 @@ def encode_response(response: RankResponse, probabilities: bool) -> bytes:
         if p_KL is None
         else dict(zip(OBJECTIVES, p_KL.T.tolist(), strict=True)),
     }
+    if response.watermark is not None:
+        values["watermark"] = response.watermark
     return json.dumps(values).encode()
 
 
@@ -179,7 +206,7 @@ def decode_response(body: bytes) -> RankResponse:
             rows = [read.probabilities[objective] for objective in OBJECTIVES]
             p_KL = np.ascontiguousarray(np.array(rows, np.float32).T)
     except ValidationError as error:
-        raise ServingError(f"not a rank response: {_first_error(error)}") from None
+        raise ServingError(f"not a rank response: {first_error(error)}") from None
     except (KeyError, ValueError) as error:
         raise ServingError(f"not a rank response: probabilities: {error}") from None
     return RankResponse(
@@ -189,10 +216,12 @@ def decode_response(body: bytes) -> RankResponse:
         model_version=read.model_version,
         rank_ms=read.rank_ms,
         probabilities_KL=p_KL,
+        watermark=read.watermark,
     )
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
+    """The first field that is wrong, its value and the rule."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in first["loc"]).lstrip(".")
     value = repr(first["input"])

@@ -2,12 +2,14 @@
 
     POST /v1/rank?slot=0&min_version=0    requests in, responses out, both Arrow or both JSON
     GET  /v1/models                       slots, versions, settings
+    POST /v1/events, GET and DELETE /v1/users/{id}: see `ifa_ray.serving.history_routes`
     GET  /healthz                         the event loop answers
     GET  /readyz                          every slot holds a version
 
-Errors are {"error": "field, value, rule"}: 404 unknown slot, 409 a version that does not exist,
-413 a body too long, 415 another media type, 422 a request that breaks the contract, 500 a ranker
-whose answer does. Serve itself answers 503 when its queue is full.
+Errors are {"error": "field, value, rule"}: 404 unknown slot or no store, 409 no such version,
+or impressions that do not follow those stored, 413 a body too long, 415 another media type,
+422 a request that breaks the contract, 500 a ranker whose answer does or a store that cannot be
+read, 507 a store that is full. Serve itself answers 503 when its queue is full.
 """
 
 from __future__ import annotations
@@ -21,30 +23,37 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from ifa_ray.errors import CheckpointError, RankerError, RequestError
+from ifa_ray.errors import CheckpointError, RankerError, RequestError, StoreError
 from ifa_ray.serving import wire
-from ifa_ray.serving.deployment import RankerDeployment, UnknownSlotError
+from ifa_ray.serving.appends import SequenceConflictError
+from ifa_ray.serving.bodies import (
+    BodyTooLongError,
+    MediaTypeError,
+    documented_request,
+    documented_response,
+    read_body,
+)
+from ifa_ray.serving.deployment import NoStoreError, RankerDeployment, UnknownSlotError
+from ifa_ray.serving.event_forms import AppendBody
+from ifa_ray.serving.history_routes import add_history_routes
 from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
+from ifa_ray.serving.sequence_store import StoreFullError
 
 __all__ = ["build_http"]
-
-
-class BodyTooLongError(RequestError):
-    """A body is longer than the limit; it was not read further."""
-
-
-class MediaTypeError(RequestError):
-    """A body is neither JSON nor Arrow."""
 
 
 # The first class that fits decides: subclasses stand before RequestError.
 _STATUS: dict[type[Exception], int] = {
     UnknownSlotError: 404,
+    NoStoreError: 404,
+    SequenceConflictError: 409,
     BodyTooLongError: 413,
     MediaTypeError: 415,
     RequestError: 422,
     CheckpointError: 409,
     RankerError: 500,
+    StoreFullError: 507,
+    StoreError: 500,
 }
 
 
@@ -52,12 +61,13 @@ def build_http(service: RankerDeployment) -> FastAPI:
     """The routes of one replica."""
     api = FastAPI(title="ifa_ray", version=_version(), redoc_url=None)
     limits = service.settings
+    stored = limits.sequence_store is not None
 
     @api.post(
         "/v1/rank",
         response_class=Response,
         responses=_documented_responses(),
-        openapi_extra={"requestBody": _documented_request()},
+        openapi_extra={"requestBody": documented_request(RequestBody)},
     )
     async def rank(
         request: Request,
@@ -67,18 +77,15 @@ def build_http(service: RankerDeployment) -> FastAPI:
         ] = 0,
     ) -> Response:
         """Ranks the candidates of each request; the answer has the media type of the body."""
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type not in (wire.JSON, wire.ARROW):
-            raise MediaTypeError(
-                f"content-type == {media_type!r}, must be {wire.JSON!r} or {wire.ARROW!r}."
-            )
-        body = await _read_body(request, limits.max_body_bytes)
+        body, media_type = await read_body(request, limits.max_body_bytes)
         # Long JSON takes tens of milliseconds to read; health checks must not wait for it.
         requests, wanted = await asyncio.to_thread(
-            wire.decode_requests, body, media_type, limits.max_requests
+            wire.decode_requests, body, media_type, limits.max_requests, stored=stored
         )
         responses = await service.rank(slot, requests, min_version)
         return Response(wire.encode_responses(responses, media_type, wanted), media_type=media_type)
+
+    add_history_routes(api, service)
 
     @api.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -103,18 +110,6 @@ def build_http(service: RankerDeployment) -> FastAPI:
     return api
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLongError(f"content-length == {declared}, must be <= {limit}.")
-    body = bytearray()
-    async for chunk in request.stream():
-        if len(body) + len(chunk) > limit:
-            raise BodyTooLongError(f"len(body) > {limit}, must be <= {limit}.")
-        body += chunk
-    return bytes(body)
-
-
 def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
     def handler(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, status_code=status)
@@ -129,17 +124,6 @@ def _answer_query_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": message}, status_code=422)
 
 
-def _documented_request() -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{RequestBody.__name__}"}
-    return {
-        "required": True,
-        "content": {
-            wire.JSON: {"schema": reference},
-            wire.ARROW: {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-
-
 def _documented_responses() -> dict[int | str, dict[str, Any]]:
     errors = {
         404: "Unknown slot",
@@ -150,22 +134,20 @@ def _documented_responses() -> dict[int | str, dict[str, Any]]:
         500: "The ranker's answer breaks the contract",
     }
     return {
-        200: {
-            "model": ResponseBody,
-            "content": {wire.ARROW: {"schema": {"type": "string", "format": "binary"}}},
-        },
+        200: documented_response(ResponseBody),
         **{code: {"model": ErrorBody, "description": text} for code, text in errors.items()},
     }
 
 
 def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Adds the request's schema: the route reads its body itself, so FastAPI does not know it."""
+    """Adds the requests' schemas: routes read their bodies themselves, and FastAPI knows none."""
 
     def documented() -> dict[str, Any]:
         described = openapi()
-        schema = RequestBody.model_json_schema(ref_template="#/components/schemas/{model}")
-        parts = schema.pop("$defs")
-        described["components"]["schemas"].update(parts, **{RequestBody.__name__: schema})
+        for body in (RequestBody, AppendBody):
+            schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+            parts = schema.pop("$defs", {})
+            described["components"]["schemas"].update(parts, **{body.__name__: schema})
         return described
 
     return documented

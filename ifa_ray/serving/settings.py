@@ -52,6 +52,11 @@ class AppSettings(BaseModel):
         max_body_bytes: of an HTTP body. The default holds a request at the contract's limits
             (50,000 candidates, 1,000,000 impressions) in the binary form.
         max_requests: rank requests in one HTTP body.
+        sequence_store: folder on a local disk, made where there is none, in which histories live;
+            None keeps none. Its owner is one process, so one replica.
+        store_bytes: of the store's file; beyond it events are refused (HTTP 507).
+        state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
+            a request reads its whole history.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +72,9 @@ class AppSettings(BaseModel):
     max_queued_requests: int = Field(default=-1, ge=-1)
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_requests: int = Field(default=64, ge=1)
+    sequence_store: str | None = None
+    store_bytes: int = Field(default=64 * 2**30, ge=2**16)
+    state_bytes: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _one_source_of_rankers(self) -> Self:
@@ -79,6 +87,26 @@ class AppSettings(BaseModel):
                     f"{field} == {slot.checkpoints!r} and version == {slot.version}, must be unset "
                     f"with ranker == {self.ranker!r}, which has no versions."
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_owner_of_histories(self) -> Self:
+        if self.sequence_store is not None and self.num_replicas != 1:
+            raise ConfigError(
+                f"num_replicas == {self.num_replicas}, must be 1 with sequence_store == "
+                f"{self.sequence_store!r}: one process owns a store, and users are not spread over "
+                "replicas yet."
+            )
+        if self.state_bytes and self.sequence_store is None:
+            raise ConfigError(
+                f"state_bytes == {self.state_bytes}, must be 0 without sequence_store: states are "
+                "kept of histories in a store."
+            )
+        if self.state_bytes and self.ranker is not None:
+            raise ConfigError(
+                f"state_bytes == {self.state_bytes}, must be 0 with ranker == {self.ranker!r}, "
+                "which keeps no states that are known here."
+            )
         return self
 
     def check_paths(self) -> None:

@@ -30,21 +30,28 @@ def encode_requests(
 
 
 def decode_requests(
-    body: bytes, media_type: str, max_requests: int
+    body: bytes, media_type: str, max_requests: int, *, stored: bool = False
 ) -> tuple[list[RankRequest], list[bool]]:
     """Reads one body: the requests, and whether each wants probabilities.
 
     Types and sizes are checked here, everything else by `ifa_ray.schema.validate_request`.
 
+    Args:
+        body: from outside.
+        media_type: its form.
+        max_requests: at most.
+        stored: True where the service keeps histories: a request may name its user alone, and is
+            read as one whose history is `FROM_STORE`.
+
     Raises:
         RequestError: naming what is wrong.
     """
     if media_type == JSON:
-        request, probabilities = json_form.decode_request(body)
+        request, probabilities = json_form.decode_request(body, stored=stored)
         return [request], [probabilities]
     if media_type != ARROW:
         raise RequestError(f"content-type == {media_type!r}, must be {JSON!r} or {ARROW!r}.")
-    pairs = arrow_form.decode_requests(body, max_requests)
+    pairs = arrow_form.decode_requests(body, max_requests, stored=stored)
     return [request for request, _ in pairs], [wanted for _, wanted in pairs]
 
 

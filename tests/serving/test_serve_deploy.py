@@ -1,8 +1,11 @@
 """What deploy/README.md says, done: a head, config.yaml, its two examples, a new version."""
 
+import dataclasses
 import json
+import os
 import re
 import shutil
+import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +22,8 @@ from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.ranker import ModelRanker
-from ifa_ray.schema import History, RankRequest
+from ifa_ray.schema import FROM_STORE, History, RankRequest
+from ifa_ray.serving.appends import Append
 from ifa_ray.serving.client import RankClient
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
@@ -250,3 +254,87 @@ def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
     assert any("failed 1 time(s)" in answer for answer in impatient)
     assert patient == ["ranked"] * 3
     assert deployed.status()["ifa"]["status"] == "RUNNING"  # left alone by its neighbours
+
+
+def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
+    kept = {
+        "slots": [
+            {
+                "items": "runs/latest/worlds/replicate=0/items.parquet",
+                "checkpoints": "runs/latest/models/ifa/replicate=0",
+            }
+        ],
+        "sequence_store": "histories",
+        "state_bytes": 10**7,
+    }
+    deployed.deploy(kept=kept, doubled={**kept, "num_replicas": 2})
+    doubled = deployed.status_once_settled("doubled")
+    assert doubled["status"] == "DEPLOY_FAILED"
+    assert "num_replicas == 2, must be 1 with sequence_store" in doubled["message"]
+    assert deployed.status_once_settled("kept")["status"] == "RUNNING"
+    whole = make_request()
+    alone = dataclasses.replace(whole, history=FROM_STORE)
+
+    def assert_ranked_alike(client, watermark):
+        """By user id alone, as with the history in the request."""
+        part = History(
+            ids_T=whole.history.ids_T[:watermark],
+            actions_T=whole.history.actions_T[:watermark],
+            times_ms_T=whole.history.times_ms_T[:watermark],
+        )
+        (stored,) = client.rank([alone])
+        (brought,) = client.rank([dataclasses.replace(whole, history=part)])
+        assert (stored.watermark, brought.watermark) == (watermark, None)
+        assert_same_ranking(
+            [brought],
+            deployed.rank_here([dataclasses.replace(whole, history=part)], brought.model_version),
+        )
+        np.testing.assert_allclose(stored.scores_K, brought.scores_K, rtol=0, atol=3e-5)
+
+    def append_of(begin, stop):
+        history = History(
+            ids_T=whole.history.ids_T[begin:stop],
+            actions_T=whole.history.actions_T[begin:stop],
+            times_ms_T=whole.history.times_ms_T[begin:stop],
+        )
+        return Append(user_id=whole.user_id, begin=begin, history=history)
+
+    def replica():
+        (process,) = [
+            process
+            for process in deployed.cluster.processes()
+            if "ray::ServeReplica:kept" in " ".join(process.cmdline())
+        ]
+        return process.pid
+
+    with RankClient(f"{deployed.url}/kept", timeout_s=60, retries=99) as client:
+        assert_ranked_alike(client, 0)
+        assert client.append([append_of(0, 30)])[0].watermark == 30
+        assert_ranked_alike(client, 30)
+        assert client.append([append_of(25, 40)])[0].appended == 10
+        assert_ranked_alike(client, 40)
+        (states,) = client.models()["states"]
+        assert states["outcomes"]["behind"] == 2
+        first = replica()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: deployed.status()["kept"]["status"] == "RUNNING", 60, "a new replica")
+        wait_until(lambda: ranked(client, alone), 60, "an answer")
+        assert_ranked_alike(client, 40)
+        assert replica() != first
+        client.append([append_of(40, 50)])
+    deployed.deploy()
+    wait_until(lambda: "kept" not in deployed.status(), 60, "the application's end")
+    deployed.deploy(kept=kept)
+    assert deployed.status_once_settled("kept")["status"] == "RUNNING"
+    with RankClient(f"{deployed.url}/kept", timeout_s=60, retries=99) as client:
+        assert_ranked_alike(client, 50)
+        assert client.erase(whole.user_id) == 50
+        assert_ranked_alike(client, 0)
+
+
+def ranked(client, request):
+    """Whether it was; a kill may answer 500, which clients do not repeat."""
+    try:
+        return client.rank([request])
+    except ServingError:
+        return None

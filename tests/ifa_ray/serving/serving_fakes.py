@@ -11,17 +11,19 @@ SETTINGS = AppSettings(
 
 
 def make_request(request_id=1, candidates=(3, 9, 4), k=2, history=((5, 1, 10), (6, 3, 20)), **kw):
-    ids, actions, times = zip(*history, strict=True) if history else ((), (), ())
+    if not isinstance(history, History):
+        ids, actions, times = zip(*history, strict=True) if history else ((), (), ())
+        history = History(
+            ids_T=np.array(ids, np.int32),
+            actions_T=np.array(actions, np.uint8),
+            times_ms_T=np.array(times, np.int64),
+        )
     return RankRequest(
         request_id=request_id,
         user_id=kw.pop("user_id", 7),
         time_ms=kw.pop("time_ms", 100),
         candidates_C=np.array(candidates, np.int32),
-        history=History(
-            ids_T=np.array(ids, np.int32),
-            actions_T=np.array(actions, np.uint8),
-            times_ms_T=np.array(times, np.int64),
-        ),
+        history=history,
         k=k,
         **kw,
     )

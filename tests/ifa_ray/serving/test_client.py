@@ -1,10 +1,17 @@
+import asyncio
+
 import httpx
 import pytest
-from serving_fakes import LargestIdFirst, make_request
+from lives import append_of
+from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
 from ifa_ray.errors import ConfigError, RequestError, ServingError
+from ifa_ray.schema import FROM_STORE
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient
+from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.routes import build_http
+from ifa_ray.serving.slots import Loaded, Slot
 
 
 class Clock:
@@ -175,3 +182,64 @@ def test_the_models_of_a_server_are_told():
     client, seen = client_of([httpx.Response(200, json={"name": "ifa"})])
     assert client.models() == {"name": "ifa"}
     assert seen[0].url.path == "/ifa/v1/models"
+
+
+@pytest.fixture
+def keeping(tmp_path):
+    """A client of a replica that keeps histories, whose every answer is lost once."""
+    settings = SETTINGS.model_copy(update={"sequence_store": str(tmp_path)})
+    replica = RankerDeployment(settings, [Slot(Loaded(0, LargestIdFirst()))])
+    api = build_http(replica)
+    heard = []
+
+    async def ask(request):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api)) as server:
+            return await server.request(
+                request.method, request.url, content=request.content, headers=request.headers
+            )
+
+    def serve(request):
+        answer = asyncio.run(ask(request))
+        heard.append(request)
+        if len(heard) % 2:
+            raise httpx.ReadError("the answer was lost")
+        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+
+    clock = Clock()
+
+    def client(form):
+        transport = httpx.MockTransport(serve)
+        return RankClient(
+            "http://ranker", transport=transport, clock=clock, sleep=clock.sleep, format=form
+        )
+
+    yield client
+    replica.close()
+
+
+@pytest.mark.parametrize("form", ["arrow", "json"])
+def test_histories_live_with_the_service_and_lost_answers_do_no_harm(keeping, form):
+    with keeping(form) as client:
+        assert client.watermark(7) == 0
+        done = client.append([append_of(7, 0, 5), append_of(8, 0, 3)])
+        assert [(one.user_id, one.watermark) for one in done] == [(7, 5), (8, 3)]
+        client.append([append_of(7, 5, 9)])
+        assert client.watermark(7) == 9
+        (response,) = client.rank([make_request(history=FROM_STORE, time_ms=2**62)])
+        assert response.watermark == 9
+        client.erase(7)
+        assert client.watermark(7) == 0
+        assert client.watermark(8) == 3
+
+
+def test_an_append_that_leaves_a_gap_is_refused_with_where_to_begin(keeping):
+    with keeping("arrow") as client, pytest.raises(RequestError, match="begin == 2, must be <= 0"):
+        client.append([append_of(7, 2, 5)])
+
+
+@pytest.mark.parametrize("call", ["watermark", "erase"])
+@pytest.mark.parametrize("text", ["{}", "junk", '{"user_id": 7, "watermark": "x"}'])
+def test_what_is_no_answer_about_a_user_is_an_error(call, text):
+    client, _ = client_of([httpx.Response(200, text=text)])
+    with pytest.raises(ServingError, match="not "):
+        getattr(client, call)(7)

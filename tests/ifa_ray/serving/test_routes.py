@@ -152,5 +152,6 @@ def test_the_openapi_document_resolves_and_holds_the_example():
 
     used = set(references(document))
     assert "#/components/schemas/RequestBody" in used
+    assert "#/components/schemas/AppendBody" in used
     for reference in used:
         assert reference.removeprefix("#/components/schemas/") in schemas

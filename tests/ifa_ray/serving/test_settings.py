@@ -39,6 +39,23 @@ def test_settings_outside_their_rule_and_unknown_ones_are_refused(changes):
         settings(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sequence_store": "s", "num_replicas": 2}, "num_replicas == 2, must be 1 with sequence_"),
+        ({"state_bytes": 1}, "state_bytes == 1, must be 0 without sequence_store"),
+        (
+            {"state_bytes": 1, "sequence_store": "s", "ranker": "m:C", "slots": [{"items": "i"}]},
+            "state_bytes == 1, must be 0 with ranker == 'm:C'",
+        ),
+        ({"sequence_store": "s", "store_bytes": 1}, "store_bytes"),
+    ],
+)
+def test_histories_have_one_owner_and_states_have_histories(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        settings(**changes)
+
+
 def test_a_missing_path_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "i.parquet").touch()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from serving_fakes import LargestIdFirst, make_request
 
 from ifa_ray.errors import RequestError, ServingError
-from ifa_ray.schema import MAX_CANDIDATES, History, validate_request
+from ifa_ray.schema import FROM_STORE, MAX_CANDIDATES, History, StoredHistory, validate_request
 from ifa_ray.serving import arrow_form, wire
 
 BOTH = pytest.mark.parametrize("media_type", [wire.ARROW, wire.JSON])
@@ -245,3 +246,47 @@ def test_an_empty_history_is_typed():
     empty = History.empty()
     assert request.history.ids_T.dtype == empty.ids_T.dtype
     assert len(request.history) == 0
+
+
+@BOTH
+def test_a_history_left_out_is_the_services_where_it_keeps_one(media_type):
+    body = wire.encode_requests([make_request(history=FROM_STORE)], media_type)
+    (decoded,), _ = wire.decode_requests(body, media_type, 1, stored=True)
+    assert isinstance(decoded.history, StoredHistory)
+    brought = wire.encode_requests([make_request(history=())], media_type)
+    (decoded,), _ = wire.decode_requests(brought, media_type, 1, stored=True)
+    assert not isinstance(decoded.history, StoredHistory)
+    assert len(decoded.history) == 0
+
+
+def test_a_history_left_out_of_json_is_empty_where_none_is_kept():
+    body = wire.encode_requests([make_request(history=FROM_STORE)], wire.JSON)
+    assert b"history" not in body
+    (decoded,), _ = wire.decode_requests(body, wire.JSON, 1)
+    assert not isinstance(decoded.history, StoredHistory)
+    assert len(decoded.history) == 0
+    for stored in (True, False):
+        with pytest.raises(RequestError, match="history == None, must be an object or left out"):
+            wire.decode_requests(json_body(history=None), wire.JSON, 1, stored=stored)
+
+
+def test_null_histories_are_refused_where_none_is_kept_and_half_null_ones_always():
+    body = wire.encode_requests([make_request(history=FROM_STORE)])
+    with pytest.raises(RequestError, match="history_ids holds null, must not"):
+        wire.decode_requests(body, wire.ARROW, 1)
+    body = stream(history_actions=[None])
+    with pytest.raises(RequestError, match="history_actions holds null, must be null with all of"):
+        wire.decode_requests(body, wire.ARROW, 1, stored=True)
+
+
+@BOTH
+def test_a_response_says_how_long_the_services_history_was(media_type):
+    ranked = LargestIdFirst(version=12).answer(make_request())
+    plain = wire.encode_responses([ranked], media_type, [False])
+    assert b"watermark" not in plain
+    at = dataclasses.replace(ranked, watermark=50)
+    body = wire.encode_responses([at], media_type, [False])
+    (decoded,) = wire.decode_responses(body, media_type, 1)
+    assert decoded.watermark == 50
+    both = wire.encode_responses([at, ranked], wire.ARROW, [True, False])
+    assert [r.watermark for r in wire.decode_responses(both, wire.ARROW, 2)] == [50, None]

@@ -1,0 +1,101 @@
+"""Ranks requests that name their user alone: with the history in the store, or what a state lacks.
+
+Knows a store and a ranker, no event loop and no HTTP. Requests that bring their history are the
+ranker's as if there were no store: to the bit, and without touching a state, which thereby holds
+what was stored and nothing that a caller made up.
+
+Exact as long as nothing is erased while it ranks: `RankerDeployment` has one thread do both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ifa_ray.ranker import Ranker
+from ifa_ray.schema import MAX_HISTORY, RankRequest, RankResponse, StoredHistory
+from ifa_ray.sequence_states import SequenceStates
+from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.stateful_ranker import StatefulRanker
+
+__all__ = ["HistoryRanker", "StateHistoryRanker", "erase_user", "with_histories"]
+
+
+class HistoryRanker:
+    """Any ranker, with whole histories from a store: O(history) a request."""
+
+    def __init__(self, ranker: Ranker, store: SequenceStore) -> None:
+        """Ranks with `ranker`."""
+        self._ranker = ranker
+        self._store = store
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """Ranks requests; those of `FROM_STORE` with what had happened by their `time_ms`.
+
+        Of a history longer than `MAX_HISTORY` the latest so many are read.
+
+        Raises:
+            RequestError, RankerError: as the ranker.
+            StoreError: if a history cannot be read.
+        """
+        filled: list[RankRequest] = []
+        watermarks: list[int | None] = []
+        for request in requests:
+            watermark = None
+            if isinstance(request.history, StoredHistory):
+                watermark = self._store.watermark(request.user_id, request.time_ms)
+                begin = max(0, watermark - MAX_HISTORY)
+                history = self._store.read(request.user_id, begin, watermark - begin)
+                request = dataclasses.replace(request, history=history)
+            filled.append(request)
+            watermarks.append(watermark)
+        responses = self._ranker.rank(filled)
+        if len(responses) != len(requests):  # whoever called says what is wrong with that
+            return responses
+        return [
+            response if watermark is None else dataclasses.replace(response, watermark=watermark)
+            for response, watermark in zip(responses, watermarks, strict=True)
+        ]
+
+
+class StateHistoryRanker:
+    """A ranker that keeps states, with what they lack from a store.
+
+    The answers are those of `HistoryRanker` up to the order of float32 sums.
+    """
+
+    def __init__(self, ranker: StatefulRanker, store: SequenceStore) -> None:
+        """Ranks with `ranker`."""
+        self._ranker = ranker
+        self._store = store
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """As `HistoryRanker.rank`."""
+        return [
+            self._rank_stored(request)
+            if isinstance(request.history, StoredHistory)
+            else self._ranker.rank_without_states([request])[0]
+            for request in requests
+        ]
+
+    def _rank_stored(self, request: RankRequest) -> RankResponse:
+        watermark = self._store.watermark(request.user_id, request.time_ms)
+        begin = self._ranker.needs_from(request.user_id, watermark)
+        history = self._store.read(request.user_id, begin, watermark - begin)
+        response = self._ranker.rank_at(dataclasses.replace(request, history=history), watermark)
+        return dataclasses.replace(response, watermark=watermark)
+
+
+def with_histories(ranker: Ranker, store: SequenceStore) -> Ranker:
+    """The ranker that reads histories of `FROM_STORE` in a ranker's place."""
+    if isinstance(ranker, StatefulRanker):
+        return StateHistoryRanker(ranker, store)
+    return HistoryRanker(ranker, store)
+
+
+def erase_user(user_id: int, store: SequenceStore, states: Sequence[SequenceStates]) -> int:
+    """Removes a user from the store, then from states; returns how many behaviours there were."""
+    erased = store.erase(user_id)
+    for cache in states:
+        cache.forget_user(user_id)
+    return erased

@@ -72,8 +72,9 @@ def test_the_examples_append_rank_and_erase(url):
 
 
 def test_the_printed_settings_are_settings():
-    ((_, text),) = [block for block in BLOCKS if block[0] == "yaml"]
-    printed = yaml.safe_load(text)["args"]
+    texts = [text for kind, text in BLOCKS if kind == "yaml"]
+    assert len(texts) == 2
+    printed = {k: v for text in texts for k, v in yaml.safe_load(text)["args"].items()}
     slot = {"items": "items", "checkpoints": "models"}
     settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})
     assert settings.store_bytes == AppSettings.model_fields["store_bytes"].default

@@ -15,7 +15,9 @@ import yaml
 from fastapi import FastAPI
 from serving_fakes import SETTINGS, LargestIdFirst
 
+from ifa_ray.serving import measures
 from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.measures import PREFIX
 from ifa_ray.serving.routes import build_http
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.slots import Loaded, Slot
@@ -90,3 +92,11 @@ def test_every_route_is_in_the_table():
     }
     shown = set(re.findall(r"`(GET|POST|DELETE) (/[\w/{}]+)", DOC))
     assert paths <= shown
+
+
+def test_every_metric_is_in_the_table():
+    source = Path(measures.__file__).read_text()
+    names = {f"ray_{PREFIX}_{name}" for name in re.findall(r'f"{PREFIX}_(\w+)"', source)}
+    assert len(names) == 9
+    assert names == set(re.findall(r"`(ray_ifa_ray_\w+)`", DOC))
+    assert set(re.findall(r"`(wait|rank|append|erase)`", DOC)) >= set(measures.STAGES)

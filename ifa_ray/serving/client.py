@@ -41,6 +41,7 @@ class RankClient:
         timeout_s: float = 10.0,
         retries: int = 3,
         format: Literal["arrow", "json"] = "arrow",  # noqa: A002 - the word its users look for
+        token: str | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -52,6 +53,7 @@ class RankClient:
             timeout_s: of one call, its retries and waits included.
             retries: attempts after the first.
             format: "arrow", or "json" to read along.
+            token: of the application, where it asks for one.
             transport: of the bytes; None is the network.
             clock: seconds, for the deadline.
             sleep: waits that many seconds between attempts.
@@ -69,7 +71,12 @@ class RankClient:
         self._media_type = _MEDIA_TYPES[format]
         self._clock, self._sleep = clock, sleep
         # trust_env=False: a proxy meant for the web would receive users' histories.
-        self._http = httpx.Client(base_url=base_url, transport=transport, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url,
+            transport=transport,
+            trust_env=False,
+            headers={} if token is None else {"authorization": f"Bearer {token}"},
+        )
 
     def rank(
         self,

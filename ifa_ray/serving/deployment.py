@@ -28,6 +28,7 @@ from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
+from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.slots import Loaded, Slot, score
@@ -66,6 +67,8 @@ class RankerDeployment:
             StoreError: if the store of histories cannot be opened.
         """
         self.settings = settings
+        self.measures = Measures()
+        self._calls = 0
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
         # its health checks, stays live while it works. OpenMP's thread count is per thread.
         self._scoring = ThreadPoolExecutor(
@@ -120,8 +123,16 @@ class RankerDeployment:
             loaded = await self._load(slot, min_version, exact=exact)
         if self._store is not None:
             loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._scoring, score, loaded, requests)
+        self._calls += 1
+        self.measures.waiting(self._calls)
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._scoring, self._score, slot, loaded, requests, time.perf_counter()
+            )
+        finally:
+            self._calls -= 1
+            self.measures.waiting(self._calls)
 
     async def load(self, slot: int, version: int) -> int:
         """Brings a version into memory before it is asked for; returns the newest one held.
@@ -154,8 +165,12 @@ class RankerDeployment:
             RequestError, SequenceConflictError, StoreError: as `SequenceStore.append`.
         """
         store = self._kept()
+        asked_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._storing, store.append, appends)
+        done = await loop.run_in_executor(self._storing, store.append, appends)
+        self.measures.spent("append", time.perf_counter() - asked_s)
+        self.measures.appended(sum(one.appended for one in done))
+        return done
 
     async def user(self, user_id: int) -> tuple[int, int | None]:
         """How many behaviours of a user are stored, and when the last happened.
@@ -177,8 +192,11 @@ class RankerDeployment:
             NoStoreError, StoreError: as `append`.
         """
         store = self._kept()
+        asked_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._scoring, erase_user, user_id, store, self._states)
+        erased = await loop.run_in_executor(self._scoring, erase_user, user_id, store, self._states)
+        self.measures.spent("erase", time.perf_counter() - asked_s)
+        return erased
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
@@ -191,7 +209,22 @@ class RankerDeployment:
         """Serve's hook: the HTTP face of this replica, made after the constructor."""
         from ifa_ray.serving.routes import build_http
 
+        self.measures = ServeMeasures()
         return build_http(self)
+
+    def _score(
+        self, slot: int, loaded: Loaded, requests: Sequence[RankRequest], asked_s: float
+    ) -> list[RankResponse]:
+        """On the scoring thread: `score`, measured."""
+        started_s = time.perf_counter()
+        self.measures.spent("wait", started_s - asked_s)
+        responses = score(loaded, requests)
+        self.measures.spent("rank", time.perf_counter() - started_s)
+        candidates = sum(len(request.candidates_C) for request in requests)
+        self.measures.ranked(slot, loaded.version, len(requests), candidates)
+        if self._states:
+            self.measures.states(slot, self._states[slot].stats())
+        return responses
 
     def _kept(self) -> SequenceStore:
         if self._store is None:

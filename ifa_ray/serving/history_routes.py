@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from ifa_ray.serving import event_forms
 from ifa_ray.serving.bodies import documented_request, documented_response, read_body
@@ -35,7 +35,7 @@ _ERRORS = {
 UserId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[7])]
 
 
-def add_history_routes(api: FastAPI, service: RankerDeployment) -> None:
+def add_history_routes(api: APIRouter, service: RankerDeployment) -> None:
     """Adds the routes to those of one replica."""
     limits = service.settings
 

@@ -6,20 +6,24 @@
     GET  /healthz                         the event loop answers
     GET  /readyz                          every slot holds a version
 
-Errors are {"error": "field, value, rule"}: 404 unknown slot or no store, 409 no such version,
-or impressions that do not follow those stored, 413 a body too long, 415 another media type,
-422 a request that breaks the contract, 500 a ranker whose answer does or a store that cannot be
-read, 507 a store that is full. Serve itself answers 503 when its queue is full.
+Where the settings ask for a token (`token_env`), every route under /v1 does.
+
+Errors are {"error": "field, value, rule"}: 401 no token or another, 404 unknown slot or no store,
+409 no such version, or impressions that do not follow those stored, 413 a body too long, 415
+another media type, 422 a request that breaks the contract, 500 a ranker whose answer does or a
+store that cannot be read, 507 a store that is full. Serve itself answers 503 when its queue is
+full.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
@@ -38,12 +42,14 @@ from ifa_ray.serving.event_forms import AppendBody
 from ifa_ray.serving.history_routes import add_history_routes
 from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
 from ifa_ray.serving.sequence_store import StoreFullError
+from ifa_ray.serving.token import TokenError, read_token, token_check
 
 __all__ = ["build_http"]
 
 
 # The first class that fits decides: subclasses stand before RequestError.
 _STATUS: dict[type[Exception], int] = {
+    TokenError: 401,
     UnknownSlotError: 404,
     NoStoreError: 404,
     SequenceConflictError: 409,
@@ -58,12 +64,20 @@ _STATUS: dict[type[Exception], int] = {
 
 
 def build_http(service: RankerDeployment) -> FastAPI:
-    """The routes of one replica."""
+    """The routes of one replica.
+
+    Raises:
+        ConfigError: if the environment holds no token where the settings ask for one.
+    """
     api = FastAPI(title="ifa_ray", version=_version(), redoc_url=None)
     limits = service.settings
     stored = limits.sequence_store is not None
+    locked = APIRouter()
+    if limits.token_env is not None:
+        check = token_check(read_token(limits.token_env, os.environ))
+        locked.dependencies.append(Depends(check))
 
-    @api.post(
+    @locked.post(
         "/v1/rank",
         response_class=Response,
         responses=_documented_responses(),
@@ -85,9 +99,9 @@ def build_http(service: RankerDeployment) -> FastAPI:
         responses = await service.rank(slot, requests, min_version)
         return Response(wire.encode_responses(responses, media_type, wanted), media_type=media_type)
 
-    add_history_routes(api, service)
+    add_history_routes(locked, service)
 
-    @api.get("/v1/models")
+    @locked.get("/v1/models")
     async def models() -> dict[str, Any]:
         """What is served: slots, the versions in memory (newest first), settings."""
         return await service.models()
@@ -103,6 +117,7 @@ def build_http(service: RankerDeployment) -> FastAPI:
         served = await service.models()
         return {"status": "ready", "versions": [slot["version"] for slot in served["slots"]]}
 
+    api.include_router(locked)
     for kind, status in _STATUS.items():
         api.add_exception_handler(kind, _answer(status))
     api.add_exception_handler(RequestValidationError, _answer_query_error)
@@ -112,7 +127,8 @@ def build_http(service: RankerDeployment) -> FastAPI:
 
 def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
     def handler(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, status_code=status)
+        headers = {"www-authenticate": "Bearer"} if status == 401 else None
+        return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
     return handler
 

@@ -57,6 +57,8 @@ class AppSettings(BaseModel):
         store_bytes: of the store's file; beyond it events are refused (HTTP 507).
         state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
             a request reads its whole history.
+        token_env: an environment variable of the replica that holds the token which HTTP calls must
+            bring; None asks for none. The token itself is in no setting, so nothing shows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +77,7 @@ class AppSettings(BaseModel):
     sequence_store: str | None = None
     store_bytes: int = Field(default=64 * 2**30, ge=2**16)
     state_bytes: int = Field(default=0, ge=0)
+    token_env: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_rankers(self) -> Self:

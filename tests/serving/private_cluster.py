@@ -1,6 +1,7 @@
 """A Ray of the test's own, started by the commands that deploy/README.md teaches."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -76,6 +78,19 @@ class PrivateCluster:
             f" --ray-client-server-port {self.client} --dashboard-agent-listen-port {self.agent}"
             f" --num-cpus 2 --object-store-memory {200 * 2**20} --temp-dir {self._session}"
         )
+
+    def metrics(self, *parts):
+        """Lines of what Ray exports for Prometheus that hold all parts."""
+        listed = next(Path(self._session).rglob("prom_metrics_service_discovery.json"))
+        targets = [target for job in json.loads(listed.read_text()) for target in job["targets"]]
+        lines = []
+        for target in targets:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer,
+            ):
+                lines += answer.read().decode().splitlines()
+        return [line for line in lines if all(part in line for part in parts) and line[0] != "#"]
 
     def processes(self):
         """Processes of this cluster and of the commands that this object ran."""

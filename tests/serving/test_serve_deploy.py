@@ -307,6 +307,14 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         ]
         return process.pid
 
+    def exported_outcomes():
+        lines = deployed.cluster.metrics("ray_ifa_ray_state_outcomes", 'application="kept"')
+        return {
+            outcome: float(line.split()[-1])
+            for line in lines
+            for outcome in re.findall(r'outcome="(\w+)"', line)
+        }
+
     with RankClient(f"{deployed.url}/kept", timeout_s=60, retries=99) as client:
         assert_ranked_alike(client, 0)
         assert client.append([append_of(0, 30)])[0].watermark == 30
@@ -315,6 +323,10 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 40)
         (states,) = client.models()["states"]
         assert states["outcomes"]["behind"] == 2
+        wait_until(lambda: exported_outcomes() == {"missing": 1, "behind": 2}, 60, "metrics")
+        (version,) = deployed.cluster.metrics("ray_ifa_ray_version{", 'application="kept"')
+        assert float(version.split()[-1]) == client.rank([alone])[0].model_version
+        assert deployed.cluster.metrics("ray_ifa_ray_stage_ms_bucket", 'stage="append"')
         first = replica()
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: deployed.status()["kept"]["status"] == "RUNNING", 60, "a new replica")

@@ -23,6 +23,7 @@ from ifa_ray.models import build_model
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, RankRequest
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
+from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.slots import Loaded, Slot
 from ifa_ray.stateful_ranker import StatefulRanker
@@ -178,6 +179,46 @@ def test_a_request_with_its_own_history_is_ranked_to_the_bit_and_leaves_states_a
     assert response.ids_K.tobytes() == alone.ids_K.tobytes()
     assert response.scores_K.tobytes() == alone.scores_K.tobytes()
     assert response.probabilities_KL.tobytes() == alone.probabilities_KL.tobytes()
+
+
+def test_a_replica_measures_what_it_does(serve):
+    noted = []
+
+    class Noting(Measures):
+        def spent(self, stage, seconds):
+            assert 0 <= seconds < 60
+            noted.append(stage)
+
+        def ranked(self, slot, version, requests, candidates):
+            noted.append(("ranked", slot, version, requests, candidates))
+
+        def appended(self, behaviours):
+            noted.append(("appended", behaviours))
+
+        def waiting(self, calls):
+            noted.append(("waiting", calls))
+
+        def states(self, slot, stats):
+            noted.append(("states", slot, stats.outcomes["hit"], stats.outcomes["missing"]))
+
+    served = serve()
+    served.measures = Noting()
+
+    async def story():
+        for _ in range(2):
+            await served.append([append_of(7, 0, 100, items=N)])
+            await served.rank(0, [request_of(7, 100, FROM_STORE)])
+        with pytest.raises(RequestError):
+            await served.rank(0, [dataclasses.replace(request_of(7, 0, FROM_STORE), k=41)])
+        await served.erase(7)
+
+    asyncio.run(story())
+    ranked = ["wait", "rank", ("ranked", 0, 1, 1, 40)]
+    assert noted == [
+        "append", ("appended", 100), ("waiting", 1), *ranked, ("states", 0, 0, 1), ("waiting", 0),
+        "append", ("appended", 0), ("waiting", 1), *ranked, ("states", 0, 1, 1), ("waiting", 0),
+        ("waiting", 1), "wait", ("waiting", 0), "erase",
+    ]  # fmt: skip
 
 
 def test_an_erased_user_begins_anew_whatever_a_state_held(serve):

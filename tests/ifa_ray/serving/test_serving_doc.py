@@ -15,7 +15,9 @@ import yaml
 from fastapi import FastAPI
 from serving_fakes import SETTINGS, LargestIdFirst
 
+from ifa_ray.serving import measures
 from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.measures import PREFIX
 from ifa_ray.serving.routes import build_http
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.slots import Loaded, Slot
@@ -72,8 +74,9 @@ def test_the_examples_append_rank_and_erase(url):
 
 
 def test_the_printed_settings_are_settings():
-    ((_, text),) = [block for block in BLOCKS if block[0] == "yaml"]
-    printed = yaml.safe_load(text)["args"]
+    texts = [text for kind, text in BLOCKS if kind == "yaml"]
+    assert len(texts) == 2
+    printed = {k: v for text in texts for k, v in yaml.safe_load(text)["args"].items()}
     slot = {"items": "items", "checkpoints": "models"}
     settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})
     assert settings.store_bytes == AppSettings.model_fields["store_bytes"].default
@@ -89,3 +92,11 @@ def test_every_route_is_in_the_table():
     }
     shown = set(re.findall(r"`(GET|POST|DELETE) (/[\w/{}]+)", DOC))
     assert paths <= shown
+
+
+def test_every_metric_is_in_the_table():
+    source = Path(measures.__file__).read_text()
+    names = {f"ray_{PREFIX}_{name}" for name in re.findall(r'f"{PREFIX}_(\w+)"', source)}
+    assert len(names) == 9
+    assert names == set(re.findall(r"`(ray_ifa_ray_\w+)`", DOC))
+    assert set(re.findall(r"`(wait|rank|append|erase)`", DOC)) >= set(measures.STAGES)

@@ -93,7 +93,7 @@ def test_what_is_not_there_or_damaged_is_said(trained, url, tmp_path, capsys):
 
 def test_urls_are_checked_and_hold_no_keys():
     with pytest.raises(ConfigError, match="must begin with s3:// or file://"):
-        VersionStore.at("/tmp/versions")
+        VersionStore.at("runs/versions")
     for url in ("s3://me:secret@bucket/x", "s3://bucket/x?access_key=me&secret_key=secret"):
         with pytest.raises(ConfigError, match="holds a key, must not") as refused:
             VersionStore.at(url)

@@ -24,7 +24,7 @@ from ifa_ray.models import build_model
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 from simulator.config import START_MS
-from simulator.presets import RunConfig
+from simulator.presets import AA_ARM, RunConfig
 from simulator.world import World
 
 __all__ = ["Budget", "measure_budget"]
@@ -70,7 +70,8 @@ def measure_budget(
     Raises:
         ConfigError: if `budget` is neither, or not even a slate can be ranked in it.
     """
-    learning = [arm.name for arm in config.parsed_arms if arm.ranker is None]
+    # The control trained again costs what the control costs, whatever a clock says.
+    learning = [a.name for a in config.parsed_arms if a.ranker is None and a.name != AA_ARM]
     items = World(config.world, config.world_seed(0)).catalog.item_table()
     C = config.world.num_candidates
     points = [max(config.world.slate_size, int(share * C)) for share in _SHARES]
@@ -79,8 +80,7 @@ def measure_budget(
     torch.set_num_threads(1)  # as rankers are run; and a clock of one thread misses the others
     try:
         for arm in learning:
-            model = dataclasses.replace(config.model, name=arm)
-            costs = _costs_ms(model, items, points, config.world.slate_size, clock)
+            costs = _costs_ms(config.model_of(arm), items, points, config.world.slate_size, clock)
             slope, start = np.polyfit(points, costs, 1)
             fits[arm] = (max(float(slope), 1e-9), float(start))
             cost_ms[arm] = costs[0]
@@ -95,6 +95,9 @@ def measure_budget(
                     f"enough for {arm} to rank slate_size == {config.world.slate_size} candidates; "
                     f"{limit} fit into {budget_ms:.2f} ms")  # fmt: skip
             limits[arm] = limit
+    arms = [arm.name for arm in config.parsed_arms]
+    if AA_ARM in arms and arms[0] in limits:
+        limits[AA_ARM] = limits[arms[0]]
     return Budget(budget_ms=budget_ms, cost_ms=cost_ms, limits=limits)
 
 

@@ -255,7 +255,7 @@ class _Run:
                 SlotSettings(
                     items=str(self._folder.items(r).resolve()),
                     checkpoints=str(self._folder.models(arm.name, r).resolve()) if learns else None,
-                    seed=0 if learns else self._config.model_seed(r),
+                    seed=0 if learns else self._config.model_seed(r, arm.name),
                 )
                 for r in range(self._config.replicates)
             ],

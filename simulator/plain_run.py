@@ -8,7 +8,6 @@ that lives its days and learns from them in turn. For a machine without Ray, for
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime
 import functools
 import time
@@ -94,11 +93,11 @@ def stream_settings(folder: RunFolder, config: RunConfig, arm: Arm) -> StreamSet
     return StreamSettings(
         root=str(folder.root.resolve()),
         arm=arm.name,
-        model_seeds=tuple(map(config.model_seed, range(config.replicates))),
+        model_seeds=tuple(config.model_seed(r, arm.name) for r in range(config.replicates)),
         days=config.days,
         shards=config.shards,
         train_requests_per_day=config.train_requests_per_day,
-        model=dataclasses.replace(config.model, name=arm.name),
+        model=config.model_of(arm.name),
         training=config.training,
     )
 
@@ -216,7 +215,7 @@ class _PlainArm:
     def _ranker(self, replicate: int, version: int) -> Ranker:
         items = self._items(replicate)
         if self._arm.ranker is not None:
-            seed = self._config.model_seed(replicate)
+            seed = self._config.model_seed(replicate, self._arm.name)
             ranker: Ranker = load_ranker_class(self._arm.ranker)(items=items, seed=seed)
             return ranker
         models = self._folder.models(self._arm.name, replicate)

@@ -15,12 +15,22 @@ from typing import Any, Self
 
 import numpy as np
 
-from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
+from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require
 from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
 from simulator.config import WorldConfig, world_config
 
-__all__ = ["ARMS", "MODEL_ARMS", "PRESETS", "REGIMES", "Arm", "RunConfig", "override", "preset"]
+__all__ = [
+    "AA_ARM",
+    "ARMS",
+    "MODEL_ARMS",
+    "PRESETS",
+    "REGIMES",
+    "Arm",
+    "RunConfig",
+    "override",
+    "preset",
+]
 
 # Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
 # torch.
@@ -40,8 +50,12 @@ WORLD_RANKERS = {
 }
 """Rankers that know more than a request says. The world ranks for them itself, without serving."""
 
-ARMS = (*MODEL_ARMS, *BUILT_IN_RANKERS, *WORLD_RANKERS)
-"""Arms known by name: the models, the rankers that any model must beat, and the upper bound."""
+AA_ARM = "aa"
+"""The control's model again, with other weights to begin with: what it differs by is luck."""
+
+ARMS = (*MODEL_ARMS, *BUILT_IN_RANKERS, *WORLD_RANKERS, AA_ARM)
+"""Arms known by name: the models, the rankers that any model must beat, the upper bound, and the
+noise floor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +147,10 @@ class RunConfig(Config):
         require(self.shards <= self.users, "shards", self.shards, f"<= users == {self.users}")
         names = [Arm.parse(text).name for text in self.arms]
         require(len(names) >= 2, "arms", self.arms, "at least a control and a treatment")
+        require(AA_ARM not in names or names[0] in MODEL_ARMS, "arms", self.arms,
+                f"led by a model, where {AA_ARM} is a control trained again")  # fmt: skip
+        require(set(names) != {names[0], AA_ARM}, "arms", self.arms,
+                f"a control and a treatment beside {AA_ARM}")  # fmt: skip
         require(len(set(names)) == len(names), "arms", self.arms, "named once each")
         if self.regime not in REGIMES:
             raise unknown_name("regime", self.regime, REGIMES)
@@ -179,9 +197,14 @@ class RunConfig(Config):
         """The seed of everything random in a replicate's worlds, the same for all its arms."""
         return self._seed(replicate, 0)
 
-    def model_seed(self, replicate: int) -> int:
-        """The seed of a replicate's models, the same for all its arms."""
-        return self._seed(replicate, 1)
+    def model_seed(self, replicate: int, arm: str) -> int:
+        """The seed of an arm's model in a replicate: the same for all arms but `AA_ARM`."""
+        return self._seed(replicate, 2 if arm == AA_ARM else 1)
+
+    def model_of(self, arm: str) -> ModelConfig:
+        """The settings of an arm's model: the run's, with the arm's name, or the control's."""
+        name = Arm.parse(self.arms[0]).name if arm == AA_ARM else arm
+        return dataclasses.replace(self.model, name=name)
 
     def candidates_of(self, arm: str) -> int:
         """How many candidates an arm is given."""
@@ -232,6 +255,21 @@ def _quick(world: str) -> RunConfig:
     )  # fmt: skip
 
 
+def _experiment(world: str) -> RunConfig:
+    """The comparison that this project exists for, in one world: docs/results/ has its reports.
+
+    `quick` with ten replicates, every kind of ranker, and the counts that any platform has, for all
+    models alike.
+    """
+    quick = _quick(world)
+    return dataclasses.replace(
+        quick, preset="experiment", seed=2026, replicates=10,
+        arms=("twin", AA_ARM, "random", "popularity", "din", "sim_hard", "sim_soft", "ifa",
+              "ifa_plus", "oracle"),
+        model=dataclasses.replace(quick.model, cross_features=CROSS_FEATURES),
+    )  # fmt: skip
+
+
 def _standard(world: str) -> RunConfig:
     """The paper's sizes, 10,000 candidates against 10,000 impressions, on a small population."""
     return RunConfig(
@@ -272,6 +310,7 @@ def _surface(name: str, world: str) -> RunConfig:
 PRESETS: Mapping[str, Callable[[str], RunConfig]] = {
     "smoke": _smoke,
     "quick": _quick,
+    "experiment": _experiment,
     "standard": _standard,
     "kuairand": _kuairand,
     "kuaishou_paper": _kuaishou_paper,

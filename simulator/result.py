@@ -25,7 +25,7 @@ from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.checkpoint import load_metrics, version_folder
 from simulator.calibration import calibration_of_run
 from simulator.parts import RunFacts, read_facts
-from simulator.presets import RunConfig
+from simulator.presets import AA_ARM, RunConfig
 
 __all__ = ["build_result", "write_result"]
 
@@ -68,6 +68,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
             user_ids={r: np.arange(config.users, dtype=np.int32) for r in range(config.replicates)},
             arms=tuple(arms),
             control=arms[0],
+            aa_arm=AA_ARM if AA_ARM in arms else None,
             replicates=config.replicates,
             days=config.days,
             burn_in_days=config.burn_in_days,

@@ -100,6 +100,8 @@ def test_a_named_ranker_is_an_arm():
         ({"burn_in_days": 3}, "burn_in_days == 3, must be < days == 3"),
         ({"arms": ("twin",)}, "at least a control and a treatment"),
         ({"arms": ("twin", "ifa", "twin")}, "named once each"),
+        ({"arms": ("random", "aa", "ifa")}, "led by a model, where aa is a control trained again"),
+        ({"arms": ("twin", "aa")}, "a control and a treatment beside aa"),
         ({"world.num_candidates": -5}, "num_candidates == -5, must be >= 1"),
         ({"world.slate_size": 500}, "slate_size == 500, must be <= num_candidates == 120"),
         ({"model.top_k": 0}, "top_k == 0, must be >= 1"),
@@ -124,10 +126,19 @@ def test_overrides_reach_nested_settings(smoke):
 
 
 def test_seeds_differ_by_replicate_and_purpose_and_not_by_arm(smoke):
-    seeds = [smoke.world_seed(r) for r in range(3)] + [smoke.model_seed(r) for r in range(3)]
+    seeds = [smoke.world_seed(r) for r in range(3)] + [
+        smoke.model_seed(r, "twin") for r in range(3)
+    ]
     assert len(set(seeds)) == 6
     other_arms = dataclasses.replace(smoke, arms=("ifa", "twin"))
     assert other_arms.world_seed(1) == smoke.world_seed(1)
+
+
+def test_the_control_trained_again_has_its_model_and_another_seed(smoke):
+    again = dataclasses.replace(smoke, arms=("twin", "aa", "ifa"))
+    assert again.model_of("aa") == again.model_of("twin")
+    assert again.model_of("ifa").name == "ifa"
+    assert again.model_seed(0, "ifa") == again.model_seed(0, "twin") != again.model_seed(0, "aa")
 
 
 def test_every_user_is_in_one_shard(smoke):

@@ -17,6 +17,7 @@ from simulator.commands.calibration import (
     run_calibrate,
     run_calibration,
 )
+from simulator.commands.experiment import add_experiment, run_experiment
 from simulator.commands.log import add_log, run_log
 from simulator.commands.recall import add_recall, run_recall
 from simulator.commands.report import add_report, run_report
@@ -30,6 +31,7 @@ EXIT_USAGE = 2
 
 _COMMANDS = {
     "run": run_run,
+    "experiment": run_experiment,
     "log": run_log,
     "report": run_report,
     "calibration": run_calibration,
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     add_run(commands)
+    add_experiment(commands)
     add_log(commands)
     add_report(commands)
     add_calibration(commands)

@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 
 from ifa_ray.config import require
+from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
 from simulator.cluster import Cluster
 from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
 from simulator.presets import ARMS, REGIMES, RunConfig
 from simulator.quiet import private_ray_environment, quiet_ray_logs
 
-__all__ = ["add_run", "run_run"]
+__all__ = ["add_run", "live_run", "print_verdicts", "run_run", "with_budget"]
 
 
 _HELP = """\
@@ -74,6 +75,13 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "(default: the last arm)",
     )
     run.add_argument(
+        "--reuse",
+        type=Path,
+        metavar="RUN",
+        help="folder of another run of the same worlds: its warm-up, and the arms that would do "
+        "the same, are taken over",
+    )
+    run.add_argument(
         "--plain",
         type=int,
         metavar="N",
@@ -83,11 +91,12 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run_run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.opening import link_latest, load_config, open_run
+    from simulator.opening import link_latest, load_config
 
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
     config = config_of(args, load_config(args.out) if args.resume else None)
+    require(args.reuse is None or not args.resume, "reuse", args.reuse, "left out with --resume")
     require(args.budget is None or args.regime == "equal_latency", "budget", args.budget,
             "left out without --regime equal_latency")  # fmt: skip
     if args.plain is not None:
@@ -110,37 +119,60 @@ def run_run(args: argparse.Namespace) -> int:
         )
     _find_rankers(config)
     if args.regime == "equal_latency" and not args.resume:
-        config = _with_budget(config, args.budget)
-    with open_run(root, config, args.resume) as folder:
-        if not folder.result.exists():
-            try:
-                if args.plain is not None:
-                    from simulator.plain_run import run_plain
+        config = with_budget(config, args.budget)
+    status = live_run(root, config, cluster, resume=args.resume, plain=args.plain, reuse=args.reuse)
+    if status == EXIT_INTERRUPTED:
+        print(
+            f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
+            file=sys.stderr,
+        )
+        return status
+    try:
+        link_latest(root)
+    except OSError as error:
+        print(f"warning: no `latest` beside {root}: {error.strerror}", file=sys.stderr)
+    print_verdicts(root)
+    return status
 
-                    run_plain(folder, config, args.plain)
-                else:
-                    if cluster.embedded:
-                        private_ray_environment(root / ".ray-home")
-                    quiet_ray_logs()
-                    from simulator.loop import run
 
-                    run(folder, config, cluster)
-            except KeyboardInterrupt:
-                print(
-                    f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
-                    file=sys.stderr,
-                )
-                return EXIT_INTERRUPTED
+def live_run(
+    root: Path,
+    config: RunConfig,
+    cluster: Cluster,
+    *,
+    resume: bool,
+    plain: int | None,
+    reuse: Path | None = None,
+) -> int:
+    """Lives what of a run is not finished; returns 0, or the exit code of an interruption."""
+    from simulator.opening import open_run
+
+    with open_run(root, config, resume) as folder:
+        if folder.result.exists():
+            return 0
         try:
-            link_latest(root)
-        except OSError as error:
-            print(f"warning: no `latest` beside {root}: {error.strerror}", file=sys.stderr)
-        _print_verdict(json.loads(folder.result.read_bytes()))
-        print(folder.report)
+            if reuse is not None and not resume:
+                from simulator.reuse import reuse_run
+
+                taken = reuse_run(reuse, folder, config)
+                print(f"taken over from {reuse}: {', '.join(taken) or 'no arm'}", file=sys.stderr)
+            if plain is not None:
+                from simulator.plain_run import run_plain
+
+                run_plain(folder, config, plain)
+            else:
+                if cluster.embedded:
+                    private_ray_environment(root / ".ray-home")
+                quiet_ray_logs()
+                from simulator.loop import run
+
+                run(folder, config, cluster)
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
     return 0
 
 
-def _with_budget(config: RunConfig, budget: str | None) -> RunConfig:
+def with_budget(config: RunConfig, budget: str | None) -> RunConfig:
     """The config with every arm's candidates limited to what it can rank in the same time."""
     from simulator.budget import measure_budget
 
@@ -164,6 +196,9 @@ def _find_rankers(config: RunConfig) -> None:
             load_ranker_class(spec)
 
 
-def _print_verdict(result: dict) -> None:
-    for verdict in result["ab"]["verdicts"].values():
+def print_verdicts(root: Path) -> None:
+    """A finished run's verdicts, a line each, and where its report lies."""
+    folder = RunFolder(root)
+    for verdict in json.loads(folder.result.read_bytes())["ab"]["verdicts"].values():
         print(verdict["line"])
+    print(folder.report)

@@ -284,6 +284,23 @@ def _standard(world: str) -> RunConfig:
     )  # fmt: skip
 
 
+def _paper(world: str) -> RunConfig:
+    """Every baseline of the paper's Table 2 at its sizes (C = T = 10,000), for a cluster.
+
+    `python -m simulator run --preset paper --dry-run` says what it costs.
+    """
+    standard = _standard(world)
+    return dataclasses.replace(
+        standard, preset="paper", users=2_000, days=10, burn_in_days=2, shards=64, replicates=10,
+        train_requests_per_day=1_000,
+        arms=("twin", AA_ARM, "random", "popularity", "avg_pooling", "din", "sim_hard", "sim_soft",
+              "ifa", "ifa_plus", "oracle"),
+        model=dataclasses.replace(standard.model, cross_features=CROSS_FEATURES,
+                                  user_buckets=20_000),
+        training=dataclasses.replace(standard.training, batch_size=4),
+    )  # fmt: skip
+
+
 def _kuairand(world: str) -> RunConfig:
     """KuaiRand as published, on as many users as two cores live in some minutes."""
     return _surface("kuairand", world)
@@ -312,6 +329,7 @@ PRESETS: Mapping[str, Callable[[str], RunConfig]] = {
     "quick": _quick,
     "experiment": _experiment,
     "standard": _standard,
+    "paper": _paper,
     "kuairand": _kuairand,
     "kuaishou_paper": _kuaishou_paper,
 }

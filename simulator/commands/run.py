@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ examples:
   python -m simulator run --arms twin,mine=my_package.my_module:MyRanker
   python -m simulator run --resume --out runs/mine      # continue after Ctrl-C or a crash
   python -m simulator run --preset smoke --plain 2      # two plain processes instead of Ray
+  python -m simulator run --preset paper --dry-run      # what it would cost, measured here
   python -m simulator run --regime equal_latency --budget ifa_plus    # the same time for all
   ray job submit --working-dir . -- python -m simulator run --preset smoke --out $PWD/runs/job
 """
@@ -82,6 +84,11 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "the same, are taken over",
     )
     run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="lives a small piece, prints what the whole would cost on this machine, and ends",
+    )
+    run.add_argument(
         "--plain",
         type=int,
         metavar="N",
@@ -118,6 +125,12 @@ def run_run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     _find_rankers(config)
+    if args.dry_run:
+        from simulator.dry_run import estimate_run
+
+        say = functools.partial(print, file=sys.stderr)
+        print("\n".join(estimate_run(config, say).lines()))
+        return 0
     if args.regime == "equal_latency" and not args.resume:
         config = with_budget(config, args.budget)
     status = live_run(root, config, cluster, resume=args.resume, plain=args.plain, reuse=args.reuse)

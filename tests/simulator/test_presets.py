@@ -18,7 +18,7 @@ def smoke():
 @pytest.mark.parametrize(
     ("name", "world"),
     [(n, w) for n in ("smoke", "quick", "standard") for w in WORLDS]
-    + [("kuairand", "balanced"), ("kuaishou_paper", "balanced")],
+    + [(name, "balanced") for name in ("kuairand", "kuaishou_paper", "experiment", "paper")],
 )
 def test_presets_survive_json(name, world):
     config = preset(name, world)

@@ -1,0 +1,206 @@
+"""What a run would cost, before it is paid for: a small piece of it is lived, the rest is counted.
+
+Knows the plain run, the budget's measurement and a learner. Rates (requests of a user's day, bytes
+of log) come from some users who live some days in the run's own world; milliseconds from requests
+and training steps of full size, on this machine's CPU, one thread. Everything else is a product.
+
+Letters: C candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ifa_ray.data.run_folder import RunFolder, ShardDay
+from ifa_ray.training.loop import Learner
+from ifa_ray.training.run_reader import read_run
+from ifa_ray.training.samples import TrainingSample
+from simulator.budget import measure_budget
+from simulator.opening import open_run
+from simulator.plain_run import run_plain
+from simulator.presets import AA_ARM, RunConfig
+from simulator.warmup_log import live_warmups
+
+__all__ = ["ArmCost", "RunCost", "estimate_run"]
+
+# Without models, so that a piece is cheap. They bracket what users do under a trained ranker.
+_SAMPLE_ARMS = ("random", "oracle")
+_SAMPLE_USERS = 24
+_SAMPLE_DAYS = 3
+_SAMPLE_WARMUP = 2
+_TRAIN_STEPS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmCost:
+    """Of one learning arm, on one CPU thread.
+
+    Attributes:
+        rank_ms: of a request with all C candidates and the longest history.
+        train_ms: of a training sample, both passes and the optimiser.
+        rank_h, train_h: of the whole run, hours of one core.
+    """
+
+    rank_ms: float
+    train_ms: float
+    rank_h: float
+    train_h: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What a run would come to.
+
+    Attributes:
+        requests_per_user_day: under the random ranker and the oracle, between whom models lie.
+        requests: of one arm, all replicates and days, at the higher of those rates.
+        samples: that one arm learns, all replicates.
+        world_ms: of one request, everything but a model; half of them ask the oracle.
+        world_h: of all arms and of the prehistory, hours of one core.
+        log_gib: of all arms and the warm-up.
+        arms: of those that learn.
+    """
+
+    requests_per_user_day: tuple[float, float]
+    requests: int
+    samples: int
+    world_ms: float
+    world_h: float
+    log_gib: float
+    arms: dict[str, ArmCost]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        low, high = self.requests_per_user_day
+        lines = [
+            f"requests: {low:.1f} to {high:.1f} a user and day, so {self.requests:,} an arm; "
+            f"{self.samples:,} samples to learn",
+            f"world: {self.world_ms:.1f} ms a request, {self.world_h:,.2f} core-hours for all arms",
+            f"log: {self.log_gib:,.2f} GiB",
+        ]
+        for arm, cost in self.arms.items():
+            lines.append(
+                f"{arm}: {cost.rank_ms:,.1f} ms a request, {cost.rank_h:,.2f} core-hours; "
+                f"{cost.train_ms:,.1f} ms a sample, {cost.train_h:,.2f} core-hours"
+            )
+        total = self.world_h + sum(cost.rank_h + cost.train_h for cost in self.arms.values())
+        lines.append(f"all: {total:,.2f} hours of one core like this one")
+        lines.append(
+            "on GPUs: every millisecond that a card needs for a request is "
+            f"{self.requests * len(self.arms) / 3.6e6:,.2f} hours of it, and for a sample "
+            f"{self.samples * len(self.arms) / 3.6e6:,.2f}; measure yours with benchmarks"
+        )
+        return lines
+
+
+def estimate_run(config: RunConfig, say: Callable[[str], None]) -> RunCost:
+    """Lives a piece of a run and counts the rest; writes nothing that stays.
+
+    Args:
+        config: complete.
+        say: is given a line of progress now and then.
+
+    Raises:
+        ConfigError: if the config is none that could run.
+    """
+    learning = [arm.name for arm in config.parsed_arms if arm.ranker is None]
+    piece = dataclasses.replace(
+        config,
+        arms=_SAMPLE_ARMS,
+        replicates=1,
+        users=min(_SAMPLE_USERS, config.users),
+        days=min(_SAMPLE_DAYS, config.days),
+        burn_in_days=0,
+        shards=1,
+        regime="quality",
+        budget_ms=0.0,
+        candidate_limits=(),
+        # Every request is logged here, so that their bytes are known and there is what to learn.
+        world=dataclasses.replace(
+            config.world, sample_rate=1.0, warmup_requests_per_user=_SAMPLE_WARMUP
+        ),
+    )
+    say(f"living {piece.days} days of {piece.users} of {config.users:,} users")
+    with tempfile.TemporaryDirectory() as name, open_run(Path(name), piece, False) as folder:
+        begun = time.process_time()
+        for _ in live_warmups(folder.root, piece, 1):
+            pass
+        prehistory_s = (time.process_time() - begun) / piece.users
+        begun = time.process_time()
+        run_plain(folder, piece, processes=1, stream=io.StringIO())
+        spent_s = time.process_time() - begun
+        requests = {arm: _requests(folder, arm, piece) for arm in _SAMPLE_ARMS}
+        impression_bytes = _bytes(folder, "impressions") + _bytes(folder, "timings")
+        request_bytes = _bytes(folder, "requests")
+        samples = read_run(
+            folder.root, "warmup", 0, max_history=config.model.max_history,
+            max_requests=config.training.batch_size * (_TRAIN_STEPS + 1),
+        )  # fmt: skip
+    lived = sum(requests.values())
+    logged = lived + piece.users * _SAMPLE_WARMUP
+    rates = [requests[arm] / (piece.users * piece.days) for arm in _SAMPLE_ARMS]
+    per_arm = math.ceil(max(rates) * config.users * config.days * config.replicates)
+    in_warmup = config.users * config.world.warmup_requests_per_user * config.replicates
+    learned_before = round(in_warmup * config.world.sample_rate)
+    per_arm_samples = learned_before + (
+        config.train_requests_per_day * config.days * config.replicates
+    )
+    say("ranking requests of full size")
+    rank_ms = measure_budget(config, learning[0]).cost_ms if learning else {}
+    arms = {}
+    for arm in rank_ms:
+        say(f"training {arm}")
+        learner = Learner(config.model_of(arm), config.training, samples.items, seed=0)
+        train_ms = 1e3 * _sample_seconds(learner, samples.samples)
+        arms[arm] = ArmCost(
+            rank_ms=rank_ms[arm],
+            train_ms=train_ms,
+            rank_h=per_arm * rank_ms[arm] / 3.6e6,
+            train_h=per_arm_samples * train_ms / 3.6e6,
+        )
+    if AA_ARM in learning:
+        arms[AA_ARM] = arms[learning[0]]
+    size = per_arm * len(config.arms) + in_warmup
+    log_bytes = size * (
+        impression_bytes / logged + config.world.sample_rate * request_bytes / logged
+    )
+    return RunCost(
+        requests_per_user_day=(min(rates), max(rates)),
+        requests=per_arm,
+        samples=per_arm_samples,
+        world_ms=1e3 * spent_s / lived,
+        world_h=(
+            per_arm * len(config.arms) * spent_s / lived
+            + prehistory_s * config.users * config.replicates
+        )
+        / 3.6e3,
+        log_gib=log_bytes / 2**30,
+        arms=arms,
+    )
+
+
+def _requests(folder: RunFolder, arm: str, config: RunConfig) -> int:
+    keys = [ShardDay(arm, 0, day, 0) for day in range(config.days)]
+    return sum(folder.summary(key)["requests"] for key in keys)
+
+
+def _bytes(folder: RunFolder, table: str) -> int:
+    return sum(path.stat().st_size for path in (folder.log / table).rglob("*.parquet"))
+
+
+def _sample_seconds(learner: Learner, samples: list[TrainingSample]) -> float:
+    """CPU of one sample: the median over steps, the first of which warms up."""
+    size = learner.training_config.batch_size
+    seconds = []
+    for step in range(min(_TRAIN_STEPS + 1, len(samples) // size)):
+        begun = time.process_time()
+        learner.step(samples[step * size : (step + 1) * size])
+        seconds.append((time.process_time() - begun) / size)
+    return statistics.median(seconds[1:] or seconds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from simulator.config import WORLDS
-from simulator.presets import RunConfig, override, preset
+from simulator.presets import AA_ARM, RunConfig, override, preset
 
 __all__ = ["Part", "experiment_parts"]
 
@@ -43,8 +43,11 @@ def experiment_parts(preset_name: str, changes: dict[str, object]) -> tuple[Part
         changes: settings of every part, as `override` takes them.
     """
     quality, equal = [], []
-    for world in WORLDS:
+    for number, world in enumerate(WORLDS):
         config = override(preset(preset_name, world), changes)
+        if number:  # how far luck reaches is measured once
+            arms = tuple(arm for arm in config.arms if arm != AA_ARM)
+            config = dataclasses.replace(config, arms=arms)
         few = dataclasses.replace(config, arms=(config.arms[0], *_CHALLENGERS))
         name = f"quality-{world}"
         quality.append(Part(name=name, config=config))

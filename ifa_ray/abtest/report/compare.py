@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ifa_ray.abtest.report import svg
+from ifa_ray.abtest.report.compare_text import comparison_markdown
 from ifa_ray.abtest.report.exports import decisive
 from ifa_ray.abtest.report.numbers import number, p_text, percent_or_none, range_text
 from ifa_ray.abtest.report.render import check_result, environment, read_result
@@ -49,7 +50,10 @@ def render_comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def write_comparison(folders: Sequence[Path], target: Path) -> Path:
-    """Reads `result.json` of each run and writes `comparison.html` into a folder.
+    """Reads `result.json` of each run; writes `comparison.html` and `comparison.md` into a folder.
+
+    Returns:
+        The page's path.
 
     Raises:
         LogError: as `render_comparison`, or if a result can't be read.
@@ -59,6 +63,7 @@ def write_comparison(folders: Sequence[Path], target: Path) -> Path:
     results = {folder.name: read_result(folder / "result.json") for folder in folders}
     path = target / "comparison.html"
     write_atomically(path, render_comparison(results).encode())
+    write_atomically(target / "comparison.md", comparison_markdown(results).encode())
     return path
 
 

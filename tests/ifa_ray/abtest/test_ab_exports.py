@@ -11,6 +11,7 @@ import pytest
 from test_ab_report import Outline
 
 from ifa_ray.abtest.report.compare import COMPARED, render_comparison, write_comparison
+from ifa_ray.abtest.report.compare_text import comparison_markdown
 from ifa_ray.abtest.report.exports import CSV_COLUMNS, to_csv, to_markdown
 from ifa_ray.abtest.report.numbers import percent, range_text
 from ifa_ray.abtest.report.render import render_report
@@ -112,3 +113,18 @@ def test_what_can_not_be_compared_is_named(tmp_path, result):
         render_comparison({"old": {**result, "schema_version": 1}})
     with pytest.raises(ConfigError, match="at least one run"):
         render_comparison({})
+
+
+def test_the_comparison_in_markdown_has_a_row_for_each_arm(result):
+    text = comparison_markdown({"one": result, "two": other_run(result)})
+    sections = text.split("## ")[1:]
+    assert [section.splitlines()[0] for section in sections] == ["one", "two"]
+    assert "FAILED complete logs" in sections[1]
+    for section in sections:
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        assert [row.split("`")[1] for row in rows] == result["ab"]["arms"]
+        cells = {row.count("|") for row in section.splitlines() if row.startswith("|")}
+        assert len(cells) == 1
+    watch = result["ab"]["effects"]["ifa"]["watch_time"]
+    assert f"{percent(watch['relative'])}" in sections[0]
+    assert range_text(watch["interval"]) in sections[0]

@@ -88,7 +88,7 @@ def add_abtest(commands: Any) -> None:
     what.add_argument("--log", nargs="+", action="extend", metavar="LOG",
                       help="PATH or NAME=PATH of each arm; may be given again")  # fmt: skip
     what.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="folders of finished "
-                      "tests or runs: writes comparison.html and comparison.md of their results")  # fmt: skip
+                      "tests or runs: writes comparison.html and .md of their results")  # fmt: skip
     add("--unit", default="user", metavar="COLUMN",
         help="what was assigned to arms (default: user, which is user_id)")  # fmt: skip
     add("--paired", action="store_true", help="every arm served the same units")

@@ -41,7 +41,8 @@ def _section(name: str, result: Mapping[str, Any]) -> list[str]:
     lines = [f"## {name}", "", f"Against {ab['control']}. {', '.join(facts)}.", ""]
     lines += [f"- FAILED {check['name']}: {check['detail']}"
               for check in [*ab["health"], *result["health"]] if not check["ok"]]  # fmt: skip
-    heads = ["Arm", "Candidates", "CPU ms", "Watch, s per user", "Watch time", f"{1 - ab['alpha']:.0%} interval", "p",
+    heads = ["Arm", "Candidates", "CPU ms", "Watch, s per user", "Watch time",
+             f"{1 - ab['alpha']:.0%} interval", "p",
              *(_head(metric, ab["fixed_k"]) for metric in metrics)]  # fmt: skip
     lines += [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     lines += [f"| {' | '.join(_row(arm, result, metrics))} |" for arm in ab["arms"]]

@@ -73,16 +73,20 @@ def strip(scale: Scale, row: Mapping[str, Any]) -> Markup:
         return Markup("")
     parts = []
     if row["acceptance_region"]:
-        low, high = (scale.x(bound) for bound in row["acceptance_region"])
-        parts.append(f'<rect class="region" x="{_short(low)}%" y="2" '
-                     f'width="{_short(high - low)}%" height="26"/>')  # fmt: skip
+        parts.append(_block(scale, row["acceptance_region"], "region"))
     if row["checkpoint"]["interval"]:
-        parts += _bar(scale, row["checkpoint"]["interval"], 22, "checkpoint")
+        parts.append(_block(scale, row["checkpoint"]["interval"], "below"))
+        parts += _cuts(scale, row["checkpoint"]["interval"], 22, "checkpoint")
     if row["interval"]:
-        parts += _bar(scale, row["interval"], 13, "headline")
-    parts += _dot(scale, row["relative"], 13, 4.5, full=bool(row["significant"]))
+        parts.append(_block(scale, row["interval"], "thick"))
+        parts += _cuts(scale, row["interval"], 13, "headline")
+    if abs(row["relative"]) > scale.reach:
+        parts += _dot(scale, row["relative"], 13, 4.5)
+    else:
+        kind = "dot full" if row["significant"] else "dot"
+        parts.append(f'<circle class="{kind}" cx="{_short(scale.x(row["relative"]))}%"/>')
     # Its numbers stand beside it, so a screen reader needn't read them twice.
-    # The stylesheet gives it its size and its grid: there may be hundreds in a page.
+    # The stylesheet gives all of it its height and place down: there may be hundreds in a page.
     return Markup(f'<svg aria-hidden="true">{"".join(parts)}</svg>')
 
 
@@ -183,9 +187,20 @@ def _grid(scale: Scale, height: int) -> list[str]:
     ]
 
 
+def _block(scale: Scale, bounds: Sequence[float], kind: str) -> str:
+    low, high = (scale.x(bound) for bound in bounds)
+    return f'<rect class="{kind}" x="{_short(low)}%" width="{_short(high - low)}%"/>'
+
+
 def _bar(scale: Scale, bounds: Sequence[float], y: float, kind: str) -> list[str]:
     low, high = bounds
-    parts = [_line(scale.x(low), y, scale.x(high), y, kind)]
+    return [_line(scale.x(low), y, scale.x(high), y, kind), *_cuts(scale, bounds, y, kind)]
+
+
+def _cuts(scale: Scale, bounds: Sequence[float], y: float, kind: str) -> list[str]:
+    """Arrows where an interval goes on beyond the figure."""
+    low, high = bounds
+    parts = []
     if low < -scale.reach:
         parts.append(_text(1, y + 4, "◂", f"cut mid {kind}"))
     if high > scale.reach:

@@ -295,8 +295,8 @@ def test_strip_puts_values_where_the_axis_says():
     assert scale.x(0.05) == pytest.approx(72)
     drawn = svg.strip(scale, effect(0.05, (0.0, 0.1), significant=True))
     assert places(drawn, "dot full", "cx") == [72]
-    assert places(drawn, "headline", "x1") == [50]
-    assert places(drawn, "headline", "x2") == [94]
+    assert places(drawn, "thick", "x") == [50]
+    assert places(drawn, "thick", "width") == [44]
 
 
 def test_what_lies_beyond_the_scale_is_an_arrow_not_a_dot():

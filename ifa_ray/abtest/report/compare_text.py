@@ -65,12 +65,16 @@ def _row(arm: str, result: Mapping[str, Any], metrics: list[Mapping[str, Any]]) 
     ]
     if arm == ab["control"]:
         return [*cells, *[NONE] * (3 + len(metrics))]
-    watch = ab["effects"][arm][ab["primary"]]
+    # The control trained again is a noise floor: watch time alone is asked of it.
+    again = ab["aa"] if arm == ab["aa_arm"] else None
+    watch = again or ab["effects"][arm][ab["primary"]]
     effect = NONE if watch["relative"] is None else percent(watch["relative"])
     p = decisive(watch)["p"]
     significant = p is not None and p < ab["alpha"]
     cells += [f"**{effect}**" if significant else effect,
               range_text(decisive(watch)["interval"]), p_text(p)]  # fmt: skip
+    if again:
+        return [*cells, *[NONE] * len(metrics)]
     for metric in metrics:
         row = ab["effects"][arm][metric["name"]]
         text = NONE if row["relative"] is None else percent(row["relative"])

@@ -128,3 +128,14 @@ def test_the_comparison_in_markdown_has_a_row_for_each_arm(result):
     watch = result["ab"]["effects"]["ifa"]["watch_time"]
     assert f"{percent(watch['relative'])}" in sections[0]
     assert range_text(watch["interval"]) in sections[0]
+
+
+def test_the_comparison_asks_the_control_trained_again_for_watch_time_alone(result):
+    made = copy.deepcopy(result)
+    ab = made["ab"]
+    ab["arms"], ab["aa_arm"] = [*ab["arms"], "aa"], "aa"
+    ab["aa"] = {**ab["effects"]["ifa"]["watch_time"], "arm": "aa"}
+    ab["levels"]["aa"] = ab["levels"]["ifa"]
+    row = next(line for line in comparison_markdown({"a": made}).splitlines() if "`aa`" in line)
+    assert percent(ab["aa"]["relative"]) in row
+    assert row.endswith("| \N{EN DASH} |")

@@ -75,7 +75,7 @@ def test_the_examples_append_rank_and_erase(url):
 
 def test_the_printed_settings_are_settings():
     texts = [text for kind, text in BLOCKS if kind == "yaml"]
-    assert len(texts) == 2
+    assert len(texts) == 4
     printed = {k: v for text in texts for k, v in yaml.safe_load(text)["args"].items()}
     slot = {"items": "items", "checkpoints": "models"}
     settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})

@@ -9,10 +9,11 @@
 Where the settings ask for a token (`token_env`), every route under /v1 does.
 
 Errors are {"error": "field, value, rule"}: 401 no token or another, 404 unknown slot or no store,
+408 a deadline that passed while the call waited (and so does Serve for its `request_timeout_s`),
 409 no such version, or impressions that do not follow those stored, 413 a body too long, 415
 another media type, 422 a request that breaks the contract, 500 a ranker whose answer does or a
-store that cannot be read, 504 a deadline that passed while the call waited, 507 a store that is
-full. Serve itself answers 503 when its queue is full.
+store that cannot be read, 507 a store that is full. Serve itself answers 503 when its queue is
+full.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ _STATUS: dict[type[Exception], int] = {
     TokenError: 401,
     UnknownSlotError: 404,
     NoStoreError: 404,
+    DeadlineError: 408,
     SequenceConflictError: 409,
     BodyTooLongError: 413,
     MediaTypeError: 415,
     RequestError: 422,
     CheckpointError: 409,
     RankerError: 500,
-    DeadlineError: 504,
     StoreFullError: 507,
     StoreError: 500,
 }
@@ -154,12 +155,12 @@ def _answer_query_error(_: Request, error: Exception) -> JSONResponse:
 def _documented_responses() -> dict[int | str, dict[str, Any]]:
     errors = {
         404: "Unknown slot",
+        408: "The call's deadline passed while it waited; it was not ranked",
         409: "The version does not exist",
         413: "The body is too long",
         415: "Neither JSON nor Arrow",
         422: "The request breaks the contract",
         500: "The ranker's answer breaks the contract",
-        504: "The call's deadline passed while it waited; it was not ranked",
     }
     return {
         200: documented_response(ResponseBody),

@@ -354,3 +354,33 @@ def test_what_is_committed_is_what_protoc_writes(tmp_path):
     for name in ("ranking_pb2.py", "ranking_pb2.pyi", "ranking_pb2_grpc.py"):
         written = (tmp_path / source).with_name(name).read_text()
         assert (ROOT / source).with_name(name).read_text() == written
+
+
+def test_a_call_whose_deadline_passes_while_it_waits_is_not_ranked(monkeypatch):
+    busy, release, ranked = threading.Event(), threading.Event(), []
+
+    class Gate(LargestIdFirst):
+        def rank(self, requests):
+            busy.set()
+            assert release.wait(10)
+            ranked.extend(request.request_id for request in requests)
+            return super().rank(requests)
+
+    def call(number):
+        return grpc_form.encode_requests(
+            [make_request(number)], slot=0, min_version=0, probabilities=False
+        )
+
+    token = ("authorization", f"Bearer {TOKEN}")
+    with replica_at(monkeypatch, Gate()) as target, grpc.insecure_channel(target) as channel:
+        stub = ranking_pb2_grpc.RankingStub(channel)
+        first = stub.Rank.future(call(1), metadata=[token])
+        assert busy.wait(10)
+        late = stub.Rank.future(call(2), metadata=[token, ("deadline-ms", "1")])
+        with pytest.raises(grpc.FutureTimeoutError):
+            late.result(timeout=0.3)  # the thread that would refuse it is at the first
+        release.set()
+        assert len(first.result().responses) == 1
+        assert late.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "not ranked" in late.exception().details()
+    assert ranked == [1]

@@ -74,6 +74,7 @@ QUICK = Size(
 
 CALLERS = 4
 SHARE_OF_CAPACITY = 0.8
+KEPT_UP = 0.95
 
 # What is wanted: a name of `results`, how it is said, and the limit.
 TARGETS = (
@@ -83,7 +84,7 @@ TARGETS = (
     ("cached_of_first", "from a state, longest history of the shortest: {:.3f}", "<=", 1.1),
     ("two_of_one", "two replicas' requests a second, of one's: {:.2f}", ">=", 1.7),
     ("p99_of_p50", "at 80% load, p99 of p50: {:.2f}", "<=", 4.0),
-    ("kept_up", "at 80% load, answers a second, of what was asked: {:.3f}", ">=", 0.95),
+    ("kept_up", "at 80% load, answers a second, of what was asked: {:.3f}", ">=", KEPT_UP),
     ("memory_of_before", "at 80% load, the replica's memory, of before: {:.3f}", "<=", 1.05),
     ("errors", "at 80% load, errors: {:.0f}", "<=", 0.0),
 )
@@ -96,6 +97,9 @@ def verdicts(results: dict[str, float]) -> list[str]:
         found = results[name]
         met = found <= limit if sign == "<=" else found >= limit
         verdict = "met" if met else "missed"
+        # Where the queue grew all along, all waited long, and a ratio of two waits says nothing.
+        if name == "p99_of_p50" and results["kept_up"] < KEPT_UP:
+            verdict = "missed, for it did not keep up"
         lines.append(f"  {text.format(found)}, wanted {sign} {limit:g}: {verdict}")
     return lines
 

@@ -1,5 +1,6 @@
 """deploy/config.yaml against Serve's own models: Serve ignores a key that it does not know."""
 
+import re
 import typing
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel
 from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySchema
 
 from ifa_ray.serving.app import DEPLOYMENT, build_app
+from ifa_ray.serving.proto import ranking_pb2_grpc
 from ifa_ray.serving.settings import AppSettings
 
 CONFIG = Path(__file__).parents[2] / "deploy" / "config.yaml"
@@ -44,15 +46,17 @@ def config():
     return yaml.safe_load(CONFIG.read_text())
 
 
-def with_commented_applications():
-    """The file as it is once its commented application is wanted."""
+def with_everything_wanted():
+    """The file as it is once what it has in comments is wanted."""
     text = CONFIG.read_text()
+    assert "# grpc_options:" in text
+    text = re.sub(r"^# (grpc_options:|  )", r"\1", text, flags=re.MULTILINE)
     head, tail = text.split("  # - name: twin\n")
     lines = ["  # - name: twin", *tail.splitlines()]
     return yaml.safe_load(head + "\n".join(line.replace("  # ", "  ", 1) for line in lines))
 
 
-@pytest.mark.parametrize("values", [config(), with_commented_applications()])
+@pytest.mark.parametrize("values", [config(), with_everything_wanted()])
 def test_serve_knows_every_key(values):
     assert list(unknown_keys(values, ServeDeploySchema)) == []
     ServeDeploySchema.model_validate(values)
@@ -83,8 +87,15 @@ def test_this_test_finds_a_mistyped_key_at_every_level(change, found):
     assert list(unknown_keys(values, ServeDeploySchema)) == [found]
 
 
+def test_grpc_is_off_until_somebody_asks_for_it():
+    assert "grpc_options" not in config()
+    assert with_everything_wanted()["grpc_options"]["grpc_servicer_functions"] == [
+        f"{ranking_pb2_grpc.__name__}.{ranking_pb2_grpc.add_RankingServicer_to_server.__name__}"
+    ]
+
+
 def test_every_application_has_valid_settings_and_the_names_that_exist():
-    for application in with_commented_applications()["applications"]:
+    for application in with_everything_wanted()["applications"]:
         settings = AppSettings.model_validate(application["args"])
         assert settings.name == application["name"]
         assert application["route_prefix"] == f"/{application['name']}"
@@ -100,7 +111,7 @@ def test_paths_are_those_that_a_run_writes():
     from ifa_ray.data.run_folder import RunFolder
 
     run = RunFolder(Path("runs/latest"))
-    for application in with_commented_applications()["applications"]:
+    for application in with_everything_wanted()["applications"]:
         (slot,) = application["args"]["slots"]
         assert slot["items"] == str(run.items(0))
         assert slot["checkpoints"] == str(run.models(application["name"], 0))

@@ -1,0 +1,54 @@
+"""Which form of a kernel runs: the naive one, or Triton's.
+
+Triton compiles for CUDA devices. Its interpreter runs the same kernels on a CPU, slowly, which is
+how they are tested where there is no GPU; it is asked for by name and never chosen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["has_triton", "interpreted", "runs_triton"]
+
+_INTERPRETED: list[bool] = []
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed; does not import it."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether tensors on this device go to Triton's form of a kernel."""
+    if device.type == "cuda":
+        return has_triton()
+    return device.type == "cpu" and bool(_INTERPRETED)
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Inside, tensors on the CPU go to Triton's interpreter.
+
+    Triton decides when a kernel's module is loaded whether it is interpreted, so the environment
+    must say `TRITON_INTERPRET=1` before the first one is.
+
+    Raises:
+        RuntimeError: if Triton is not installed, or its kernels were loaded to be compiled.
+    """
+    if not has_triton():
+        raise RuntimeError("the interpreter needs the package triton, which is not installed.")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    from ifa_ray.kernels import sums_triton
+
+    if not isinstance(sums_triton.partial_sums, InterpretedFunction):
+        raise RuntimeError("TRITON_INTERPRET was not 1 when the kernels were loaded.")
+    _INTERPRETED.append(True)
+    try:
+        yield
+    finally:
+        _INTERPRETED.pop()

@@ -68,7 +68,10 @@ FORBIDDEN = {
     "benchmarks": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
     **{
         f"benchmarks.{name}": ("simulator",)
-        for name in ("machine", "rank_latency", "set_step", "synthetic")
+        for name in (
+            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "peers", "rank_latency",
+            "set_step", "synthetic",
+        )
     },
 }  # fmt: skip
 

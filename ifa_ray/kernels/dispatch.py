@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["has_triton", "interpreted", "runs_triton"]
+__all__ = ["has_triton", "interpreted", "naive", "runs_triton"]
 
+# One entry for each context that is open.
 _INTERPRETED: list[bool] = []
+_NAIVE: list[bool] = []
 
 
 def has_triton() -> bool:
@@ -24,9 +26,21 @@ def has_triton() -> bool:
 
 def runs_triton(device: torch.device) -> bool:
     """Whether tensors on this device go to Triton's form of a kernel."""
+    if _NAIVE:
+        return False
     if device.type == "cuda":
         return has_triton()
     return device.type == "cpu" and bool(_INTERPRETED)
+
+
+@contextlib.contextmanager
+def naive() -> Iterator[None]:
+    """Inside, the naive forms run on every device: what the others are measured against."""
+    _NAIVE.append(True)
+    try:
+        yield
+    finally:
+        _NAIVE.pop()
 
 
 @contextlib.contextmanager

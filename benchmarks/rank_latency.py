@@ -34,11 +34,14 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["Result", "measure", "table", "verdicts"]
+__all__ = ["Result", "agreement", "measure", "table", "verdicts"]
 
 BASELINE = "ifa"
 SEED = 0
 NUM_ITEMS = 50_000
+
+AGREEMENT = 0.995
+"""Of the slates' places must hold the same item in a lower precision."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,21 @@ def measure(
         baseline = statistics.median(seconds[BASELINE])
         results += [_result(name, task, size, s, baseline) for name, s in seconds.items()]
     return results
+
+
+def agreement(size: Size, model: str, cross_features: tuple[str, ...], precision: str) -> float:
+    """The share of the slates' places, over the trials, that hold the same item as in fp32."""
+    items, config = catalogue(NUM_ITEMS, SEED), _config(model, size, cross_features)
+    rankers = [
+        ModelRanker(build_model(config, items, SEED), items, version=0, precision=kind)
+        for kind in ("fp32", precision)
+    ]
+    same: list[float] = []
+    for number in range(size.trials):
+        asked = request(items, size.m, size.n, seed=SEED, number=number)
+        one, other = (ranker.rank([asked])[0].ids_K for ranker in rankers)
+        same.append(float((one == other).mean()))
+    return statistics.mean(same)
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -254,12 +272,22 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n".join(["", *verdicts(results)]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"ranked in {options.precision}")
+    agreed: dict[str, float] = {}
+    if options.precision != "fp32":
+        agreed = {
+            name: agreement(sizes[-1], name, cross_features, options.precision) for name in models
+        }
+        for name, share in agreed.items():
+            met = "met" if share >= AGREEMENT else "missed"
+            wanted = f"wanted >= {AGREEMENT:.1%}: {met}"
+            print(f"  {name}: {share:.2%} of the slates' places as in fp32, {wanted}")
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]
         document = {
             "benchmark": "rank_latency",
             "machine": machine,
             "precision": options.precision,
+            "agreement": agreed,
             "results": rows,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)

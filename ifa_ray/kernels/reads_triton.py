@@ -26,7 +26,7 @@ from ifa_ray.kernels.phi_triton import padded, phi_of, slope_of
 __all__ = ["ReadAndProject", "read_tile"]
 
 # Of candidates and of hidden units. Compiled for an H100, four blocks of 32 x 64 fit the registers
-# of eight warps (96 bytes are spilled) and not those of four (1,036).
+# of eight warps (56 bytes are spilled) and not those of four (1,036).
 _TILE_C = 32
 _TILE_H = 64
 _WARPS = 8

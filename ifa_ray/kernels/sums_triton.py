@@ -1,7 +1,7 @@
 """`ifa_ray.kernels.sums` in Triton, with its gradient.
 
 One program per sequence would leave all but a few processors of a GPU idle, so a sequence is split:
-each program sums a stretch of it in registers, and a second kernel adds the stretches in order. No
+each program sums a stretch of it in registers, and a second kernel adds the stretches. No
 atomics, so the sums are the same in every run. Products are float32 whatever the tables are (three
 in TF32 each, with errors as of float32): 80 MFLOP at T = 10,000 and width 64, next to 5 MB that
 must be read.
@@ -25,7 +25,9 @@ _TILE_T = 32
 
 # Programs in flight: two for each of the 132 processors of an H100.
 _PROGRAMS = 264
-_TILE_REDUCED = 256
+
+# Of the second kernel. One stretch after another would wait for memory 150 times.
+_STRETCHES_AT_ONCE, _TILE_REDUCED = 32, 64
 
 
 @triton.jit
@@ -90,13 +92,16 @@ def partial_sums(
 
 
 @triton.jit
-def _add_stretches(parts_ptr, out_ptr, S, size, BLOCK: tl.constexpr):
-    """Adds S parts of `size` numbers each, in order."""
+def _add_stretches(parts_ptr, out_ptr, S, size, BS: tl.constexpr, BLOCK: tl.constexpr):
+    """Adds S parts of `size` numbers each, BS at a time, in an order that never changes."""
     b = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
-    for s in range(S):
-        total += tl.load(parts_ptr + (b * S + s) * size + i, mask=i < size, other=0.0)
+    for start in range(0, S, BS):
+        s = start + tl.arange(0, BS)
+        on = (s < S)[:, None] & (i < size)[None, :]
+        part = tl.load(parts_ptr + (b * S + s)[:, None] * size + i[None, :], mask=on, other=0.0)
+        total += tl.sum(part, axis=0)
     tl.store(out_ptr + b * size + i, total, mask=i < size)
 
 
@@ -163,7 +168,9 @@ class GatheredSums(torch.autograd.Function):
             return parts[:, 0]
         sums_BFX = parts.new_empty(B, F, E + 1)
         grid = (B, triton.cdiv(F * (E + 1), _TILE_REDUCED))
-        _add_stretches[grid](parts, sums_BFX, S, F * (E + 1), BLOCK=_TILE_REDUCED)
+        _add_stretches[grid](
+            parts, sums_BFX, S, F * (E + 1), BS=_STRETCHES_AT_ONCE, BLOCK=_TILE_REDUCED
+        )
         return sums_BFX
 
     @staticmethod

@@ -9,7 +9,8 @@ from triton.compiler import ASTSource
 
 from ifa_ray.kernels import codes_triton, reads_triton, sums_triton
 
-TILES = {"BT": 32, "BC": 32, "BF": 64, "BE": 64, "BD": 64, "BH": 64, "BX": 16, "BLOCK": 256}
+TILES = {"BT": 32, "BC": 32, "BF": 64, "BE": 64, "BD": 64, "BH": 64, "BX": 16, "BS": 32,
+         "BLOCK": 64}  # fmt: skip
 ALWAYS_FLOAT32 = ("sums_ptr", "second_sums_ptr", "out_ptr", "parts_ptr", "bias_ptr", "age_ptr",
                   "rate_ptr")  # fmt: skip
 INTEGERS = {"mask_ptr": "*u8", "rows_ptr": "*i64", "more_rows_ptr": "*i64", "actions_ptr": "*i64",

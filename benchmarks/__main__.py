@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import abtest, rank_latency, set_step, state_growth, training, world
+from benchmarks import (
+    abtest,
+    kernels,
+    peers,
+    rank_latency,
+    set_step,
+    state_growth,
+    training,
+    world,
+)
 
 RESULTS = Path("bench-results")
 
 if __name__ == "__main__":
-    for benchmark in (rank_latency, state_growth, set_step, training, world, abtest):
+    for benchmark in (
+        rank_latency,
+        kernels,
+        peers,
+        state_growth,
+        set_step,
+        training,
+        world,
+        abtest,
+    ):
         path = RESULTS / f"{benchmark.__name__.rpartition('.')[2]}.json"
         benchmark.main(["--json", str(path)])
         print(f"results: {path}")

@@ -1,12 +1,12 @@
 """How long a request takes each model: ranking it, and learning from it.
 
     python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--precision bf16]
-        [--json PATH]
+        [--grid] [--json PATH]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
 forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
-place of the loss. Models take turns within a trial, so that a busy machine slows all of them alike.
-Torch and numpy alone.
+place of the loss. Models take turns within a trial, so that a busy machine slows all of them alike;
+with one thread its CPU time is what is measured. Torch and numpy alone.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["Result", "measure", "table", "verdicts"]
+__all__ = ["Result", "agreement", "measure", "table", "verdicts"]
 
 BASELINE = "ifa"
 SEED = 0
 NUM_ITEMS = 50_000
+
+AGREEMENT = 0.995
+"""Of the slates' places must hold the same item in a lower precision."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,12 @@ SIZES = (
     Size(m=1_000, n=2_000, width=32, top_k=20, tower_widths=(64, 32), trials=30),
     Size(m=10_000, n=10_000, width=64, top_k=100, tower_widths=(128, 64), trials=7),
 )
+# One of m and n moves, the other stays at 10,000.
+GRID = tuple(
+    Size(m=m, n=n, width=64, top_k=max(1, n // 100), tower_widths=(128, 64), trials=5)
+    for m, n in ((1_000, 10_000), (3_000, 10_000), (10_000, 10_000), (10_000, 3_000),
+                 (10_000, 1_000))
+)  # fmt: skip
 QUICK_SIZES = (Size(m=200, n=400, width=16, top_k=4, tower_widths=(16,), trials=3),)
 
 
@@ -104,8 +113,9 @@ def measure(
     cross_features: tuple[str, ...] = ("channel",),
     clock: Callable[[], float] = time.perf_counter,
     precision: str = "fp32",
+    only: tuple[str, ...] = ("rank", "train"),
 ) -> list[Result]:
-    """Times models at one size, `ifa` among them, after one warm-up of each."""
+    """Times models at one size at the tasks named, `ifa` among them, after a warm-up of each."""
     items = catalogue(NUM_ITEMS, SEED)
     asked = [
         request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
@@ -114,6 +124,8 @@ def measure(
     tasks = (("rank", functools.partial(_prepare_rank, precision=precision)),
              ("train", _prepare_train))  # fmt: skip
     for task, prepare in tasks:
+        if task not in only:
+            continue
         work = {name: prepare(_config(name, size, cross_features), items) for name in models}
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for run in work.values():
@@ -126,6 +138,21 @@ def measure(
         baseline = statistics.median(seconds[BASELINE])
         results += [_result(name, task, size, s, baseline) for name, s in seconds.items()]
     return results
+
+
+def agreement(size: Size, model: str, cross_features: tuple[str, ...], precision: str) -> float:
+    """The share of the slates' places, over the trials, that hold the same item as in fp32."""
+    items, config = catalogue(NUM_ITEMS, SEED), _config(model, size, cross_features)
+    rankers = [
+        ModelRanker(build_model(config, items, SEED), items, version=0, precision=kind)
+        for kind in ("fp32", precision)
+    ]
+    same: list[float] = []
+    for number in range(size.trials):
+        asked = request(items, size.m, size.n, seed=SEED, number=number)
+        one, other = (ranker.rank([asked])[0].ids_K for ranker in rankers)
+        same.append(float((one == other).mean()))
+    return statistics.mean(same)
 
 
 def verdicts(results: list[Result]) -> list[str]:
@@ -234,6 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", default=",".join(MODELS), metavar="A,B", help="default: all")
     parser.add_argument("--counts", action="store_true", help="all cross features, for all models")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of ranking")
+    parser.add_argument("--grid", action="store_true", help="ranking against m and against n")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -244,22 +272,37 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in MODELS:
             parser.error(str(unknown_name("models", name, MODELS)))
     cross_features = CROSS_FEATURES if options.counts else ("channel",)
-    sizes = QUICK_SIZES if options.quick else SIZES
+    sizes = QUICK_SIZES if options.quick else GRID if options.grid else SIZES
+    # A busy machine does not lengthen CPU time; of several threads it would be the sum.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    only = ("rank",) if options.grid else ("rank", "train")
     results = [
         result
         for size in sizes
-        for result in measure(size, models, cross_features, precision=options.precision)
+        for result in measure(
+            size, models, cross_features, clock, precision=options.precision, only=only
+        )
     ]
     print(table(results))
     print("\n".join(["", *verdicts(results)]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"ranked in {options.precision}")
+    agreed: dict[str, float] = {}
+    if options.precision != "fp32":
+        agreed = {
+            name: agreement(sizes[-1], name, cross_features, options.precision) for name in models
+        }
+        for name, share in agreed.items():
+            met = "met" if share >= AGREEMENT else "missed"
+            wanted = f"wanted >= {AGREEMENT:.1%}: {met}"
+            print(f"  {name}: {share:.2%} of the slates' places as in fp32, {wanted}")
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]
         document = {
             "benchmark": "rank_latency",
             "machine": machine,
             "precision": options.precision,
+            "agreement": agreed,
             "results": rows,
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)

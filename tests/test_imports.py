@@ -24,16 +24,20 @@ TORCH_AND_NUMPY = (
     "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
     "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
     "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
-    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py",
+    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py", "ifa_ray/kernels/",
 )  # fmt: skip
 
 # They measure what only a served ranker has.
 SERVED = ("benchmarks.serving", "benchmarks.serving_load")
 
+# They hold kernels, and are loaded where there is a GPU, or an interpreter was asked for.
+TRITON_AT_HOME = "_triton.py"
+
 # What a part of ifa_ray must not know, directly. Each lies above it, or beside it.
 FORBIDDEN = {
     "ifa_ray": ("simulator", "tests", "benchmarks"),
     "ifa_ray.schema": ("ifa_ray.data", "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving"),
+    "ifa_ray.kernels": ("ifa_ray.models", "ifa_ray.data", "ifa_ray.config", "ifa_ray.schema"),
     "ifa_ray.models": (
         "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.abtest", "ifa_ray.cli",
     ),
@@ -67,7 +71,10 @@ FORBIDDEN = {
     "benchmarks": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
     **{
         f"benchmarks.{name}": ("simulator",)
-        for name in ("machine", "rank_latency", "set_step", "synthetic")
+        for name in (
+            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "peers", "rank_latency",
+            "set_step", "synthetic",
+        )
     },
 }  # fmt: skip
 
@@ -141,13 +148,27 @@ LIGHT_FILES = [
 @pytest.mark.parametrize("path", LIGHT_FILES, ids=str)
 def test_models_and_measurements_import_torch_and_numpy_alone(path):
     allowed = {*sys.stdlib_module_names, "torch", "numpy", *PACKAGES}
+    if path.name.endswith(TRITON_AT_HOME):
+        allowed.add("triton")
     for name in imports_at_load((ROOT / path).read_text()):
         assert name.partition(".")[0] in allowed, name
 
 
 def test_models_and_measurements_load_on_a_machine_without_ray_and_tables():
-    modules = sorted(module_name(path) for path in LIGHT_FILES)
-    blocked = ["ray", "polars", "pyarrow", "pandas", "scipy", "fastapi", "pydantic", "httpx"]
+    modules = sorted(
+        module_name(path) for path in LIGHT_FILES if not path.name.endswith(TRITON_AT_HOME)
+    )
+    blocked = [
+        "triton",
+        "ray",
+        "polars",
+        "pyarrow",
+        "pandas",
+        "scipy",
+        "fastapi",
+        "pydantic",
+        "httpx",
+    ]
     program = (
         "import importlib, sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"  # None: importing it raises

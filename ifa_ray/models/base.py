@@ -202,9 +202,23 @@ class RankModel(nn.Module, ABC):
 
     def outputs(self, batch: Batch) -> Outputs:
         """Computes logits, and what else the model learns by."""
+        logits_BCL = self.fused_logits(batch)
+        if logits_BCL is not None:
+            return Outputs(logits_BCL, None)
         inputs = self.tower_inputs(batch)
         logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC)
         return Outputs(logits_BCL, inputs.auxiliary_BC)
+
+    def fused_logits(
+        self,
+        batch: Batch,  # noqa: ARG002  (most models have no kernels)
+        recalled: Recalled | None = None,  # noqa: ARG002
+    ) -> torch.Tensor | None:
+        """Logits [B, C, L] by kernels that never lay out what the towers read; None where not.
+
+        Arguments as in `tower_inputs`.
+        """
+        return None
 
     def tower_inputs(self, batch: Batch, recalled: Recalled | None = None) -> TowerInputs:
         """Embeds, lets the candidates read the history, and lays out what the towers read.
@@ -257,6 +271,9 @@ class RankModel(nn.Module, ABC):
 
     def log_probabilities(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor:
         """Computes log p(objective|can), [B, C, L] float32 (section 4.3); see `tower_inputs`."""
+        logits_BCL = self.fused_logits(batch, recalled)
+        if logits_BCL is not None:
+            return _log_probabilities(logits_BCL)
         return self.log_probabilities_of(self.tower_inputs(batch, recalled))
 
     def log_probabilities_of(
@@ -264,17 +281,13 @@ class RankModel(nn.Module, ABC):
     ) -> torch.Tensor:
         """Computes log p(objective|can), [B, C, L] float32, of what `tower_inputs` returned.
 
-        In log space, where a product of small probabilities keeps its precision: the impression's
-        is log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
-
         Args:
             inputs: of a batch, or of some of its candidates.
             dtype: of the towers' products, see `Towers.forward`.
         """
-        logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype)
-        log_sigmoid_BCL = logsigmoid(logits_BCL.float())
-        impression_BC1 = log_sigmoid_BCL[..., :1]
-        return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)
+        return _log_probabilities(
+            self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype)
+        )
 
     @property
     def history_reads(self) -> int:
@@ -306,3 +319,13 @@ class RankModel(nn.Module, ABC):
         for parameter in self.parameters():
             if id(parameter) not in sparse:
                 yield parameter
+
+
+def _log_probabilities(logits_BCL: torch.Tensor) -> torch.Tensor:
+    """In log space, where a product of small probabilities keeps its precision.
+
+    The impression's is log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
+    """
+    log_sigmoid_BCL = logsigmoid(logits_BCL.float())
+    impression_BC1 = log_sigmoid_BCL[..., :1]
+    return torch.cat([impression_BC1, impression_BC1 + log_sigmoid_BCL[..., 1:]], dim=-1)

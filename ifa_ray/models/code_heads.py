@@ -14,6 +14,8 @@ from torch import nn
 
 from ifa_ray.data.features import COUNTS
 from ifa_ray.data.items import ItemTable
+from ifa_ray.kernels.codes import code_sums
+from ifa_ray.kernels.dispatch import runs_triton
 from ifa_ray.models.base import Behaviours, Candidates
 from ifa_ray.models.code_state import NO_DECAY, CodeState, weighted
 from ifa_ray.models.codebook import Codebook
@@ -69,24 +71,50 @@ class CodeHeads(nn.Module):
             category_R: the category of each row of the catalogue.
         """
         T = behaviours.mask_BT.shape[1]
-        weighted_BTX = weighted(
-            bits_BTA[..., BITS], behaviours.age_days_BT, behaviours.mask_BT, self.decay_days
-        )
-        blocks = []
+        code_BT, code_BC, sizes = {}, {}, {}
         for family in self.families:
             if family == "user":
-                code_BT, num_codes = torch.zeros_like(behaviours.code_BT), 1
+                code_BT[family], sizes[family] = torch.zeros_like(behaviours.code_BT), 1
             elif family == "author":  # numbered anew in every request, T where padded or unmet
-                code_BT, code_BC, num_codes = behaviours.code_BT, candidates.code_BC, T + 1
+                code_BT[family], sizes[family] = behaviours.code_BT, T + 1
+                code_BC[family] = candidates.code_BC
             else:
-                code_R, num_codes = self.codes_of_rows(family, category_R)
-                code_BT, code_BC = code_R[behaviours.rows_BT], code_R[candidates.rows_BC]
-            state = CodeState.of_weighted(weighted_BTX, code_BT, num_codes, self.decay_days)
+                code_R, sizes[family] = self.codes_of_rows(family, category_R)
+                code_BT[family] = code_R[behaviours.rows_BT]
+                code_BC[family] = code_R[candidates.rows_BC]
+        blocks = []
+        for family, state in self._states(behaviours, bits_BTA, code_BT, sizes).items():
             if family == "user":
                 blocks.append(self.of_all(state, candidates.rows_BC.shape[1]))
             else:
-                blocks.append(state.read(code_BC, rates=self._rates))
+                blocks.append(state.read(code_BC[family], rates=self._rates))
         return blocks
+
+    def _states(
+        self,
+        behaviours: Behaviours,
+        bits_BTA: torch.Tensor,
+        code_BT: dict[str, torch.Tensor],
+        sizes: dict[str, int],
+    ) -> dict[str, CodeState]:
+        """The sums of each family, given its codes."""
+        mask_BT, age_days_BT = behaviours.mask_BT, behaviours.age_days_BT
+        if code_BT and runs_triton(mask_BT.device):
+            codes_GBT = torch.stack(list(code_BT.values()))
+            sums_BSX = code_sums(
+                behaviours.actions_BT, age_days_BT, mask_BT, codes_GBT, tuple(sizes.values()),
+                BITS, self.decay_days,
+            )  # fmt: skip
+            parts = sums_BSX.split(list(sizes.values()), dim=1)
+            return {
+                family: CodeState(sums_BSX=part, decay_days=self.decay_days)
+                for family, part in zip(code_BT, parts, strict=True)
+            }
+        weighted_BTX = weighted(bits_BTA[..., BITS], age_days_BT, mask_BT, self.decay_days)
+        return {
+            family: CodeState.of_weighted(weighted_BTX, codes, sizes[family], self.decay_days)
+            for family, codes in code_BT.items()
+        }
 
     def codes_of_rows(self, family: str, category_R: torch.Tensor) -> tuple[torch.Tensor, int]:
         """The code of each row of the catalogue, and how many there are; not of `author`."""

@@ -18,6 +18,7 @@ from torch import nn
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import COUNTS, NUM_GAPS, NUM_HOURS, NUM_LENGTHS, Batch, counted_keys
 from ifa_ray.data.items import ItemTable
+from ifa_ray.kernels.dispatch import runs_triton
 from ifa_ray.models.layers import Dense, Table
 from ifa_ray.schema import ACTIONS
 
@@ -123,10 +124,18 @@ class PerItem(nn.Module):
     A request then costs one read of a row for each item in place of products.
     """
 
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Wraps the function: embeddings [..., D] to [..., X], row by row."""
+    def __init__(
+        self, function: Callable[[torch.Tensor], torch.Tensor], *, for_kernels: bool = False
+    ) -> None:
+        """Wraps the function: embeddings [..., D] to [..., X], row by row.
+
+        Args:
+            function: what is computed.
+            for_kernels: only those of `ifa_ray.kernels` look it up, so elsewhere it stays unfrozen.
+        """
         super().__init__()
         self._function = function
+        self._for_kernels = for_kernels
         self._frozen_RX: torch.Tensor | None = None
 
     def forward(self, embedded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -135,8 +144,15 @@ class PerItem(nn.Module):
             return nn.functional.embedding(rows, self._frozen_RX)
         return self._function(embedded)
 
+    @property
+    def frozen_RX(self) -> torch.Tensor | None:
+        """What `freeze` computed, itself and no copy; None where nothing is frozen."""
+        return self._frozen_RX
+
     def freeze(self, items: ItemEmbedding) -> None:
         """Applies it to the whole catalogue, 4 R X bytes; not where that is more than a GiB."""
+        if self._for_kernels and not runs_triton(items.category_R.device):
+            return
         with torch.inference_mode():
             rows_R = torch.arange(len(items.category_R), device=items.category_R.device)
             width = self._function(items(rows_R[:1])).shape[-1]
@@ -165,7 +181,11 @@ class ActionEmbedding(nn.Module):
     def forward(self, actions: torch.Tensor) -> torch.Tensor:
         """Embeds action bytes of any shape; adds a last dimension of D."""
         # All 128 sums are formed, then looked up: that is less than one product per behaviour.
-        return nn.functional.embedding(actions, self.actions(self._bits_PA))
+        return nn.functional.embedding(actions, self.all_bytes())
+
+    def all_bytes(self) -> torch.Tensor:
+        """The embedding of every action byte, [P, D]."""
+        return self.actions(self._bits_PA)
 
     def bits(self, actions: torch.Tensor) -> torch.Tensor:
         """The actions as 0 and 1, float32; adds a last dimension of len(ACTIONS)."""

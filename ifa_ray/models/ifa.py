@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 
 from ifa_ray.config import ModelConfig
+from ifa_ray.data.features import Batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import Attended, Behaviours, Candidates, RankModel
 from ifa_ray.models.embedding import PerItem
+from ifa_ray.models.ifa_fused import fused_logits
 from ifa_ray.models.kept import Kept, Recalled
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 
@@ -25,6 +27,7 @@ class IFA(RankModel):
         self.candidates_to_sequence = LinearAttention(config.width, config.phi)
         self.candidates_to_candidates = SetAttention(config.width, config.phi)
         self.item_queries = PerItem(self.candidates_to_sequence.queries)
+        self.item_keys_values = PerItem(self.keys_values, for_kernels=True)
 
     def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
         """F_cs of equation 2 and F_cc of equation 3."""
@@ -44,6 +47,15 @@ class IFA(RankModel):
         """As `RankModel.attend_kept`."""
         assert recalled.dense is not None
         return self._attend(candidates, recalled.dense)
+
+    def fused_logits(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor | None:
+        """As `RankModel.fused_logits`."""
+        return fused_logits(self, batch, recalled)
+
+    def keys_values(self, features: torch.Tensor) -> torch.Tensor:
+        """K before phi and V of equation 2 side by side, [..., 2 D]; linear, so they add up."""
+        attention = self.candidates_to_sequence
+        return torch.cat([attention.key(features), attention.value(features)], dim=-1)
 
     def _attend(self, candidates: Candidates, state: SequenceState) -> Attended:
         cs_BCD, _ = state.read(self.item_queries(candidates.features_BCD, candidates.rows_BC))

@@ -63,6 +63,8 @@ class Towers(nn.Module):
             modules: of `ifa_ray.config.MODULES`; those that are not of the towers are passed over.
         """
         super().__init__()
+        self.fusible = True
+        """Whether the first layer may be made by kernels, from the weights and in float32."""
         self._objectives = objectives
         widths = (*tower_widths, 1)
         # With MMoE as many experts as there were towers, and beside them their gates.
@@ -126,9 +128,8 @@ class Towers(nn.Module):
         Returns:
             [B, C, L] float32.
         """
-        if not torch.is_grad_enabled() and self._plain:
+        if not torch.is_grad_enabled() and self.plain:
             return self._infer(blocks, user_BU, channel_BC, dtype)
-        B, C = channel_BC.shape
         x_BCX = torch.cat(blocks, dim=-1)
         if self.norm is not None:
             x_BCX = self.norm(x_BCX)
@@ -141,10 +142,24 @@ class Towers(nn.Module):
         # In place: these are the largest tensors of a step, and no gradient needs their old values.
         hidden = self.from_blocks(x_BCX)
         hidden += self.from_user(user_BU)[:, None]
+        return self._from_first(hidden, channel_BC, gates)
+
+    def forward_from(self, hidden_BCH: torch.Tensor, channel_BC: torch.Tensor) -> torch.Tensor:
+        """As `forward`, from the first layer's products with all but the channel; changes them.
+
+        Only where `plain`.
+        """
+        return self._from_first(hidden_BCH, channel_BC, [])
+
+    def _from_first(
+        self, hidden_BCH: torch.Tensor, channel_BC: torch.Tensor, gates: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Adds the channel's part of the first layer, and takes the layers after it."""
+        B, C = channel_BC.shape
         if self.channel is not None and self.from_channel is not None:
             channel_rows = self.from_channel(self.channel.weight)
-            hidden += nn.functional.embedding(channel_BC, channel_rows)
-        x_LNH = self._towers_of(hidden.flatten(0, 1))
+            hidden_BCH += nn.functional.embedding(channel_BC, channel_rows)
+        x_LNH = self._towers_of(hidden_BCH.flatten(0, 1))
         for i, layer in enumerate(self.layers):
             active_LNH = torch.relu(x_LNH)
             if gates:
@@ -154,7 +169,7 @@ class Towers(nn.Module):
         return x_LNH[..., 0].T.reshape(B, C, self._objectives)
 
     @property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
         """Whether none of the optional modules is on."""
         return not (self._experts or self.skips or self.norm or self.input_gate)
 

@@ -34,5 +34,6 @@ def multiply_towers_in_bfloat16(model: RankModel) -> None:
             logits_BCL = exact(blocks, user_BU, channel_BC)
         return logits_BCL.float()
 
+    model.towers.fusible = False  # its products would not come here
     # Of this instance alone; names of weights, and so checkpoints, stay as they are.
     model.towers.forward = forward  # type: ignore[method-assign]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rank_latency import Result, verdicts
+from benchmarks.rank_latency import GRID, Result, main, verdicts
 from ifa_ray.models import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -69,3 +69,14 @@ def test_verdicts_compare_medians_at_the_papers_size():
         "  rank twin: 9.8 times rank ifa, wanted >= 10: missed",
         "  train ifa: 4.0 times rank ifa, wanted <= 4: met",
     ]
+
+
+def test_a_lower_precision_says_how_many_places_of_the_slates_agree(tmp_path):
+    path = tmp_path / "rank.json"
+    main(["--quick", "--models", "ifa", "--precision", "bf16", "--json", str(path)])
+    assert json.loads(path.read_text())["agreement"] == {"ifa": 1.0}
+
+
+def test_on_the_grid_one_of_m_and_n_moves_at_a_time():
+    assert all(size.m == 10_000 or size.n == 10_000 for size in GRID)
+    assert len({size.m for size in GRID}) == len({size.n for size in GRID}) == 3

@@ -21,7 +21,7 @@ import torch
 from fastapi import FastAPI
 
 from ifa_ray.data.log import read_items
-from ifa_ray.errors import CheckpointError, RequestError
+from ifa_ray.errors import CheckpointError, ConfigError, RequestError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
@@ -258,7 +258,8 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
         states: of this slot's users; None keeps none.
 
     Raises:
-        ConfigError: if states are to be kept of a model that must see a history whole.
+        ConfigError: if states are to be kept of a model that must see a history whole, or a card
+            is asked for that is not there.
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     slot: SlotSettings = settings.slots[place]
@@ -274,8 +275,12 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     # thread misses the others where several share the work.
     clock = time.thread_time if settings.num_threads == 1 else time.perf_counter
 
+    if settings.num_gpus and not torch.cuda.is_available():
+        raise ConfigError(f"num_gpus == {settings.num_gpus}, must be 0: torch sees no CUDA device.")
+    device = "cuda" if settings.num_gpus else "cpu"
+
     def load_version(version: int) -> Ranker:
-        model = load_model(version_folder(root, version), items)
+        model = load_model(version_folder(root, version), items).to(device)
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision)

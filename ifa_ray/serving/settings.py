@@ -46,6 +46,8 @@ class AppSettings(BaseModel):
             bfloat16 (see `ifa_ray.ranker.ModelRanker`).
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
         num_replicas, num_cpus: processes, and the cores that each of them reserves.
+        num_gpus: of each replica, which then scores on it; a fraction shares a card between
+            replicas. 0 scores on the processor, a card in the machine or not.
         max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
         max_queued_requests: waiting at one caller for a replica; beyond it calls are refused
             (HTTP 503). -1 lets them wait.
@@ -70,6 +72,7 @@ class AppSettings(BaseModel):
     num_threads: int = Field(default=1, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0, le=1)
     max_ongoing_requests: int = Field(default=16, ge=1)
     max_queued_requests: int = Field(default=-1, ge=-1)
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
@@ -109,6 +112,15 @@ class AppSettings(BaseModel):
             raise ConfigError(
                 f"state_bytes == {self.state_bytes}, must be 0 with ranker == {self.ranker!r}, "
                 "which keeps no states that are known here."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_card_for_models(self) -> Self:
+        if self.num_gpus and self.ranker is not None:
+            raise ConfigError(
+                f"num_gpus == {self.num_gpus}, must be 0 with ranker == {self.ranker!r}: what a "
+                "ranker of one's own does with a card is not known here."
             )
         return self
 

@@ -32,7 +32,7 @@ MAX_ERROR = 4_000
 KEPT_USER = 2**61 + 7  # no strategy makes it but by a miracle
 # An error names one of these: a field of a body, a parameter, or what a body is as a whole.
 FIELDS = (
-    *RankRequest.__dataclass_fields__, "candidates", "channels", "ids", "actions", "times_ms",
+    *RankRequest.__dataclass_fields__, "candidate", "channels", "ids", "actions", "times_ms",
     "probabilities", "begin", "body", "columns", "content-type", "content-length", "rows",
     "requests", "batches", "slot", "min_version", "version", "Extra inputs are not permitted",
 )  # fmt: skip

@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from ifa_ray.data.log import read_items
-from ifa_ray.errors import CheckpointError, ConfigError, RequestError
+from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, RequestError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
@@ -29,8 +30,9 @@ from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.measures import Measures, ServeMeasures
+from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
 from ifa_ray.serving.sequence_store import SequenceStore
-from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
 from ifa_ray.serving.slots import Loaded, Slot, score
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
@@ -41,10 +43,6 @@ __all__ = [
     "UnknownSlotError",
     "open_slot",
 ]
-
-
-class UnknownSlotError(RequestError):
-    """A request names a slot that this application does not have."""
 
 
 class NoStoreError(RequestError):
@@ -69,6 +67,8 @@ class RankerDeployment:
         self.settings = settings
         self.measures = Measures()
         self._calls = 0
+        self._served = False
+        self._live_error: str | None = None
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
         # its health checks, stays live while it works. OpenMP's thread count is per thread.
         self._scoring = ThreadPoolExecutor(
@@ -124,6 +124,7 @@ class RankerDeployment:
         if self._store is not None:
             loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
         self._calls += 1
+        self._served = True
         self.measures.waiting(self._calls)
         try:
             loop = asyncio.get_running_loop()
@@ -135,24 +136,63 @@ class RankerDeployment:
             self.measures.waiting(self._calls)
 
     async def load(self, slot: int, version: int) -> int:
-        """Brings a version into memory before it is asked for; returns the newest one held.
+        """Brings a version into memory before it is asked for; returns the one that now answers.
+
+        Of a slot that is pinned nothing is read: it answers with its pinned version, and takes the
+        newest of the store when it is unpinned.
 
         Raises:
             UnknownSlotError, CheckpointError: as `rank`.
         """
         held = self._slot(slot)
-        if held.find(version) is None:
+        if held.pinned is None and held.find(version) is None:
             await self._load(slot, version, exact=False)
-        return held.newest.version
+        return held.current.version
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's hook: takes a `LiveSettings`, at the start and whenever the config changes.
+
+        A replica that starts refuses settings that are wrong, and so `serve deploy` does. One that
+        serves goes on with what it had, and says so in its log and in `models`: Serve would stop
+        it for an error, and the next, until nobody served.
+
+        Raises:
+            ConfigError, CheckpointError: before the first request, if a field is unknown, a slot
+                or version is not there, or the slot's version is fixed by its settings.
+        """
+        try:
+            live = LiveSettings.model_validate(user_config)
+            folders = [slot.checkpoints for slot in self.settings.slots]
+            roots = [None if folder is None else Path(folder) for folder in folders]
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(
+                self._loading, apply_pins, live, self._slots, roots, self._states
+            )
+        except (IfaRayError, ValidationError) as error:
+            message = f"user_config == {user_config}: {error}"
+            if not self._served:
+                raise (CheckpointError if isinstance(error, CheckpointError) else ConfigError)(
+                    message
+                ) from None
+            self._live_error = message
+            LOG.error("goes on with what it had: %s", message)
+        else:
+            self._live_error = None
 
     async def models(self) -> dict[str, Any]:
         """What this replica serves: its settings, and the versions in memory, newest first."""
         return {
             "name": self.settings.name,
             "slots": [
-                {"slot": place, "version": slot.newest.version, "in_memory": slot.versions}
+                {
+                    "slot": place,
+                    "version": slot.current.version,
+                    "in_memory": slot.versions,
+                    **({"pinned": slot.pinned} if slot.pinned is not None else {}),
+                }
                 for place, slot in enumerate(self._slots)
             ],
+            **({"user_config_error": self._live_error} if self._live_error else {}),
             **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
             "settings": self.settings.model_dump(),
         }
@@ -240,11 +280,8 @@ class RankerDeployment:
         held = self._slots[slot]
 
         def load() -> Loaded:
-            before = held.versions
-            loaded = held.load(version, exact=exact)
-            for gone in set(before) - set(held.versions) if self._states else ():
-                self._states[slot].forget_version(gone)
-            return loaded
+            with forgetting(held, self._states[slot] if self._states else None):
+                return held.load(version, exact=exact)
 
         return await asyncio.get_running_loop().run_in_executor(self._loading, load)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifa_ray.errors import ConfigError
 
-__all__ = ["AppSettings", "SlotSettings"]
+__all__ = ["AppSettings", "LiveSettings", "PinSettings", "SlotSettings"]
 
 
 class SlotSettings(BaseModel):
@@ -31,6 +31,39 @@ class SlotSettings(BaseModel):
     checkpoints: str | None = None
     version: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
+
+
+class PinSettings(BaseModel):
+    """One version that answers a slot's requests, whichever newer ones come.
+
+    Attributes:
+        slot: which.
+        version: of its checkpoints.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slot: int = Field(ge=0)
+    version: int = Field(ge=0, le=2**31 - 1)
+
+
+class LiveSettings(BaseModel):
+    """What may change while replicas serve: a deployment's `user_config`.
+
+    Attributes:
+        pins: slots that answer with one version; a slot that is not listed is unpinned.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pins: list[PinSettings] = []
+
+    @model_validator(mode="after")
+    def _one_pin_a_slot(self) -> Self:
+        slots = [pin.slot for pin in self.pins]
+        if len(set(slots)) != len(slots):
+            raise ConfigError(f"pins name the slots {slots}, must name each once.")
+        return self
 
 
 class AppSettings(BaseModel):

@@ -33,6 +33,8 @@ from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
 from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
+from ifa_ray.serving.shadow import Shadow
+from ifa_ray.serving.shadow_files import open_shadow
 from ifa_ray.serving.slots import Loaded, Slot, score
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
@@ -92,6 +94,7 @@ class RankerDeployment:
         if settings.sequence_store is not None:
             folder = Path(settings.sequence_store)
             self._store = SequenceStore(folder, max_bytes=settings.store_bytes)
+        self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
 
     async def rank(
         self,
@@ -189,8 +192,9 @@ class RankerDeployment:
                     "version": slot.current.version,
                     "in_memory": slot.versions,
                     **({"pinned": slot.pinned} if slot.pinned is not None else {}),
+                    **({} if shadow is None else {"shadow": _of_shadow(shadow)}),
                 }
-                for place, slot in enumerate(self._slots)
+                for place, (slot, shadow) in enumerate(zip(self._slots, self._shadows, strict=True))
             ],
             **({"user_config_error": self._live_error} if self._live_error else {}),
             **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
@@ -240,6 +244,8 @@ class RankerDeployment:
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
+        for shadow in filter(None, self._shadows):
+            shadow.close()
         for pool in (self._scoring, self._loading, self._storing):
             pool.shutdown(cancel_futures=True)
         if self._store is not None:
@@ -262,9 +268,19 @@ class RankerDeployment:
         self.measures.spent("rank", time.perf_counter() - started_s)
         candidates = sum(len(request.candidates_C) for request in requests)
         self.measures.ranked(slot, loaded.version, len(requests), candidates)
+        if (shadow := self._shadows[slot]) is not None:
+            shadow.offer(requests, responses)
         if self._states:
             self.measures.states(slot, self._states[slot].stats())
         return responses
+
+    def _open_shadow(self, place: int) -> Shadow | None:
+        def count(outcome: str, answers: int) -> None:
+            self.measures.shadowed(place, outcome, answers)  # which is replaced after this
+
+        if place >= len(self.settings.slots):  # a ready slot that no setting is about
+            return None
+        return open_shadow(self.settings, place, self._store, count)
 
     def _kept(self) -> SequenceStore:
         if self._store is None:
@@ -328,6 +344,10 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     if version is None:
         raise CheckpointError(f"{name}: {root} holds no version=... folder, must hold one.")
     return Slot(Loaded(version, load_version(version)), load_version, name=name)
+
+
+def _of_shadow(shadow: Shadow) -> dict[str, Any]:
+    return {"version": shadow.version, "answers": shadow.outcomes}
 
 
 def _shown(states: SequenceStates) -> dict[str, Any]:

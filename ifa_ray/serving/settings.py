@@ -12,7 +12,29 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifa_ray.errors import ConfigError
 
-__all__ = ["AppSettings", "LiveSettings", "PinSettings", "SlotSettings"]
+__all__ = ["AppSettings", "LiveSettings", "PinSettings", "ShadowSettings", "SlotSettings"]
+
+
+class ShadowSettings(BaseModel):
+    """A version that ranks a slot's traffic along, for the log alone.
+
+    Attributes:
+        log: folder of its lines, a file for each replica; made where there is none.
+        checkpoints: folder of `version=00003` folders; None takes the slot's.
+        version: which; None takes the newest that is there when the replica starts.
+        share: of the time, at most, that a replica ranks with it.
+        queue: answers that may wait for it, each with the body in which it came; more are dropped.
+        log_bytes: of one file; three older ones are kept beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log: str
+    checkpoints: str | None = None
+    version: int | None = Field(default=None, ge=0)
+    share: float = Field(default=0.1, gt=0, le=1)
+    queue: int = Field(default=8, ge=1)
+    log_bytes: int = Field(default=2**26, ge=2**16)
 
 
 class SlotSettings(BaseModel):
@@ -23,6 +45,7 @@ class SlotSettings(BaseModel):
         checkpoints: folder of `version=00003` folders; None with a ranker of one's own.
         version: serve this version and no other; None follows what is pushed or asked for.
         seed: given to a ranker of one's own.
+        shadow: a second version of the same catalogue; its scores are logged and never sent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +54,13 @@ class SlotSettings(BaseModel):
     checkpoints: str | None = None
     version: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
+    shadow: ShadowSettings | None = None
+
+    @model_validator(mode="after")
+    def _versions_of_a_shadow(self) -> Self:
+        if self.shadow and self.shadow.checkpoints is None and self.checkpoints is None:
+            raise ConfigError("shadow.checkpoints == None, must be a folder: the slot has none.")
+        return self
 
 
 class PinSettings(BaseModel):
@@ -164,7 +194,12 @@ class AppSettings(BaseModel):
             ConfigError: naming the setting, its value and the folder it is relative to.
         """
         for place, slot in enumerate(self.slots):
-            for field, path in (("items", slot.items), ("checkpoints", slot.checkpoints)):
+            shadow = None if slot.shadow is None else slot.shadow.checkpoints
+            for field, path in (
+                ("items", slot.items),
+                ("checkpoints", slot.checkpoints),
+                ("shadow.checkpoints", shadow),
+            ):
                 if path is not None and not Path(path).exists():
                     raise ConfigError(
                         f"slots[{place}].{field} == {path!r}, must exist (looked in {Path.cwd()}). "

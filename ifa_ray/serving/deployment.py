@@ -29,9 +29,9 @@ from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
+from ifa_ray.serving.history_store import HistoryStore, open_store
 from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
-from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.shadow_files import open_shadow
@@ -90,10 +90,7 @@ class RankerDeployment:
                 for place in range(len(settings.slots))
             ]
         self._slots = list(slots)
-        self._store: SequenceStore | None = None
-        if settings.sequence_store is not None:
-            folder = Path(settings.sequence_store)
-            self._store = SequenceStore(folder, max_bytes=settings.store_bytes)
+        self._store = open_store(settings)
         self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
 
     async def rank(
@@ -206,7 +203,7 @@ class RankerDeployment:
 
         Raises:
             NoStoreError: if the application keeps none.
-            RequestError, SequenceConflictError, StoreError: as `SequenceStore.append`.
+            RequestError, SequenceConflictError, StoreError: as `HistoryStore.append`.
         """
         store = self._kept()
         asked_s = time.perf_counter()
@@ -282,7 +279,7 @@ class RankerDeployment:
             return None
         return open_shadow(self.settings, place, self._store, count)
 
-    def _kept(self) -> SequenceStore:
+    def _kept(self) -> HistoryStore:
         if self._store is None:
             raise NoStoreError("sequence_store == None: this application keeps no histories.")
         return self._store

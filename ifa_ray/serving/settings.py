@@ -119,6 +119,9 @@ class AppSettings(BaseModel):
         max_requests: rank requests in one HTTP body.
         sequence_store: folder on a local disk, made where there is none, in which histories live;
             None keeps none. Its owner is one process, so one replica.
+        store_class: `package.module:Class` of a store of one's own, made as Class(location=...,
+            max_bytes=...) of `sequence_store` and `store_bytes` in every replica; None takes ours.
+            From the command line or a config only, as `ranker` is.
         store_bytes: of the store's file; beyond it events are refused (HTTP 507).
         state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
             a request reads its whole history.
@@ -141,6 +144,7 @@ class AppSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_requests: int = Field(default=64, ge=1)
     sequence_store: str | None = None
+    store_class: str | None = None
     store_bytes: int = Field(default=64 * 2**30, ge=2**16)
     state_bytes: int = Field(default=0, ge=0)
     token_env: str | None = None
@@ -160,7 +164,17 @@ class AppSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_owner_of_histories(self) -> Self:
-        if self.sequence_store is not None and self.num_replicas != 1:
+        if self.store_class is not None and self.sequence_store is None:
+            raise ConfigError(
+                f"sequence_store == None, must say where with store_class == {self.store_class!r}."
+            )
+        if self.store_class is not None and self.state_bytes and self.num_replicas != 1:
+            raise ConfigError(
+                f"state_bytes == {self.state_bytes}, must be 0 with num_replicas == "
+                f"{self.num_replicas}: an erasure would reach the states of one replica alone."
+            )
+        ours = self.sequence_store is not None and self.store_class is None
+        if ours and self.num_replicas != 1:
             raise ConfigError(
                 f"num_replicas == {self.num_replicas}, must be 1 with sequence_store == "
                 f"{self.sequence_store!r}: one process owns a store, and users are not spread over "

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 from ifa_ray.config import require
 from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
-from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.serving.slots import Loaded, score
 
 __all__ = ["Shadow"]
@@ -59,7 +59,7 @@ class Shadow:
         queue: int,
         write: Callable[[str], None],
         count: Callable[[str, int], None],
-        store: SequenceStore | None = None,
+        store: HistoryStore | None = None,
         begin: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:

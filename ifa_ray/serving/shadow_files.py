@@ -16,7 +16,7 @@ import torch
 from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError
 from ifa_ray.ranker import ModelRanker
-from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.slots import Loaded
@@ -62,7 +62,7 @@ class LineLog:
 def open_shadow(
     settings: AppSettings,
     place: int,
-    store: SequenceStore | None,
+    store: HistoryStore | None,
     count: Callable[[str, int], None],
 ) -> Shadow | None:
     """The shadow of a slot; None where its settings name none.

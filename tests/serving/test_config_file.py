@@ -11,7 +11,7 @@ from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySc
 from ifa_ray.errors import ConfigError
 from ifa_ray.serving.app import DEPLOYMENT, build_app, deployment_for
 from ifa_ray.serving.deployment import open_slot
-from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.settings import AppSettings, LiveSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG = DEPLOY / "config.yaml"
@@ -103,6 +103,13 @@ def test_every_application_has_valid_settings_and_the_names_that_exist(values):
         assert application["route_prefix"] == f"/{application['name']}"
         assert application["import_path"] == f"{build_app.__module__}:{build_app.__name__}"
         assert {d["name"] for d in application.get("deployments", [])} <= {DEPLOYMENT}
+
+
+@pytest.mark.parametrize("name", ["config.yaml"])
+def test_the_commented_user_config_is_one_that_replicas_take(name):
+    (line,) = [line for line in (DEPLOY / name).read_text().splitlines() if "user_config" in line]
+    live = yaml.safe_load(line.strip().removeprefix("# "))["user_config"]
+    assert [pin.version for pin in LiveSettings.model_validate(live).pins] == [3]
 
 
 @ALL

@@ -1,7 +1,7 @@
 """A real replica in this process, and what every answer of it must obey.
 
-Real are the routes, the decoders, the scoring thread, the model with its states, the checkpoints
-and the store of histories; of a deployment only Serve's proxy is missing.
+Real are the routes, the decoders, the scoring thread, the model with its states, the checkpoints,
+a shadow and the store of histories; of a deployment only Serve's proxy is missing.
 """
 
 import asyncio
@@ -88,7 +88,10 @@ class Target:
         settings = AppSettings.model_validate(
             {
                 "name": "fuzzed",
-                "slots": [slot, {**slot, "version": 0}],
+                "slots": [
+                    {**slot, "shadow": {"log": str(folder / "shadow"), "version": 0}},
+                    {**slot, "version": 0},
+                ],
                 "max_body_bytes": MAX_BODY,
                 "max_requests": 8,
                 "sequence_store": str(folder / "histories"),
@@ -110,6 +113,9 @@ class Target:
         assert self.post("/v1/events", event_forms.encode_appends([append])).status_code == 200
 
     def close(self):
+        """Ends the replica; the shadow that ranked along saw no error either."""
+        (shadow, *_) = self._loop.run(self.replica.models())["slots"]
+        assert shadow["shadow"]["answers"].get("failed", 0) == 0
         self._loop.run(self._client.aclose())
         self._loop.close()
         self.replica.close()

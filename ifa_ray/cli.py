@@ -14,6 +14,7 @@ from ifa_ray.abtest.command import add_abtest, run_abtest
 from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
+from ifa_ray.serving.command import add_serve, run_serve
 from ifa_ray.training.command import add_train, run_train
 from ifa_ray.training.versions_command import add_versions, run_versions
 
@@ -22,6 +23,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "abtest": run_abtest,
     "evaluate": run_evaluate,
+    "serve": run_serve,
     "train": run_train,
     "versions": run_versions,
 }
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_train(commands)
     add_versions(commands)
+    add_serve(commands)
     add_data_command(commands)
     add_abtest(commands)
     return parser

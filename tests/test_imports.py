@@ -15,7 +15,7 @@ FILES = sorted(
 
 RAY_AT_HOME = (
     "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/population.py",
-    "simulator/retrieval_actor.py", "simulator/loop.py",
+    "simulator/retrieval_actor.py", "simulator/loop.py", "benchmarks/serving.py",
 )  # fmt: skip
 
 # They are measured on machines without Ray or tables.
@@ -26,6 +26,9 @@ TORCH_AND_NUMPY = (
     "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
     "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py",
 )  # fmt: skip
+
+# They measure what only a served ranker has.
+SERVED = ("benchmarks.serving", "benchmarks.serving_load")
 
 # What a part of ifa_ray must not know, directly. Each lies above it, or beside it.
 FORBIDDEN = {
@@ -120,16 +123,18 @@ def test_imports_run_one_way(path):
     here = module_name(path)
     for package, above in FORBIDDEN.items():
         if is_in(here, package):
+            if package == "benchmarks" and here in SERVED:
+                above = tuple(name for name in above if name != "ifa_ray.serving")
             for name in imported((ROOT / path).read_text()):
                 assert not any(is_in(name, other) for other in above), f"{here} imports {name}"
 
 
-# The world's own costs are measured where the world is.
-WORLD = ("benchmarks/world", "benchmarks/__main__.py")
+# The world's own costs are measured where the world is, and those of serving where Ray is.
+HEAVY = ("benchmarks/world", "benchmarks/__main__.py", "benchmarks/serving")
 LIGHT_FILES = [
     path
     for path in FILES
-    if str(path).startswith(TORCH_AND_NUMPY) and not str(path).startswith(WORLD)
+    if str(path).startswith(TORCH_AND_NUMPY) and not str(path).startswith(HEAVY)
 ]
 
 

@@ -1,4 +1,4 @@
-"""Makes Serve applications of `RankerDeployment`: the one place where it is decorated.
+"""Makes Serve applications of `RankerService`: the one place where it is decorated.
 
 `deploy/config.yaml` names `build_app`; the simulator runs `deployment_for` under its own names.
 """
@@ -7,7 +7,7 @@
 from ray import serve
 from ray.serve import Application
 
-from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.grpc_service import RankerService
 from ifa_ray.serving.settings import AppSettings
 
 __all__ = ["DEPLOYMENT", "build_app", "deployment_for"]
@@ -19,14 +19,16 @@ DEPLOYMENT = "Ranker"
 def deployment_for(settings: AppSettings) -> Application:
     """The application of `settings`, for `serve.run(..., name=arm, route_prefix=None)`.
 
-    With a route prefix it answers HTTP; its handle has the methods of `RankerDeployment`.
+    With a route prefix it answers HTTP; its handle has the methods of `RankerService`.
     """
     deployment = serve.deployment(
-        serve.ingress()(RankerDeployment),
+        serve.ingress()(RankerService),
         name=DEPLOYMENT,
         num_replicas=settings.num_replicas,
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
+        # By HTTP; Serve's gRPC proxy has no such hint.
+        backpressure_config={"status_code": 503, "retry_after_s": 1},
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     )
     return deployment.bind(settings)

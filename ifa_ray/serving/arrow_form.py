@@ -64,8 +64,15 @@ RESPONSE_SCHEMA = pa.schema(
     }
 )
 
-# Sent where a request of the call named its user alone; null where one brought its history.
-_STORED_RESPONSE_SCHEMA = RESPONSE_SCHEMA.append(pa.field("watermark", pa.int64()))
+# Sent only where a response of the call has one. A watermark is null where the request brought its
+# history.
+_OPTIONAL = (pa.field("watermark", pa.int64()), pa.field("degraded", pa.bool_()))
+_RESPONSE_SCHEMAS = [
+    RESPONSE_SCHEMA,
+    RESPONSE_SCHEMA.append(_OPTIONAL[0]),
+    RESPONSE_SCHEMA.append(_OPTIONAL[1]),
+    RESPONSE_SCHEMA.append(_OPTIONAL[0]).append(_OPTIONAL[1]),
+]
 
 _LISTED_COLUMNS = 20  # in an error
 
@@ -136,10 +143,14 @@ def encode_responses(responses: Sequence[RankResponse], probabilities: Sequence[
             for place, name in enumerate(_PROBABILITIES)
         },
     }
-    if all(r.watermark is None for r in responses):
-        return write_batch(RESPONSE_SCHEMA, columns)
-    columns["watermark"] = [r.watermark for r in responses]
-    return write_batch(_STORED_RESPONSE_SCHEMA, columns)
+    schema = RESPONSE_SCHEMA
+    if any(r.watermark is not None for r in responses):
+        columns["watermark"] = [r.watermark for r in responses]
+        schema = schema.append(_OPTIONAL[0])
+    if any(r.degraded for r in responses):
+        columns["degraded"] = [r.degraded for r in responses]
+        schema = schema.append(_OPTIONAL[1])
+    return write_batch(schema, columns)
 
 
 def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
@@ -149,8 +160,8 @@ def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
         ServingError: on anything but a whole stream of `RESPONSE_SCHEMA` with `num_requests` rows.
     """
     try:
-        schemas = [RESPONSE_SCHEMA, _STORED_RESPONSE_SCHEMA]
-        batches = read_batches(body, schemas, num_requests, [*_PROBABILITIES, "watermark"])
+        nullable = [*_PROBABILITIES, "watermark"]
+        batches = read_batches(body, _RESPONSE_SCHEMAS, num_requests, nullable)
     except RequestError as error:
         raise ServingError(f"not a rank response: {error}") from None
     rows = [_response(batch, row) for batch in batches for row in range(batch.num_rows)]
@@ -306,4 +317,5 @@ def _response(batch: pa.RecordBatch, row: int) -> RankResponse:
         rank_ms=batch["rank_ms"][row].as_py(),
         probabilities_KL=p_KL,
         watermark=batch["watermark"][row].as_py() if "watermark" in batch.schema.names else None,
+        degraded="degraded" in batch.schema.names and batch["degraded"][row].as_py(),
     )

@@ -1,8 +1,7 @@
 """A client of a served ranker's HTTP face; knows bytes, status codes and patience, no Ray.
 
-Every call is idempotent, so one that failed on the way, or met a server that was busy or
-restarting, is sent again: ranking changes nothing at the server, an append says where it begins and
-is stored once, what is erased twice is gone.
+`ifa_ray.serving.grpc_client` does the same over gRPC; `ifa_ray.serving.patience` says what is sent
+again, and why that is harmless.
 """
 
 from __future__ import annotations
@@ -18,13 +17,14 @@ from ifa_ray.errors import ConfigError, RequestError, ServingError
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.serving import event_forms, wire
 from ifa_ray.serving.appends import Append, Appended
+from ifa_ray.serving.load import MAX_DEADLINE_MS
+from ifa_ray.serving.patience import LONGEST_WAIT_S, NotNowError, Patience
 
 __all__ = ["RankClient"]
 
 _MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
 _RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
 _CONFLICT = (409,)  # of an append, the caller's; of a version, the server's
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
 class RankClient:
@@ -61,15 +61,10 @@ class RankClient:
         Raises:
             ConfigError: on a setting outside its rule.
         """
-        if not timeout_s > 0:
-            raise ConfigError(f"timeout_s == {timeout_s}, must be > 0.")
-        if retries < 0:
-            raise ConfigError(f"retries == {retries}, must be >= 0.")
+        self._patience = Patience(timeout_s, retries, clock, sleep)
         if format not in _MEDIA_TYPES:
             raise ConfigError(f"format == {format!r}, must be 'arrow' or 'json'.")
-        self._timeout_s, self._retries = timeout_s, retries
         self._media_type = _MEDIA_TYPES[format]
-        self._clock, self._sleep = clock, sleep
         # trust_env=False: a proxy meant for the web would receive users' histories.
         self._http = httpx.Client(
             base_url=base_url,
@@ -105,7 +100,9 @@ class RankClient:
         responses: list[RankResponse] = []
         for group in groups:
             body = wire.encode_requests(group, self._media_type, probabilities=probabilities)
-            answer = self._send("POST", "/v1/rank", params=params, content=body)
+            answer = self._send(
+                "POST", "/v1/rank", params=params, content=body, tells_deadline=True
+            )
             self._check_media_type(answer)
             responses += wire.decode_responses(answer.content, self._media_type, len(group))
         return responses
@@ -188,39 +185,34 @@ class RankClient:
         params: dict[str, int] | None = None,
         content: bytes | None = None,
         refusals: tuple[int, ...] = (),
+        tells_deadline: bool = False,
     ) -> httpx.Response:
-        """Sends until an answer is final, attempts are used up or waiting would pass the deadline.
+        """Sends until an answer is final; see `Patience`.
 
-        The deadline bounds when an attempt may start and how long it may wait for the network at a
-        stretch; an answer that trickles in may pass it.
+        Args:
+            method: of HTTP.
+            path: below the base.
+            params: of the query.
+            content: of the body.
+            refusals: statuses that are the caller's fault, besides those that always are.
+            tells_deadline: whether the server is told how long the answer is waited for.
         """
-        deadline = self._clock() + self._timeout_s
-        headers = {"content-type": self._media_type} if content is not None else None
-        wait_s = _FIRST_WAIT_S
-        for attempt in range(1, self._retries + 2):
-            left_s = deadline - self._clock()
-            failure: str
+
+        def attempt(left_s: float) -> httpx.Response:
+            headers = {"content-type": self._media_type} if content is not None else {}
+            if tells_deadline:
+                headers["deadline-ms"] = str(min(max(1, int(1e3 * left_s)), MAX_DEADLINE_MS))
             try:
                 answer = self._http.request(
-                    method, path, params=params, content=content, headers=headers,
-                    timeout=max(left_s, 1e-3),
-                )  # fmt: skip
+                    method, path, params=params, content=content, headers=headers, timeout=left_s
+                )
             except httpx.TransportError as error:
-                failure, asked_s = f"{type(error).__name__}: {error}", 0.0
-            else:
-                if answer.status_code not in _RETRIED:
-                    return _checked(answer, refusals)
-                failure, asked_s = _message(answer), _retry_after_s(answer)
-            pause_s = max(wait_s, asked_s)
-            if attempt > self._retries or self._clock() + pause_s >= deadline:
-                break
-            self._sleep(pause_s)
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        where = f"{method} {self._http.base_url.join(path)}"
-        raise ServingError(
-            f"{where} failed {attempt} time(s) within timeout_s == {self._timeout_s}; "
-            f"the last: {failure}"
-        )
+                raise NotNowError(f"{type(error).__name__}: {error}") from None
+            if answer.status_code in _RETRIED:
+                raise NotNowError(_message(answer), _retry_after_s(answer))
+            return _checked(answer, refusals)
+
+        return self._patience.answer_of(f"{method} {self._http.base_url.join(path)}", attempt)
 
 
 def _checked(answer: httpx.Response, refusals: tuple[int, ...]) -> httpx.Response:
@@ -247,4 +239,4 @@ def _message(answer: httpx.Response) -> str:
 
 def _retry_after_s(answer: httpx.Response) -> float:
     value = answer.headers.get("retry-after", "")
-    return min(float(value), _LONGEST_WAIT_S) if value.isdigit() else 0.0
+    return min(float(value), LONGEST_WAIT_S) if value.isdigit() else 0.0

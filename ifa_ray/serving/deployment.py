@@ -30,12 +30,13 @@ from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
+from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates
 from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
 from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.shadow_files import open_shadow
-from ifa_ray.serving.slots import Loaded, Slot, score
+from ifa_ray.serving.slots import Loaded, Slot, score_first
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
 
@@ -100,6 +101,7 @@ class RankerDeployment:
         min_version: int = 0,
         *,
         exact: bool = False,
+        deadline_ms: int | None = None,
     ) -> list[RankResponse]:
         """Ranks requests, all with the same one version.
 
@@ -108,13 +110,18 @@ class RankerDeployment:
             requests: of any users; each is checked before any is ranked.
             min_version: the oldest version that may answer; pulled from the checkpoint store if
                 this replica is behind.
-            exact: True lets `min_version` and no other answer.
+            exact: True lets `min_version` and no other answer, and ranks all candidates always.
+            deadline_ms: how long from now the answer is of use; a call that still waits for the
+                scoring thread then is not ranked. So is one that is cancelled.
 
         Raises:
             UnknownSlotError, RequestError: on a request that breaks the contract.
             CheckpointError: if the version does not exist.
             RankerError: if the ranker's answer breaks the contract.
+            DeadlineError: if it passed.
         """
+        asked_s = time.perf_counter()
+        deadline_s = None if deadline_ms is None else asked_s + deadline_ms / 1e3
         held = self._slot(slot)
         if self._store is None and any(isinstance(r.history, StoredHistory) for r in requests):
             raise NoStoreError("history is the service's, must be given: it keeps none.")
@@ -129,7 +136,7 @@ class RankerDeployment:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._scoring, self._score, slot, loaded, requests, time.perf_counter()
+                self._scoring, self._score, slot, loaded, requests, asked_s, deadline_s, exact
             )
         finally:
             self._calls -= 1
@@ -256,17 +263,31 @@ class RankerDeployment:
         return build_http(self)
 
     def _score(
-        self, slot: int, loaded: Loaded, requests: Sequence[RankRequest], asked_s: float
+        self,
+        slot: int,
+        loaded: Loaded,
+        requests: Sequence[RankRequest],
+        asked_s: float,
+        deadline_s: float | None,
+        exact: bool,
     ) -> list[RankResponse]:
-        """On the scoring thread: `score`, measured."""
+        """On the scoring thread: `score`, measured, of what is still worth it."""
         started_s = time.perf_counter()
         self.measures.spent("wait", started_s - asked_s)
-        responses = score(loaded, requests)
+        try:
+            check_deadline(deadline_s, started_s, started_s - asked_s)
+        except DeadlineError:
+            self.measures.expired()
+            raise
+        limit = None if exact else fewer_candidates(self._calls, self.settings)
+        responses = score_first(loaded, requests, limit)
         self.measures.spent("rank", time.perf_counter() - started_s)
+        self.measures.degraded(slot, sum(response.degraded for response in responses))
         candidates = sum(len(request.candidates_C) for request in requests)
         self.measures.ranked(slot, loaded.version, len(requests), candidates)
         if (shadow := self._shadows[slot]) is not None:
-            shadow.offer(requests, responses)
+            pairs = [x for x in zip(requests, responses, strict=True) if not x[1].degraded]
+            shadow.offer([request for request, _ in pairs], [response for _, response in pairs])
         if self._states:
             self.measures.states(slot, self._states[slot].stats())
         return responses

@@ -133,6 +133,11 @@ class ResponseBody(_Body):
         description="Behaviours in the history that the service keeps of the user, 0 of one it "
         "does not know; only where the request left its history out.",
     )
+    degraded: bool = Field(
+        default=False,
+        description="Whether fewer candidates were ranked than the request holds, because many "
+        "calls waited; left out where all were.",
+    )
 
 
 class ErrorBody(_Body):
@@ -217,6 +222,8 @@ def encode_response(response: RankResponse, probabilities: bool) -> bytes:
     }
     if response.watermark is not None:
         values["watermark"] = response.watermark
+    if response.degraded:
+        values["degraded"] = True
     return json.dumps(values).encode()
 
 
@@ -244,6 +251,7 @@ def decode_response(body: bytes) -> RankResponse:
         rank_ms=read.rank_ms,
         probabilities_KL=p_KL,
         watermark=read.watermark,
+        degraded=read.degraded,
     )
 
 

@@ -34,6 +34,12 @@ class Measures:
     def ranked(self, slot: int, version: int, requests: int, candidates: int) -> None:
         """Notes what one call ranked with which version."""
 
+    def degraded(self, slot: int, requests: int) -> None:
+        """Notes how many requests of a call had fewer candidates ranked than they hold."""
+
+    def expired(self) -> None:
+        """Notes a call that was not ranked, because its deadline had passed."""
+
     def appended(self, behaviours: int) -> None:
         """Notes how many impressions were new."""
 
@@ -72,6 +78,14 @@ class ServeMeasures(Measures):
         self._version = Gauge(
             f"{PREFIX}_version", description="Version of the latest answer.", tag_keys=("slot",)
         )
+        self._degraded = Counter(
+            f"{PREFIX}_degraded_requests",
+            description="Requests that had fewer candidates ranked than they hold.",
+            tag_keys=("slot",),
+        )
+        self._expired = Counter(
+            f"{PREFIX}_expired_calls", description="Calls not ranked: their deadline had passed."
+        )
         self._appended = Counter(f"{PREFIX}_appended", description="Impressions stored.")
         self._waiting = Gauge(f"{PREFIX}_calls", description="Rank calls at the replica.")
         self._outcomes = Counter(
@@ -105,6 +119,15 @@ class ServeMeasures(Measures):
         self._requests.inc(requests, tags)
         self._candidates.inc(candidates, tags)
         self._version.set(version, tags)
+
+    def degraded(self, slot: int, requests: int) -> None:
+        """Notes how many requests of a call had fewer candidates ranked than they hold."""
+        if requests:
+            self._degraded.inc(requests, {"slot": str(slot)})
+
+    def expired(self) -> None:
+        """Notes a call that was not ranked, because its deadline had passed."""
+        self._expired.inc()
 
     def appended(self, behaviours: int) -> None:
         """Notes how many impressions were new."""

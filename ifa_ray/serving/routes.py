@@ -9,6 +9,7 @@
 Where the settings ask for a token (`token_env`), every route under /v1 does.
 
 Errors are {"error": "field, value, rule"}: 401 no token or another, 404 unknown slot or no store,
+408 a deadline that passed while the call waited (and so does Serve for its `request_timeout_s`),
 409 no such version, or impressions that do not follow those stored, 413 a body too long, 415
 another media type, 422 a request that breaks the contract, 500 a ranker whose answer does or a
 store that cannot be read, 507 a store that is full. Serve itself answers 503 when its queue is
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
@@ -41,6 +42,7 @@ from ifa_ray.serving.deployment import NoStoreError, RankerDeployment, UnknownSl
 from ifa_ray.serving.event_forms import AppendBody
 from ifa_ray.serving.history_routes import add_history_routes
 from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
+from ifa_ray.serving.load import MAX_DEADLINE_MS, DeadlineError
 from ifa_ray.serving.sequence_store import StoreFullError
 from ifa_ray.serving.token import TokenError, read_token, token_check
 
@@ -54,6 +56,7 @@ _STATUS: dict[type[Exception], int] = {
     TokenError: 401,
     UnknownSlotError: 404,
     NoStoreError: 404,
+    DeadlineError: 408,
     SequenceConflictError: 409,
     BodyTooLongError: 413,
     MediaTypeError: 415,
@@ -93,6 +96,15 @@ def build_http(service: RankerDeployment) -> FastAPI:
         min_version: Annotated[
             int, Query(ge=0, le=_MAX_INT32, description="The oldest version that may answer.")
         ] = 0,
+        deadline_ms: Annotated[
+            int | None,
+            Header(
+                alias="deadline-ms",
+                ge=1,
+                le=MAX_DEADLINE_MS,
+                description="How long the answer is of use, from when the replica has the call.",
+            ),
+        ] = None,
     ) -> Response:
         """Ranks the candidates of each request; the answer has the media type of the body."""
         body, media_type = await read_body(request, limits.max_body_bytes)
@@ -100,7 +112,7 @@ def build_http(service: RankerDeployment) -> FastAPI:
         requests, wanted = await asyncio.to_thread(
             wire.decode_requests, body, media_type, limits.max_requests, stored=stored
         )
-        responses = await service.rank(slot, requests, min_version)
+        responses = await service.rank(slot, requests, min_version, deadline_ms=deadline_ms)
         return Response(wire.encode_responses(responses, media_type, wanted), media_type=media_type)
 
     add_history_routes(locked, service)
@@ -147,6 +159,7 @@ def _answer_query_error(_: Request, error: Exception) -> JSONResponse:
 def _documented_responses() -> dict[int | str, dict[str, Any]]:
     errors = {
         404: "Unknown slot",
+        408: "The call's deadline passed while it waited; it was not ranked",
         409: "The version does not exist",
         413: "The body is too long",
         415: "Neither JSON nor Arrow",

@@ -114,9 +114,12 @@ class AppSettings(BaseModel):
         max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
         max_queued_requests: waiting at one caller for a replica; beyond it calls are refused
             (HTTP 503). -1 lets them wait.
-        max_body_bytes: of an HTTP body. The default holds a request at the contract's limits
-            (50,000 candidates, 1,000,000 impressions) in the binary form.
-        max_requests: rank requests in one HTTP body.
+        degrade_beyond_calls, degraded_candidates: while more calls than the first are at a replica,
+            ranked or waiting, only the first so many candidates of a request are ranked, at least
+            k; the answer says that it is `degraded`. None, both, ranks all candidates always.
+        max_body_bytes: of an HTTP body or a gRPC call. The default holds a request at the
+            contract's limits (50,000 candidates, 1,000,000 impressions) in the binary form.
+        max_requests: rank requests in one HTTP body or gRPC call.
         sequence_store: folder on a local disk, made where there is none, in which histories live;
             None keeps none. Its owner is one process, so one replica.
         store_class: `package.module:Class` of a store of one's own, made as Class(location=...,
@@ -125,8 +128,11 @@ class AppSettings(BaseModel):
         store_bytes: of the store's file; beyond it events are refused (HTTP 507).
         state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
             a request reads its whole history.
-        token_env: an environment variable of the replica that holds the token which HTTP calls must
-            bring; None asks for none. The token itself is in no setting, so nothing shows it.
+        grpc: whether calls that come by Serve's gRPC port are answered (docs/serving.md). That port
+            listens on every address of the machine, so `token_env` must be set.
+        token_env: an environment variable of the replica that holds the token which calls by HTTP
+            and gRPC must bring; None asks for none. The token itself is in no setting, so nothing
+            shows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -141,13 +147,34 @@ class AppSettings(BaseModel):
     num_gpus: float = Field(default=0.0, ge=0, le=1)
     max_ongoing_requests: int = Field(default=16, ge=1)
     max_queued_requests: int = Field(default=-1, ge=-1)
+    degrade_beyond_calls: int | None = Field(default=None, ge=1)
+    degraded_candidates: int | None = Field(default=None, ge=1)
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_requests: int = Field(default=64, ge=1)
     sequence_store: str | None = None
     store_class: str | None = None
     store_bytes: int = Field(default=64 * 2**30, ge=2**16)
     state_bytes: int = Field(default=0, ge=0)
+    grpc: bool = False
     token_env: str | None = None
+
+    @model_validator(mode="after")
+    def _both_sides_of_degradation(self) -> Self:
+        if (self.degrade_beyond_calls is None) != (self.degraded_candidates is None):
+            raise ConfigError(
+                f"degraded_candidates == {self.degraded_candidates}, must be set with "
+                f"degrade_beyond_calls == {self.degrade_beyond_calls}, and None without."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_open_port(self) -> Self:
+        if self.grpc and self.token_env is None:
+            raise ConfigError(
+                "token_env == None, must name a variable with grpc == True: Serve's gRPC port "
+                "listens on every address of the machine."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_rankers(self) -> Self:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from ifa_ray.errors import CheckpointError, RankerError
 from ifa_ray.ranker import Ranker
 from ifa_ray.schema import RankRequest, RankResponse, validate_request, validate_response
+from ifa_ray.serving.load import shortened
 
-__all__ = ["Loaded", "Slot", "score"]
+__all__ = ["Loaded", "Slot", "score", "score_first"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,4 +179,23 @@ def score(loaded: Loaded, requests: Sequence[RankRequest]) -> list[RankResponse]
             rank_ms=response.rank_ms or share_ms,
         )
         for response in responses
+    ]
+
+
+def score_first(
+    loaded: Loaded, requests: Sequence[RankRequest], limit: int | None
+) -> list[RankResponse]:
+    """As `score`, of the first `limit` candidates, at least k, of each request; None is all.
+
+    Answers to requests that lost candidates are marked `degraded`.
+
+    Raises:
+        RequestError, RankerError: as `score`.
+    """
+    if limit is None:
+        return score(loaded, requests)
+    kept = shortened(requests, limit)
+    return [
+        dataclasses.replace(response, degraded=one is not whole)
+        for response, one, whole in zip(score(loaded, kept), kept, requests, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""An optional bearer token of the HTTP face: one secret, from an environment variable.
+"""An optional bearer token of the HTTP and gRPC faces: one secret, from an environment variable.
 
 Knows FastAPI's security scheme, so that the documentation offers it; no route and no settings.
 """
@@ -14,7 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ifa_ray.errors import ConfigError, RequestError
 
-__all__ = ["MIN_LENGTH", "TokenError", "read_token", "token_check"]
+__all__ = ["MIN_LENGTH", "TokenError", "check_bearer", "read_token", "token_check"]
 
 MIN_LENGTH = 16
 """Characters of a token, at least."""
@@ -46,9 +46,23 @@ def token_check(token: str) -> Callable[..., None]:
     """A dependency of routes that lets nobody in without the token."""
 
     def check(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]) -> None:
-        """Compares in a time that does not depend on how much is right."""
-        found = "" if sent is None else sent.credentials
-        if not hmac.compare_digest(found.encode(), token.encode()):
-            raise TokenError("authorization == ..., must be 'Bearer ' and the application's token.")
+        """Refuses another token."""
+        _compare("" if sent is None else sent.credentials, token)
 
     return check
+
+
+def check_bearer(authorization: str | bytes | None, token: str) -> None:
+    """Checks the value of an `authorization` that came without HTTP.
+
+    Raises:
+        TokenError: if it is not "Bearer " and the token.
+    """
+    scheme, _, found = authorization.partition(" ") if isinstance(authorization, str) else ("",) * 3
+    _compare(found if scheme.lower() == "bearer" else "", token)
+
+
+def _compare(found: str, token: str) -> None:
+    """In a time that does not depend on how much is right."""
+    if not hmac.compare_digest(found.encode(), token.encode()):
+        raise TokenError("authorization == ..., must be 'Bearer ' and the application's token.")

@@ -34,7 +34,7 @@ KEPT_USER = 2**61 + 7  # no strategy makes it but by a miracle
 FIELDS = (
     *RankRequest.__dataclass_fields__, "candidate", "channels", "ids", "actions", "times_ms",
     "probabilities", "begin", "body", "columns", "content-type", "content-length", "rows",
-    "requests", "batches", "slot", "min_version", "version",
+    "requests", "batches", "slot", "min_version", "deadline-ms", "version",
     "Extra inputs are not permitted",
 )  # fmt: skip
 

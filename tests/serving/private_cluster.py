@@ -50,7 +50,7 @@ class PrivateCluster:
 
     def __init__(self, folder):
         self.folder = folder
-        self.gcs, self.dashboard, self.client, self.agent, self.http = free_ports(5)
+        self.gcs, self.dashboard, self.client, self.agent, self.http, self.grpc = free_ports(6)
         self.address = f"http://127.0.0.1:{self.dashboard}"
         # Short, because sockets lie below it and their paths are limited to 107 bytes.
         self._session = tempfile.mkdtemp(prefix="ifa-ray-", dir="/tmp")

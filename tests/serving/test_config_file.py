@@ -1,5 +1,6 @@
 """The configs in deploy/ against Serve's own models: Serve ignores a key that it does not know."""
 
+import re
 import typing
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySc
 from ifa_ray.errors import ConfigError
 from ifa_ray.serving.app import DEPLOYMENT, build_app, deployment_for
 from ifa_ray.serving.deployment import open_slot
+from ifa_ray.serving.proto import ranking_pb2_grpc
 from ifa_ray.serving.settings import AppSettings, LiveSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -47,9 +49,11 @@ def config():
     return yaml.safe_load(CONFIG.read_text())
 
 
-def with_commented_applications():
-    """The file as it is once its commented application is wanted."""
+def with_everything_wanted():
+    """The file as it is once what it has in comments is wanted."""
     text = CONFIG.read_text()
+    assert "# grpc_options:" in text
+    text = re.sub(r"^# (grpc_options:|  )", r"\1", text, flags=re.MULTILINE)
     head, tail = text.split("  # - name: twin\n")
     lines = ["  # - name: twin", *tail.splitlines()]
     return yaml.safe_load(head + "\n".join(line.replace("  # ", "  ", 1) for line in lines))
@@ -60,7 +64,7 @@ def gpu_config():
 
 
 ALL = pytest.mark.parametrize(
-    "values", [config(), with_commented_applications(), gpu_config()], ids=["cpu", "both", "gpu"]
+    "values", [config(), with_everything_wanted(), gpu_config()], ids=["cpu", "all", "gpu"]
 )
 
 
@@ -93,6 +97,13 @@ def test_this_test_finds_a_mistyped_key_at_every_level(change, found):
     values = config()
     change(values)
     assert list(unknown_keys(values, ServeDeploySchema)) == [found]
+
+
+def test_grpc_is_off_until_somebody_asks_for_it():
+    assert "grpc_options" not in config()
+    assert with_everything_wanted()["grpc_options"]["grpc_servicer_functions"] == [
+        f"{ranking_pb2_grpc.__name__}.{ranking_pb2_grpc.add_RankingServicer_to_server.__name__}"
+    ]
 
 
 @ALL

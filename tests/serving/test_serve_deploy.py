@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -10,11 +11,16 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import httpx
 import numpy as np
 import pytest
 import yaml
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from private_cluster import ROOT, PrivateCluster, copy_repository, wait_until
+from test_config_file import with_everything_wanted
 
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
@@ -23,14 +29,18 @@ from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest
+from ifa_ray.serving import wire
 from ifa_ray.serving.appends import Append
 from ifa_ray.serving.client import RankClient
+from ifa_ray.serving.grpc_client import GrpcRankClient
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
 
 pytestmark = pytest.mark.cluster
 
 NUM_ITEMS = 60
+TOKEN = "a-token-of-some-length"
+GRPC_OPTIONS = with_everything_wanted()["grpc_options"]
 
 
 def make_items():
@@ -81,6 +91,7 @@ class Deployed:
         (folder / "runs" / "latest").symlink_to("first", target_is_directory=True)
         self.publish(0)
         self.cluster = PrivateCluster(folder)
+        self.cluster.environment["RANKER_TOKEN"] = TOKEN
         self.url = f"http://127.0.0.1:{self.cluster.http}"
 
     def publish(self, version):
@@ -102,6 +113,7 @@ class Deployed:
         path = self.folder / "deploy" / "config.yaml"
         config = yaml.safe_load((ROOT / "deploy" / "config.yaml").read_text())
         config["http_options"]["port"] = self.cluster.http
+        config["grpc_options"] = {**GRPC_OPTIONS, "port": self.cluster.grpc}
         config["applications"][0]["args"]["num_cpus"] = 0.5
         config["applications"] += [
             {
@@ -244,6 +256,11 @@ def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
     assert "slots[0].checkpoints == 'runs/nowhere', must exist" in broken["message"]
     assert deployed.status_once_settled("slow")["status"] == "RUNNING"
 
+    def refusal(_):
+        body = wire.encode_requests([make_request()])
+        headers = {"content-type": wire.ARROW}
+        return httpx.post(f"{deployed.url}/slow/v1/rank", content=body, headers=headers, timeout=30)
+
     def ask(retries):
         with RankClient(f"{deployed.url}/slow", retries=retries, timeout_s=30) as client:
             try:
@@ -254,11 +271,93 @@ def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
 
     with ThreadPoolExecutor(6) as pool:
         impatient = list(pool.map(ask, [0] * 6))
+        refused = [answer for answer in pool.map(refusal, range(6)) if answer.status_code == 503]
         patient = list(pool.map(ask, [20] * 3))
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
     assert "ranked" in impatient
     assert any("failed 1 time(s)" in answer for answer in impatient)
     assert patient == ["ranked"] * 3
     assert deployed.status()["ifa"]["status"] == "RUNNING"  # left alone by its neighbours
+
+
+BY_HANDLE = """
+import os, pickle, sys
+import ray
+from ray import serve
+
+requests, application = pickle.load(open("requests.pickle", "rb"))
+ray.init(address=sys.argv[1], log_to_driver=False)
+handle = serve.get_app_handle(application)
+responses = handle.rank.remote(0, requests).result(timeout_s=30)
+pickle.dump(responses, open("responses.pickle", "wb"))
+os._exit(0)  # the rest is Ray's leave-taking
+"""
+
+
+def test_handle_http_and_grpc_give_one_answer(deployed):
+    slot = {
+        "items": "runs/latest/worlds/replicate=0/items.parquet",
+        "checkpoints": "runs/latest/models/ifa/replicate=0",
+    }
+    locked = {"grpc": True, "token_env": "RANKER_TOKEN"}
+    deployed.deploy(
+        faces={"slots": [slot], **locked},
+        slow={
+            "slots": [{"items": slot["items"]}],
+            "ranker": "slow_ranker:SlowRanker",
+            "max_ongoing_requests": 1,
+            "max_queued_requests": 1,
+            **locked,
+        },
+    )
+    for name in ("faces", "slow"):
+        assert deployed.status_once_settled(name)["status"] == "RUNNING"
+    requests = [make_request(1), make_request(2)]
+    target = f"127.0.0.1:{deployed.cluster.grpc}"
+    with GrpcRankClient(target, application="faces", token=TOKEN) as client:
+        by_grpc = client.rank(requests)
+        assert client.versions() == [by_grpc[0].model_version]
+        with pytest.raises(RequestError, match="k == 41, must be in"):
+            client.rank([dataclasses.replace(requests[0], k=41)])
+    with RankClient(f"{deployed.url}/faces", token=TOKEN) as client:
+        by_http = client.rank(requests)
+    (deployed.folder / "requests.pickle").write_bytes(pickle.dumps((requests, "faces")))
+    (deployed.folder / "by_handle.py").write_text(BY_HANDLE)
+    deployed.cluster.shell(f"python by_handle.py 127.0.0.1:{deployed.cluster.gcs}")
+    by_handle = pickle.loads((deployed.folder / "responses.pickle").read_bytes())
+    expected = deployed.rank_here(requests, by_http[0].model_version)
+    for served in (by_handle, by_http, by_grpc):
+        assert_same_ranking(served, expected)
+
+    for application, message in [("ifa", "UNIMPLEMENTED: grpc == False"), ("no", "NOT_FOUND")]:
+        with (
+            GrpcRankClient(target, application=application, token=TOKEN) as client,
+            pytest.raises(ServingError, match=message),
+        ):
+            client.rank(requests)
+    with (
+        GrpcRankClient(target, application="faces") as client,
+        pytest.raises(ServingError, match="UNAUTHENTICATED"),
+    ):
+        client.rank(requests)
+    with grpc.insecure_channel(target) as channel:
+        services = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert "ifa_ray.v1.Ranking" in services
+
+    def ask(_):
+        with GrpcRankClient(
+            target, application="slow", token=TOKEN, retries=0, timeout_s=30
+        ) as client:
+            try:
+                client.rank([make_request()])
+            except ServingError as error:
+                return str(error)
+            return "ranked"
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, range(6)))
+    assert "ranked" in answers
+    assert any("RESOURCE_EXHAUSTED" in answer for answer in answers)
 
 
 def test_histories_live_with_the_service_through_kills_and_restarts(deployed):

@@ -98,7 +98,14 @@ def test_a_refused_request_is_not_tried_again_and_has_the_servers_message(status
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("status", [409, 500])
+def test_each_attempt_tells_the_server_how_long_the_answer_is_waited_for():
+    clock = Clock(cost_s=0.4)
+    client, seen = client_of([503, 200], clock=clock, timeout_s=2.0)
+    client.rank([make_request()])
+    assert [r.headers["deadline-ms"] for r in seen] == ["2000", "1550"]
+
+
+@pytest.mark.parametrize("status", [408, 409, 500])
 def test_a_server_error_is_not_tried_again(status):
     client, seen = client_of([status])
     with pytest.raises(ServingError, match=f"status {status}: it is {status}"):

@@ -75,7 +75,7 @@ def test_the_examples_append_rank_and_erase(url):
 
 def test_the_printed_settings_are_settings():
     texts = [text for kind, text in BLOCKS if kind == "yaml"]
-    assert len(texts) == 2
+    assert len(texts) == 4
     printed = {k: v for text in texts for k, v in yaml.safe_load(text)["args"].items()}
     slot = {"items": "items", "checkpoints": "models"}
     settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})
@@ -97,6 +97,6 @@ def test_every_route_is_in_the_table():
 def test_every_metric_is_in_the_table():
     source = Path(measures.__file__).read_text()
     names = {f"ray_{PREFIX}_{name}" for name in re.findall(r'f"{PREFIX}_(\w+)"', source)}
-    assert len(names) == 10
+    assert len(names) == 12
     assert names == set(re.findall(r"`(ray_ifa_ray_\w+)`", DOC))
     assert set(re.findall(r"`(wait|rank|append|erase)`", DOC)) >= set(measures.STAGES)

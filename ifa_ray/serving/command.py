@@ -1,0 +1,143 @@
+"""`python -m ifa_ray serve --local`: a served ranker on a laptop, and how to ask it.
+
+Parses and prints. What is served is an application as `deploy/config.yaml` has it; a cluster gets
+it by `serve deploy` (deploy/README.md), never from here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from ifa_ray.data.run_folder import RunFolder
+from ifa_ray.errors import ConfigError
+
+__all__ = ["add_serve", "curl_line", "run_serve", "settings_of"]
+
+_HELP = """\
+Serve a model of a finished run from this machine: starts a Ray and a Serve of its own on 127.0.0.1,
+prints a request that works, and serves until Ctrl-C, which stops all that it started. The newest
+version is served, and a newer one as soon as a request asks for it.
+
+RUN is the folder of a run (`make run` writes runs/latest). With --items, RUN is instead a folder of
+version=... checkpoints, as `train` writes them.
+"""
+
+_EPILOG = """\
+examples:
+  python -m ifa_ray serve --local runs/latest
+  python -m ifa_ray serve --local runs/latest --model twin --replicate 1 --port 8001
+  # The service keeps histories on disk, and what the model read of them in memory:
+  python -m ifa_ray serve --local runs/latest --histories histories
+  # Checkpoints and a catalogue that lie elsewhere:
+  python -m ifa_ray serve --local trained/shop/models --items shop/items.parquet
+
+http://127.0.0.1:8000/docs shows every route, with a form to try it. docs/serving.md explains
+histories, states, deadlines and metrics; deploy/README.md goes on from a laptop to a cluster.
+"""
+
+
+def add_serve(commands: Any) -> None:
+    """Adds `serve` to the subparsers of the command line."""
+    command = commands.add_parser(
+        "serve", help="serve a model from this machine", description=_HELP, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    command.add_argument(
+        "run", type=Path, metavar="RUN", nargs="?", default=Path("runs/latest"),
+        help="default: %(default)s",
+    )  # fmt: skip
+    command.add_argument(
+        "--local", action="store_true", required=True,
+        help="on this machine; there is no other way from here: a cluster gets `serve deploy`",
+    )  # fmt: skip
+    command.add_argument("--model", default="ifa", help="an arm of the run (default: %(default)s)")
+    command.add_argument("--replicate", type=int, default=0, help="of the run (default: 0)")
+    command.add_argument(
+        "--items", type=Path, metavar="FILE", help="catalogue; RUN is then a checkpoint folder"
+    )
+    command.add_argument(
+        "--histories", type=Path, metavar="FOLDER",
+        help="keep histories there, so that a request may name its user alone",
+    )  # fmt: skip
+    command.add_argument(
+        "--port", type=int, default=8000, help="on 127.0.0.1 (default: %(default)s)"
+    )
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serves until it is interrupted.
+
+    Raises:
+        ConfigError: on a missing file or folder, or a port that is taken.
+    """
+    values = settings_of(options)
+    # What is slow to import, after a mistake of the user's would have been found.
+    from ifa_ray.serving.local import local_serve
+
+    stopped = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: stopped.set())
+    print("starting Ray ...", file=sys.stderr)
+    with local_serve(options.port):
+        from ray import serve
+
+        from ifa_ray.serving.app import deployment_for
+        from ifa_ray.serving.settings import AppSettings
+
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        settings = AppSettings.model_validate(values)
+        serve.run(deployment_for(settings), name=settings.name, route_prefix="/")
+        url = f"http://127.0.0.1:{options.port}"
+        print(f"{settings.name} is served; ask it:\n\n{curl_line(url, values)}\n")
+        print(f"documentation: {url}/docs    stop: Ctrl-C", flush=True)
+        stopped.wait()
+        print("stopping ...", file=sys.stderr)
+    return 0
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The application's settings, as values of `AppSettings`.
+
+    Raises:
+        ConfigError: on a missing file or folder.
+    """
+    run = RunFolder(options.run)
+    items = options.items or run.items(options.replicate)
+    models = options.run if options.items else run.models(options.model, options.replicate)
+    for field, path in (("items", items), ("checkpoints", models)):
+        if not path.exists():
+            raise ConfigError(
+                f"{field} == {str(path)!r}, must exist. `make run` writes a run; "
+                "`python -m ifa_ray serve --help` says what else can be served."
+            )
+    values: dict[str, Any] = {
+        "name": options.model,
+        # Absolute: replicas run in Ray's folder.
+        "slots": [{"items": str(items.resolve()), "checkpoints": str(models.resolve())}],
+    }
+    if options.histories:
+        values["sequence_store"] = str(options.histories.resolve())
+    return values
+
+
+def curl_line(url: str, values: dict[str, Any]) -> str:
+    """A request that ranks the first items of the catalogue."""
+    from ifa_ray.data.log import read_items
+
+    ids = read_items(Path(values["slots"][0]["items"])).video_id_N[:5].tolist()
+    body = {
+        "request_id": 1,
+        "user_id": 7,
+        "time_ms": 1_700_000_000_000,
+        "candidates": ids,
+        "history": {"ids": ids[:1], "actions": [1], "times_ms": [1_600_000_000_000]},
+        "k": min(3, len(ids)),
+    }
+    return f"curl -sS {url}/v1/rank -H 'content-type: application/json' -d '{json.dumps(body)}'"

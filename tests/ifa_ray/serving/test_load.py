@@ -1,0 +1,221 @@
+"""Deadlines and degradation: what is not ranked, what is ranked in part, and that it is told."""
+
+import asyncio
+import dataclasses
+import threading
+
+import httpx
+import numpy as np
+import pytest
+from serving_fakes import SETTINGS, LargestIdFirst, make_request
+
+from ifa_ray.errors import RequestError
+from ifa_ray.serving import wire
+from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates, shortened
+from ifa_ray.serving.measures import Measures
+from ifa_ray.serving.routes import build_http
+from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.slots import Loaded, Slot
+
+DEGRADED = SETTINGS.model_copy(update={"degrade_beyond_calls": 2, "degraded_candidates": 3})
+
+
+class Gate(LargestIdFirst):
+    """Ranks when it is let, and remembers whom, with how many candidates."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.busy, self.seen = threading.Event(), threading.Event(), []
+
+    def rank(self, requests):
+        self.busy.set()
+        assert self.open.wait(10)
+        self.seen += [(request.request_id, len(request.candidates_C)) for request in requests]
+        return super().rank(requests)
+
+
+class Counts(Measures):
+    def __init__(self):
+        self.expired_calls = self.degraded_requests = 0
+
+    def expired(self):
+        self.expired_calls += 1
+
+    def degraded(self, slot, requests):
+        assert slot == 0
+        self.degraded_requests += requests
+
+
+def replica(ranker, settings=SETTINGS):
+    made = RankerDeployment(settings, [Slot(Loaded(0, ranker))])
+    made.measures = Counts()
+    return made
+
+
+async def until(event):
+    assert await asyncio.to_thread(event.wait, 10)
+
+
+def test_a_deadline_is_passed_at_its_moment():
+    check_deadline(None, 1e9, 0.0)
+    check_deadline(5.0, 4.999, 0.0)
+    with pytest.raises(DeadlineError, match="after 1500 ms in the queue: not ranked"):
+        check_deadline(5.0, 5.0, 1.5)
+
+
+def test_a_call_whose_deadline_passes_while_it_waits_is_never_ranked():
+    gate = Gate()
+    served = replica(gate)
+
+    async def story():
+        first = asyncio.create_task(served.rank(0, [make_request(1)], deadline_ms=60_000))
+        await until(gate.busy)
+        late = asyncio.create_task(served.rank(0, [make_request(2)], deadline_ms=20))
+        timely = asyncio.create_task(served.rank(0, [make_request(3)], deadline_ms=60_000))
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        with pytest.raises(DeadlineError):
+            await late
+        return [(await call)[0].request_id for call in (first, timely)]
+
+    assert asyncio.run(story()) == [1, 3]
+    assert [number for number, _ in gate.seen] == [1, 3]
+    assert served.measures.expired_calls == 1
+
+
+def test_a_call_that_is_cancelled_while_it_waits_is_never_ranked():
+    gate = Gate()
+    served = replica(gate)
+
+    async def story():
+        calls = [asyncio.create_task(served.rank(0, [make_request(i)])) for i in range(3)]
+        await until(gate.busy)
+        calls[1].cancel()
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(story())
+    assert [number for number, _ in gate.seen] == [0, 2]
+
+
+def ask(deadline, gate):
+    api = build_http(replica(gate))
+
+    async def story():
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            body, headers = wire.encode_requests([make_request()]), {"content-type": wire.ARROW}
+            first = asyncio.create_task(client.post("/v1/rank", content=body, headers=headers))
+            await until(gate.busy)
+            headers = {**headers, "deadline-ms": deadline}
+            second = asyncio.create_task(client.post("/v1/rank", content=body, headers=headers))
+            await asyncio.sleep(0.05)
+            gate.open.set()
+            assert (await first).status_code == 200
+            return await second
+
+    return asyncio.run(story())
+
+
+def test_by_http_a_passed_deadline_is_408():
+    answer = ask("10", Gate())
+    assert answer.status_code == 408
+    assert answer.json()["error"].startswith("deadline_ms passed after ")
+    assert ask("10000", Gate()).status_code == 200
+
+
+@pytest.mark.parametrize("deadline", ["0", "-5", "soon", "3600001"])
+def test_a_deadline_that_is_none_is_refused_with_its_name(deadline):
+    answer = ask(deadline, Gate())
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(f"deadline-ms == '{deadline}': ")
+
+
+def test_degradation_begins_beyond_its_number_of_calls():
+    assert [fewer_candidates(calls, DEGRADED) for calls in (1, 2, 3, 99)] == [None, None, 3, 3]
+    assert fewer_candidates(10**6, SETTINGS) is None
+
+
+def test_the_first_candidates_are_kept_and_at_least_k():
+    channels_C = np.arange(5, dtype=np.int8)
+    whole = make_request(1, [9, 1, 8, 2, 7], 1, channels_C=channels_C)
+    (kept,) = shortened([whole], 3)
+    assert (kept.candidates_C.tolist(), kept.channels_C.tolist()) == ([9, 1, 8], [0, 1, 2])
+    (kept,) = shortened([make_request(1, [9, 1, 8, 2, 7], 4)], 3)
+    assert kept.candidates_C.tolist() == [9, 1, 8, 2]
+    assert shortened([whole], 5) == [whole]
+
+
+def test_what_is_dropped_is_checked_all_the_same():
+    with pytest.raises(RequestError, match="candidates hold id 1 more than once"):
+        shortened([make_request(1, [5, 1, 1], 1)], 1)
+
+
+def test_under_load_fewer_candidates_are_ranked_and_the_answers_say_so():
+    gate = Gate()
+    served = replica(gate, DEGRADED)
+
+    async def story():
+        calls = [
+            asyncio.create_task(served.rank(0, [make_request(i, range(10), 2)])) for i in range(4)
+        ]
+        await until(gate.busy)
+        gate.open.set()
+        answers = [(await call)[0] for call in calls]
+        return answers + await served.rank(0, [make_request(4, range(10), 2)])
+
+    answers = asyncio.run(story())
+    marked = [answer.degraded for answer in answers]
+    assert [size for _, size in gate.seen] == [3 if one else 10 for one in marked]
+    assert marked[1] is True  # two others behind it
+    assert marked[-1] is False  # alone
+    assert served.measures.degraded_requests == sum(marked) >= 1
+    for answer in answers:
+        assert answer.ids_K.tolist() == ([2, 1] if answer.degraded else [9, 8])
+
+
+def test_a_request_that_is_short_already_is_not_marked():
+    gate = Gate()
+    served = replica(gate, DEGRADED)
+
+    async def story():
+        gate.open.set()
+        calls = [served.rank(0, [make_request(i, range(3), 2)]) for i in range(9)]
+        return [answers[0].degraded for answers in await asyncio.gather(*calls)]
+
+    assert asyncio.run(story()) == [False] * 9
+
+
+def test_what_must_be_exact_is_never_degraded():
+    gate = Gate()
+    served = replica(gate, DEGRADED)
+
+    async def story():
+        gate.open.set()
+        calls = [served.rank(0, [make_request(i, range(10), 2)], exact=True) for i in range(9)]
+        return [answers[0].degraded for answers in await asyncio.gather(*calls)]
+
+    assert asyncio.run(story()) == [False] * 9
+    assert {size for _, size in gate.seen} == {10}
+
+
+@pytest.mark.parametrize("watermark", [None, 4])
+@pytest.mark.parametrize("media_type", [wire.ARROW, wire.JSON])
+def test_the_mark_survives_the_wire_and_costs_nothing_without_it(media_type, watermark):
+    (response,) = LargestIdFirst().rank([make_request()])
+    response = dataclasses.replace(response, watermark=watermark)
+    marked = dataclasses.replace(response, degraded=True)
+    sent = wire.encode_responses([marked], media_type, [False])
+    (found,) = wire.decode_responses(sent, media_type, 1)
+    assert (found.degraded, found.watermark) == (True, watermark)
+    plain = wire.encode_responses([response], media_type, [False])
+    assert b"degraded" not in plain
+    assert wire.decode_responses(plain, media_type, 1)[0].degraded is False
+
+
+@pytest.mark.parametrize("alone", ["degrade_beyond_calls", "degraded_candidates"])
+def test_degradation_is_set_whole_or_not_at_all(alone):
+    with pytest.raises(ValueError, match=r"degraded_candidates == .*, must be set with"):
+        AppSettings.model_validate(SETTINGS.model_dump() | {alone: 3})

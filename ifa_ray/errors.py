@@ -27,6 +27,7 @@ __all__ = [
     "RequestError",
     "ServingError",
     "StoreError",
+    "shortened",
     "unknown_name",
 ]
 
@@ -69,3 +70,8 @@ def unknown_name(field: str, value: str, known: Iterable[str]) -> ConfigError:
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"{field} == {value!r}, must be one of {', '.join(names)}.{hint}")
+
+
+def shortened(text: str, longest: int = 60) -> str:
+    """What a caller sent, as an error may repeat it: of a length that does not depend on theirs."""
+    return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -1,6 +1,6 @@
-"""Rankers and adapters of one's own, named as `package.module:Name` on a command line.
+"""Rankers, adapters and stores of one's own, named as `package.module:Name` on a command line.
 
-A ranker may be named in a config too.
+A ranker may be named in a config too, a store is only there.
 
 Knows how to import and what to say when that fails; never called with a name that came from data.
 """
@@ -15,7 +15,9 @@ from typing import Any
 
 from ifa_ray.errors import ConfigError, unknown_name
 
-__all__ = ["load_adapter", "load_ranker_class"]
+__all__ = ["load_adapter", "load_ranker_class", "load_store_class"]
+
+_OF_STORES = ("append", "watermark", "read", "extent", "erase", "close")
 
 
 def load_ranker_class(spec: str) -> type[Any]:
@@ -25,16 +27,23 @@ def load_ranker_class(spec: str) -> type[Any]:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
             class with a `rank` method.
     """
-    module, class_name = _import("ranker", spec, "Class")
-    if not hasattr(module, class_name):
-        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        raise unknown_name(f"ranker class of {module.__name__}", class_name, classes)
-    found = getattr(module, class_name)
-    if not inspect.isclass(found):
-        kind = type(found).__name__
-        raise ConfigError(f"ranker == {spec!r} is a {kind}, must be a class.")
+    found = _load_class("ranker", spec)
     if not callable(getattr(found, "rank", None)):
         raise ConfigError(f"ranker == {spec!r} has no method rank(requests), must have one.")
+    return found
+
+
+def load_store_class(spec: str) -> type[Any]:
+    """Imports a class of stores; it is constructed as `Class(location=str, max_bytes=int)`.
+
+    Raises:
+        ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
+            class with the methods of `ifa_ray.serving.history_store.HistoryStore`.
+    """
+    found = _load_class("store_class", spec)
+    for method in _OF_STORES:
+        if not callable(getattr(found, method, None)):
+            raise ConfigError(f"store_class == {spec!r} has no method {method}, must have one.")
     return found
 
 
@@ -53,6 +62,18 @@ def load_adapter(spec: str) -> Callable[..., Any]:
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(f"adapter == {spec!r} is a {kind}, must be a function.")
+    return found
+
+
+def _load_class(what: str, spec: str) -> type[Any]:
+    module, class_name = _import(what, spec, "Class")
+    if not hasattr(module, class_name):
+        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
+        raise unknown_name(f"{what} of {module.__name__}", class_name, classes)
+    found: Any = getattr(module, class_name)
+    if not inspect.isclass(found):
+        kind = type(found).__name__
+        raise ConfigError(f"{what} == {spec!r} is a {kind}, must be a class.")
     return found
 
 

@@ -22,6 +22,8 @@ __all__ = [
     "IMPRESSION_COLUMNS",
     "MAX_CANDIDATES",
     "MAX_HISTORY",
+    "MAX_TIME_MS",
+    "MIN_TIME_MS",
     "OBJECTIVES",
     "REQUEST_COLUMNS",
     "SCHEMA_VERSION",
@@ -76,6 +78,9 @@ REQUEST_COLUMNS: Mapping[str, str] = {
 # A request is checked against these before anything of its size is allocated.
 MAX_CANDIDATES = 50_000
 MAX_HISTORY = 1_000_000
+
+# Ends of the clock, milliseconds: any two times are less than 2**63 apart, so that ages fit.
+MIN_TIME_MS, MAX_TIME_MS = -(2**62) + 1, 2**62
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -204,6 +209,10 @@ def validate_request(request: RankRequest) -> None:
         raise RequestError(f"k == {request.k}, must be in [1, len(candidates)] == [1, {size}].")
     if request.user_id < 0:
         raise RequestError(f"user_id == {request.user_id}, must be >= 0.")
+    if not MIN_TIME_MS <= request.time_ms <= MAX_TIME_MS:
+        raise RequestError(
+            f"time_ms == {request.time_ms}, must be in [{MIN_TIME_MS}, {MAX_TIME_MS}]."
+        )
     _check_array("candidates", candidates, np.int32, size)
     if request.channels_C is not None:
         _check_array("channels", request.channels_C, np.int8, size)
@@ -217,12 +226,17 @@ def validate_request(request: RankRequest) -> None:
         twice = unique[counts > 1][0]
         raise RequestError(f"candidates hold id {twice} more than once, must be unique.")
     if len(history):
-        if (np.diff(history.times_ms_T) < 0).any():
+        # Compared, not subtracted: a difference of two int64 may not be one.
+        if (history.times_ms_T[1:] < history.times_ms_T[:-1]).any():
             raise RequestError("history.times_ms decreases, must be oldest first.")
         if history.times_ms_T[-1] > request.time_ms:
             raise RequestError(
                 f"history.times_ms[-1] == {history.times_ms_T[-1]}, "
                 f"must be <= time_ms == {request.time_ms}: the future is not a feature."
+            )
+        if history.times_ms_T[0] < MIN_TIME_MS:
+            raise RequestError(
+                f"history.times_ms[0] == {history.times_ms_T[0]}, must be >= {MIN_TIME_MS}."
             )
 
 

@@ -29,7 +29,7 @@ def deployment_for(settings: AppSettings) -> Application:
         max_queued_requests=settings.max_queued_requests,
         # By HTTP; Serve's gRPC proxy has no such hint.
         backpressure_config={"status_code": 503, "retry_after_s": 1},
-        ray_actor_options={"num_cpus": settings.num_cpus},
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     )
     return deployment.bind(settings)
 

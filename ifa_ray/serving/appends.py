@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from ifa_ray.errors import RequestError
-from ifa_ray.schema import History
+from ifa_ray.schema import MAX_TIME_MS, MIN_TIME_MS, History
 
 __all__ = [
     "MAX_BATCH",
@@ -88,3 +88,9 @@ def check_append(one: Append) -> None:
         raise RequestError(f"min(ids) == {history.ids_T.min()}, must be >= 0.")
     if (history.times_ms_T[1:] < history.times_ms_T[:-1]).any():
         raise RequestError("times_ms decreases, must be oldest first.")
+    first, last = history.times_ms_T[0], history.times_ms_T[-1]
+    if first < MIN_TIME_MS or last > MAX_TIME_MS:
+        place, found = (0, first) if first < MIN_TIME_MS else (T - 1, last)
+        raise RequestError(
+            f"times_ms[{place}] == {found}, must be in [{MIN_TIME_MS}, {MAX_TIME_MS}]."
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ifa_ray.errors import RequestError, ServingError
+from ifa_ray.errors import RequestError, ServingError, shortened
 from ifa_ray.schema import (
     FROM_STORE,
     OBJECTIVES,
@@ -73,6 +73,8 @@ _RESPONSE_SCHEMAS = [
     RESPONSE_SCHEMA.append(_OPTIONAL[1]),
     RESPONSE_SCHEMA.append(_OPTIONAL[0]).append(_OPTIONAL[1]),
 ]
+
+_LISTED_COLUMNS = 20  # in an error
 
 _HISTORY = ("history_ids", "history_actions", "history_times_ms")
 
@@ -201,7 +203,7 @@ def read_batches(
     Args:
         body: from outside.
         schemas: what it may hold; errors name the first.
-        max_rows: of all batches.
+        max_rows: of all batches, and batches: an empty one costs memory too.
         nullable: columns whose rows may be null.
 
     Raises:
@@ -209,13 +211,13 @@ def read_batches(
     """
     buffer = pa.py_buffer(body)
     try:
-        _refuse_compression(buffer)
+        _refuse_compression(buffer, max_rows)
         batches, rows = [], 0
         with pa.ipc.open_stream(buffer) as reader:
             if not any(reader.schema.equals(schema) for schema in schemas):
-                found = ", ".join(f"{field.name}: {field.type}" for field in reader.schema)
-                wanted = ", ".join(f"{field.name}: {field.type}" for field in schemas[0])
-                raise RequestError(f"columns == ({found}), must be ({wanted}).")
+                raise RequestError(
+                    f"columns == ({_listed(reader.schema)}), must be ({_listed(schemas[0])})."
+                )
             for batch in reader:
                 rows += batch.num_rows
                 if rows > max_rows:
@@ -223,7 +225,7 @@ def read_batches(
                 batch.validate(full=True)  # offsets and lengths come from outside too
                 batches.append(batch)
     except (pa.ArrowException, OSError, struct.error) as error:
-        raise RequestError(f"body is not an Arrow stream: {error}") from None
+        raise RequestError(f"body is not an Arrow stream: {shortened(str(error), 300)}") from None
     except UnicodeDecodeError:
         raise RequestError("body is not an Arrow stream: a column's name is not UTF-8.") from None
     for batch in batches:
@@ -234,8 +236,18 @@ def read_batches(
     return batches
 
 
-def _refuse_compression(buffer: pa.Buffer) -> None:
-    for message in pa.ipc.MessageReader.open_stream(buffer):
+def _listed(schema: pa.Schema) -> str:
+    """Columns for a message, the first few of them: a body may be all columns."""
+    fields = [schema.field(place) for place in range(min(len(schema), _LISTED_COLUMNS))]
+    shown = [f"{shortened(field.name)}: {shortened(str(field.type))}" for field in fields]
+    return ", ".join(shown if len(fields) == len(schema) else [*shown, "..."])
+
+
+def _refuse_compression(buffer: pa.Buffer, max_batches: int) -> None:
+    """Reads messages' metadata alone, before anything is made of them."""
+    for batches, message in enumerate(pa.ipc.MessageReader.open_stream(buffer)):
+        if batches > max_batches:  # the first is the schema
+            raise RequestError(f"len(batches) == {batches} or more, must be <= {max_batches}.")
         if message.type != "schema" and _is_compressed(message.metadata.to_pybytes()):
             raise RequestError("body holds compressed buffers, must be uncompressed.")
 

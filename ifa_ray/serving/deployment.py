@@ -19,19 +19,23 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from ifa_ray.data.log import read_items
-from ifa_ray.errors import CheckpointError, RequestError
+from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, RequestError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
+from ifa_ray.serving.history_store import HistoryStore, open_store
 from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates
 from ifa_ray.serving.measures import Measures, ServeMeasures
-from ifa_ray.serving.sequence_store import SequenceStore
-from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
+from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
+from ifa_ray.serving.shadow import Shadow
+from ifa_ray.serving.shadow_files import open_shadow
 from ifa_ray.serving.slots import Loaded, Slot, score_first
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
@@ -42,10 +46,6 @@ __all__ = [
     "UnknownSlotError",
     "open_slot",
 ]
-
-
-class UnknownSlotError(RequestError):
-    """A request names a slot that this application does not have."""
 
 
 class NoStoreError(RequestError):
@@ -70,6 +70,8 @@ class RankerDeployment:
         self.settings = settings
         self.measures = Measures()
         self._calls = 0
+        self._served = False
+        self._live_error: str | None = None
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
         # its health checks, stays live while it works. OpenMP's thread count is per thread.
         self._scoring = ThreadPoolExecutor(
@@ -89,10 +91,8 @@ class RankerDeployment:
                 for place in range(len(settings.slots))
             ]
         self._slots = list(slots)
-        self._store: SequenceStore | None = None
-        if settings.sequence_store is not None:
-            folder = Path(settings.sequence_store)
-            self._store = SequenceStore(folder, max_bytes=settings.store_bytes)
+        self._store = open_store(settings)
+        self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
 
     async def rank(
         self,
@@ -131,6 +131,7 @@ class RankerDeployment:
         if self._store is not None:
             loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
         self._calls += 1
+        self._served = True
         self.measures.waiting(self._calls)
         try:
             loop = asyncio.get_running_loop()
@@ -142,24 +143,64 @@ class RankerDeployment:
             self.measures.waiting(self._calls)
 
     async def load(self, slot: int, version: int) -> int:
-        """Brings a version into memory before it is asked for; returns the newest one held.
+        """Brings a version into memory before it is asked for; returns the one that now answers.
+
+        Of a slot that is pinned nothing is read: it answers with its pinned version, and takes the
+        newest of the store when it is unpinned.
 
         Raises:
             UnknownSlotError, CheckpointError: as `rank`.
         """
         held = self._slot(slot)
-        if held.find(version) is None:
+        if held.pinned is None and held.find(version) is None:
             await self._load(slot, version, exact=False)
-        return held.newest.version
+        return held.current.version
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve's hook: takes a `LiveSettings`, at the start and whenever the config changes.
+
+        A replica that starts refuses settings that are wrong, and so `serve deploy` does. One that
+        serves goes on with what it had, and says so in its log and in `models`: Serve would stop
+        it for an error, and the next, until nobody served.
+
+        Raises:
+            ConfigError, CheckpointError: before the first request, if a field is unknown, a slot
+                or version is not there, or the slot's version is fixed by its settings.
+        """
+        try:
+            live = LiveSettings.model_validate(user_config)
+            folders = [slot.checkpoints for slot in self.settings.slots]
+            roots = [None if folder is None else Path(folder) for folder in folders]
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(
+                self._loading, apply_pins, live, self._slots, roots, self._states
+            )
+        except (IfaRayError, ValidationError) as error:
+            message = f"user_config == {user_config}: {error}"
+            if not self._served:
+                raise (CheckpointError if isinstance(error, CheckpointError) else ConfigError)(
+                    message
+                ) from None
+            self._live_error = message
+            LOG.error("goes on with what it had: %s", message)
+        else:
+            self._live_error = None
 
     async def models(self) -> dict[str, Any]:
         """What this replica serves: its settings, and the versions in memory, newest first."""
         return {
             "name": self.settings.name,
             "slots": [
-                {"slot": place, "version": slot.newest.version, "in_memory": slot.versions}
-                for place, slot in enumerate(self._slots)
+                {
+                    "slot": place,
+                    "version": slot.current.version,
+                    "in_memory": slot.versions,
+                    **({"pinned": slot.pinned} if slot.pinned is not None else {}),
+                    **({} if shadow is None else {"shadow": _of_shadow(shadow)}),
+                }
+                for place, (slot, shadow) in enumerate(zip(self._slots, self._shadows, strict=True))
             ],
+            **({"user_config_error": self._live_error} if self._live_error else {}),
             **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
             "settings": self.settings.model_dump(),
         }
@@ -169,7 +210,7 @@ class RankerDeployment:
 
         Raises:
             NoStoreError: if the application keeps none.
-            RequestError, SequenceConflictError, StoreError: as `SequenceStore.append`.
+            RequestError, SequenceConflictError, StoreError: as `HistoryStore.append`.
         """
         store = self._kept()
         asked_s = time.perf_counter()
@@ -207,6 +248,8 @@ class RankerDeployment:
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
+        for shadow in filter(None, self._shadows):
+            shadow.close()
         for pool in (self._scoring, self._loading, self._storing):
             pool.shutdown(cancel_futures=True)
         if self._store is not None:
@@ -242,11 +285,22 @@ class RankerDeployment:
         self.measures.degraded(slot, sum(response.degraded for response in responses))
         candidates = sum(len(request.candidates_C) for request in requests)
         self.measures.ranked(slot, loaded.version, len(requests), candidates)
+        if (shadow := self._shadows[slot]) is not None:
+            pairs = [x for x in zip(requests, responses, strict=True) if not x[1].degraded]
+            shadow.offer([request for request, _ in pairs], [response for _, response in pairs])
         if self._states:
             self.measures.states(slot, self._states[slot].stats())
         return responses
 
-    def _kept(self) -> SequenceStore:
+    def _open_shadow(self, place: int) -> Shadow | None:
+        def count(outcome: str, answers: int) -> None:
+            self.measures.shadowed(place, outcome, answers)  # which is replaced after this
+
+        if place >= len(self.settings.slots):  # a ready slot that no setting is about
+            return None
+        return open_shadow(self.settings, place, self._store, count)
+
+    def _kept(self) -> HistoryStore:
         if self._store is None:
             raise NoStoreError("sequence_store == None: this application keeps no histories.")
         return self._store
@@ -260,11 +314,8 @@ class RankerDeployment:
         held = self._slots[slot]
 
         def load() -> Loaded:
-            before = held.versions
-            loaded = held.load(version, exact=exact)
-            for gone in set(before) - set(held.versions) if self._states else ():
-                self._states[slot].forget_version(gone)
-            return loaded
+            with forgetting(held, self._states[slot] if self._states else None):
+                return held.load(version, exact=exact)
 
         return await asyncio.get_running_loop().run_in_executor(self._loading, load)
 
@@ -278,7 +329,8 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
         states: of this slot's users; None keeps none.
 
     Raises:
-        ConfigError: if states are to be kept of a model that must see a history whole.
+        ConfigError: if states are to be kept of a model that must see a history whole, or a card
+            is asked for that is not there.
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     slot: SlotSettings = settings.slots[place]
@@ -294,8 +346,12 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     # thread misses the others where several share the work.
     clock = time.thread_time if settings.num_threads == 1 else time.perf_counter
 
+    if settings.num_gpus and not torch.cuda.is_available():
+        raise ConfigError(f"num_gpus == {settings.num_gpus}, must be 0: torch sees no CUDA device.")
+    device = "cuda" if settings.num_gpus else "cpu"
+
     def load_version(version: int) -> Ranker:
-        model = load_model(version_folder(root, version), items)
+        model = load_model(version_folder(root, version), items).to(device)
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision)
@@ -306,6 +362,10 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     if version is None:
         raise CheckpointError(f"{name}: {root} holds no version=... folder, must hold one.")
     return Slot(Loaded(version, load_version(version)), load_version, name=name)
+
+
+def _of_shadow(shadow: Shadow) -> dict[str, Any]:
+    return {"version": shadow.version, "answers": shadow.outcomes}
 
 
 def _shown(states: SequenceStates) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ifa_ray.errors import RequestError, ServingError
-from ifa_ray.schema import History
+from ifa_ray.schema import MAX_TIME_MS, MIN_TIME_MS, History
 from ifa_ray.serving import wire
 from ifa_ray.serving.appends import MAX_BATCH, MAX_LENGTH, Append, Appended
 from ifa_ray.serving.arrow_form import numbers, read_batches, write_batch
-from ifa_ray.serving.json_form import first_error
+from ifa_ray.serving.json_form import FIRST_ERROR, check_numbers_of, first_error
 
 __all__ = [
     "APPENDED_SCHEMA",
@@ -50,6 +50,9 @@ APPENDED_SCHEMA = pa.schema(
     {"user_id": pa.int64(), "watermark": pa.int64(), "appended": pa.int64()}
 )
 
+# Three columns and a few names; a text that holds more is refused before it is read.
+_MAX_VALUES = 4 * MAX_BATCH
+
 UserId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
@@ -79,16 +82,18 @@ class AppendBody(_Body):
         description="How many impressions of the user came before. Sent again, they are compared "
         "and not stored twice.",
     )
-    ids: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] = Field(min_length=1, max_length=MAX_BATCH)
-    actions: list[Annotated[int, Field(ge=0, le=255)]] = Field(
+    ids: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], FIRST_ERROR] = Field(
+        min_length=1, max_length=MAX_BATCH
+    )
+    actions: Annotated[list[Annotated[int, Field(ge=0, le=255)]], FIRST_ERROR] = Field(
         min_length=1,
         max_length=MAX_BATCH,
         description="One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, "
         "4 is_follow, 5 is_forward, 6 is_hate.",
     )
-    times_ms: list[Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]] = Field(
-        min_length=1, max_length=MAX_BATCH
-    )
+    times_ms: Annotated[
+        list[Annotated[int, Field(ge=MIN_TIME_MS, le=MAX_TIME_MS)]], FIRST_ERROR
+    ] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class AppendedBody(_Body):
@@ -223,10 +228,11 @@ def read_erased(body: bytes) -> ErasedBody:
 
 
 def _read_json(body: bytes) -> Append:
+    check_numbers_of(body, _MAX_VALUES)
     try:
         read = AppendBody.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(first_error(error)) from None
+        raise RequestError(first_error(error, len(body))) from None
     history = History(
         ids_T=np.array(read.ids, np.int32),
         actions_T=np.array(read.actions, np.uint8),

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ifa_ray.ranker import Ranker
 from ifa_ray.schema import MAX_HISTORY, RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.stateful_ranker import StatefulRanker
 
 __all__ = ["HistoryRanker", "StateHistoryRanker", "erase_user", "with_histories"]
@@ -24,7 +24,7 @@ __all__ = ["HistoryRanker", "StateHistoryRanker", "erase_user", "with_histories"
 class HistoryRanker:
     """Any ranker, with whole histories from a store: O(history) a request."""
 
-    def __init__(self, ranker: Ranker, store: SequenceStore) -> None:
+    def __init__(self, ranker: Ranker, store: HistoryStore) -> None:
         """Ranks with `ranker`."""
         self._ranker = ranker
         self._store = store
@@ -64,7 +64,7 @@ class StateHistoryRanker:
     The answers are those of `HistoryRanker` up to the order of float32 sums.
     """
 
-    def __init__(self, ranker: StatefulRanker, store: SequenceStore) -> None:
+    def __init__(self, ranker: StatefulRanker, store: HistoryStore) -> None:
         """Ranks with `ranker`."""
         self._ranker = ranker
         self._store = store
@@ -86,14 +86,14 @@ class StateHistoryRanker:
         return dataclasses.replace(response, watermark=watermark)
 
 
-def with_histories(ranker: Ranker, store: SequenceStore) -> Ranker:
+def with_histories(ranker: Ranker, store: HistoryStore) -> Ranker:
     """The ranker that reads histories of `FROM_STORE` in a ranker's place."""
     if isinstance(ranker, StatefulRanker):
         return StateHistoryRanker(ranker, store)
     return HistoryRanker(ranker, store)
 
 
-def erase_user(user_id: int, store: SequenceStore, states: Sequence[SequenceStates]) -> int:
+def erase_user(user_id: int, store: HistoryStore, states: Sequence[SequenceStates]) -> int:
     """Removes a user from the store, then from states; returns how many behaviours there were."""
     erased = store.erase(user_id)
     for cache in states:

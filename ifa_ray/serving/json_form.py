@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ifa_ray.errors import RequestError, ServingError
+from ifa_ray.errors import RequestError, ServingError, shortened
 from ifa_ray.schema import (
     FROM_STORE,
     MAX_CANDIDATES,
@@ -24,15 +24,20 @@ from ifa_ray.schema import (
 )
 
 __all__ = [
+    "FIRST_ERROR",
     "ErrorBody",
     "RequestBody",
     "ResponseBody",
+    "check_numbers_of",
     "decode_request",
     "decode_response",
     "encode_request",
     "encode_response",
     "first_error",
 ]
+
+FIRST_ERROR = Field(fail_fast=True)
+"""Of a list: no more than one error is made of it, be it a million long."""
 
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -45,17 +50,36 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def check_numbers_of(body: bytes, numbers: int) -> None:
+    """Refuses a text that holds more names or values than any right one, before it is read.
+
+    Read, a value takes some hundred bytes, and each unknown name an error of its own.
+
+    Raises:
+        RequestError: saying how many there are.
+    """
+    for what, separator, limit in (("names", b":", _MAX_NAMES), ("values", b",", numbers)):
+        found = body.count(separator)
+        if found > limit:
+            raise RequestError(f"body holds about {found} {what}, must be <= {limit}.")
+
+
+_MAX_NAMES = 100
+_MAX_VALUES = 2 * MAX_CANDIDATES + 3 * MAX_HISTORY + _MAX_NAMES
+_SHOWN_BYTES = 2**20
+
+
 class HistoryBody(_Body):
     """The user's past impressions, oldest first: three lists of one length."""
 
-    ids: list[_Id] = Field(default=[], max_length=MAX_HISTORY)
-    actions: list[_Byte] = Field(
+    ids: Annotated[list[_Id], FIRST_ERROR] = Field(default=[], max_length=MAX_HISTORY)
+    actions: Annotated[list[_Byte], FIRST_ERROR] = Field(
         default=[],
         max_length=MAX_HISTORY,
         description="One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, "
         "4 is_follow, 5 is_forward, 6 is_hate.",
     )
-    times_ms: list[_Int64] = Field(default=[], max_length=MAX_HISTORY)
+    times_ms: Annotated[list[_Int64], FIRST_ERROR] = Field(default=[], max_length=MAX_HISTORY)
 
 
 class RequestBody(_Body):
@@ -78,8 +102,10 @@ class RequestBody(_Body):
     request_id: _Int64
     user_id: Annotated[int, Field(ge=0, le=2**63 - 1)]
     time_ms: _Int64
-    candidates: list[_Id] = Field(min_length=1, max_length=MAX_CANDIDATES)
-    channels: list[_Channel] | None = Field(default=None, max_length=MAX_CANDIDATES)
+    candidates: Annotated[list[_Id], FIRST_ERROR] = Field(min_length=1, max_length=MAX_CANDIDATES)
+    channels: Annotated[list[_Channel], FIRST_ERROR] | None = Field(
+        default=None, max_length=MAX_CANDIDATES
+    )
     history: HistoryBody | None = Field(
         default=None,
         description="Left out: the one that the service keeps of the user; none where it keeps "
@@ -152,10 +178,11 @@ def decode_request(body: bytes, *, stored: bool = False) -> tuple[RankRequest, b
     Raises:
         RequestError: naming the first field that is wrong.
     """
+    check_numbers_of(body, _MAX_VALUES)
     try:
         read = RequestBody.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(first_error(error)) from None
+        raise RequestError(first_error(error, len(body))) from None
     request = RankRequest(
         request_id=read.request_id,
         user_id=read.user_id,
@@ -228,10 +255,15 @@ def decode_response(body: bytes) -> RankResponse:
     )
 
 
-def first_error(error: ValidationError) -> str:
-    """The first field that is wrong, its value and the rule."""
-    first = error.errors(include_url=False, include_context=False)[0]
+def first_error(error: ValidationError, body_bytes: int = 0) -> str:
+    """The first field that is wrong, its value and the rule.
+
+    Args:
+        error: of a body.
+        body_bytes: its length: of a long one no value is made, which may be as long.
+    """
+    shows = body_bytes <= _SHOWN_BYTES
+    first = error.errors(include_url=False, include_context=False, include_input=shows)[0]
     field = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in first["loc"]).lstrip(".")
-    value = repr(first["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    return f"{field or 'body'} == {shown}: {first['msg']}."
+    value = f" == {shortened(repr(first['input']))}" if shows else ""
+    return f"{shortened(field) or 'body'}{value}: {first['msg']}."

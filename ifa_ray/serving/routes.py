@@ -28,7 +28,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from ifa_ray.errors import CheckpointError, RankerError, RequestError, StoreError
+from ifa_ray.errors import CheckpointError, RankerError, RequestError, StoreError, shortened
 from ifa_ray.serving import wire
 from ifa_ray.serving.appends import SequenceConflictError
 from ifa_ray.serving.bodies import (
@@ -48,6 +48,8 @@ from ifa_ray.serving.token import TokenError, read_token, token_check
 
 __all__ = ["build_http"]
 
+
+_MAX_INT32 = 2**31 - 1  # versions are int32 in every answer
 
 # The first class that fits decides: subclasses stand before RequestError.
 _STATUS: dict[type[Exception], int] = {
@@ -88,9 +90,11 @@ def build_http(service: RankerDeployment) -> FastAPI:
     )
     async def rank(
         request: Request,
-        slot: Annotated[int, Query(description="Which model: the replicate's number.")] = 0,
+        slot: Annotated[
+            int, Query(ge=0, le=_MAX_INT32, description="Which model: the replicate's number.")
+        ] = 0,
         min_version: Annotated[
-            int, Query(ge=0, description="The oldest version that may answer.")
+            int, Query(ge=0, le=_MAX_INT32, description="The oldest version that may answer.")
         ] = 0,
         deadline_ms: Annotated[
             int | None,
@@ -148,7 +152,7 @@ def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
 def _answer_query_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    message = f"{first['loc'][-1]} == {first['input']!r}: {first['msg']}."
+    message = f"{first['loc'][-1]} == {shortened(repr(first['input']))}: {first['msg']}."
     return JSONResponse({"error": message}, status_code=422)
 
 

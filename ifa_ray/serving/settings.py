@@ -12,7 +12,29 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifa_ray.errors import ConfigError
 
-__all__ = ["AppSettings", "SlotSettings"]
+__all__ = ["AppSettings", "LiveSettings", "PinSettings", "ShadowSettings", "SlotSettings"]
+
+
+class ShadowSettings(BaseModel):
+    """A version that ranks a slot's traffic along, for the log alone.
+
+    Attributes:
+        log: folder of its lines, a file for each replica; made where there is none.
+        checkpoints: folder of `version=00003` folders; None takes the slot's.
+        version: which; None takes the newest that is there when the replica starts.
+        share: of the time, at most, that a replica ranks with it.
+        queue: answers that may wait for it, each with the body in which it came; more are dropped.
+        log_bytes: of one file; three older ones are kept beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log: str
+    checkpoints: str | None = None
+    version: int | None = Field(default=None, ge=0)
+    share: float = Field(default=0.1, gt=0, le=1)
+    queue: int = Field(default=8, ge=1)
+    log_bytes: int = Field(default=2**26, ge=2**16)
 
 
 class SlotSettings(BaseModel):
@@ -23,6 +45,7 @@ class SlotSettings(BaseModel):
         checkpoints: folder of `version=00003` folders; None with a ranker of one's own.
         version: serve this version and no other; None follows what is pushed or asked for.
         seed: given to a ranker of one's own.
+        shadow: a second version of the same catalogue; its scores are logged and never sent.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +54,46 @@ class SlotSettings(BaseModel):
     checkpoints: str | None = None
     version: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
+    shadow: ShadowSettings | None = None
+
+    @model_validator(mode="after")
+    def _versions_of_a_shadow(self) -> Self:
+        if self.shadow and self.shadow.checkpoints is None and self.checkpoints is None:
+            raise ConfigError("shadow.checkpoints == None, must be a folder: the slot has none.")
+        return self
+
+
+class PinSettings(BaseModel):
+    """One version that answers a slot's requests, whichever newer ones come.
+
+    Attributes:
+        slot: which.
+        version: of its checkpoints.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slot: int = Field(ge=0)
+    version: int = Field(ge=0, le=2**31 - 1)
+
+
+class LiveSettings(BaseModel):
+    """What may change while replicas serve: a deployment's `user_config`.
+
+    Attributes:
+        pins: slots that answer with one version; a slot that is not listed is unpinned.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pins: list[PinSettings] = []
+
+    @model_validator(mode="after")
+    def _one_pin_a_slot(self) -> Self:
+        slots = [pin.slot for pin in self.pins]
+        if len(set(slots)) != len(slots):
+            raise ConfigError(f"pins name the slots {slots}, must name each once.")
+        return self
 
 
 class AppSettings(BaseModel):
@@ -46,6 +109,8 @@ class AppSettings(BaseModel):
             bfloat16 (see `ifa_ray.ranker.ModelRanker`).
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
         num_replicas, num_cpus: processes, and the cores that each of them reserves.
+        num_gpus: of each replica, which then scores on it; a fraction shares a card between
+            replicas. 0 scores on the processor, a card in the machine or not.
         max_ongoing_requests: at one replica at a time, waiting for its scoring thread included.
         max_queued_requests: waiting at one caller for a replica; beyond it calls are refused
             (HTTP 503). -1 lets them wait.
@@ -57,6 +122,9 @@ class AppSettings(BaseModel):
         max_requests: rank requests in one HTTP body or gRPC call.
         sequence_store: folder on a local disk, made where there is none, in which histories live;
             None keeps none. Its owner is one process, so one replica.
+        store_class: `package.module:Class` of a store of one's own, made as Class(location=...,
+            max_bytes=...) of `sequence_store` and `store_bytes` in every replica; None takes ours.
+            From the command line or a config only, as `ranker` is.
         store_bytes: of the store's file; beyond it events are refused (HTTP 507).
         state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
             a request reads its whole history.
@@ -76,6 +144,7 @@ class AppSettings(BaseModel):
     num_threads: int = Field(default=1, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0, le=1)
     max_ongoing_requests: int = Field(default=16, ge=1)
     max_queued_requests: int = Field(default=-1, ge=-1)
     degrade_beyond_calls: int | None = Field(default=None, ge=1)
@@ -83,6 +152,7 @@ class AppSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_requests: int = Field(default=64, ge=1)
     sequence_store: str | None = None
+    store_class: str | None = None
     store_bytes: int = Field(default=64 * 2**30, ge=2**16)
     state_bytes: int = Field(default=0, ge=0)
     grpc: bool = False
@@ -121,7 +191,17 @@ class AppSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_owner_of_histories(self) -> Self:
-        if self.sequence_store is not None and self.num_replicas != 1:
+        if self.store_class is not None and self.sequence_store is None:
+            raise ConfigError(
+                f"sequence_store == None, must say where with store_class == {self.store_class!r}."
+            )
+        if self.store_class is not None and self.state_bytes and self.num_replicas != 1:
+            raise ConfigError(
+                f"state_bytes == {self.state_bytes}, must be 0 with num_replicas == "
+                f"{self.num_replicas}: an erasure would reach the states of one replica alone."
+            )
+        ours = self.sequence_store is not None and self.store_class is None
+        if ours and self.num_replicas != 1:
             raise ConfigError(
                 f"num_replicas == {self.num_replicas}, must be 1 with sequence_store == "
                 f"{self.sequence_store!r}: one process owns a store, and users are not spread over "
@@ -139,6 +219,15 @@ class AppSettings(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_card_for_models(self) -> Self:
+        if self.num_gpus and self.ranker is not None:
+            raise ConfigError(
+                f"num_gpus == {self.num_gpus}, must be 0 with ranker == {self.ranker!r}: what a "
+                "ranker of one's own does with a card is not known here."
+            )
+        return self
+
     def check_paths(self) -> None:
         """Checks that every file and folder is there.
 
@@ -146,7 +235,12 @@ class AppSettings(BaseModel):
             ConfigError: naming the setting, its value and the folder it is relative to.
         """
         for place, slot in enumerate(self.slots):
-            for field, path in (("items", slot.items), ("checkpoints", slot.checkpoints)):
+            shadow = None if slot.shadow is None else slot.shadow.checkpoints
+            for field, path in (
+                ("items", slot.items),
+                ("checkpoints", slot.checkpoints),
+                ("shadow.checkpoints", shadow),
+            ):
                 if path is not None and not Path(path).exists():
                     raise ConfigError(
                         f"slots[{place}].{field} == {path!r}, must exist (looked in {Path.cwd()}). "

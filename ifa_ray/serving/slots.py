@@ -27,13 +27,30 @@ class Loaded:
     ranker: Ranker
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Held:
+    """What a slot holds at one moment.
+
+    Attributes:
+        versions: newest first.
+        pinned: of `versions`, the one that answers; None lets the newest.
+    """
+
+    versions: tuple[Loaded, ...]
+    pinned: Loaded | None = None
+
+    @property
+    def current(self) -> Loaded:
+        return self.pinned or self.versions[0]
+
+
 class Slot:
-    """At most two versions of one model: the newest, and the one that late requests still need.
+    """The newest version of one model, the one that late requests still need, and a pinned one.
 
     In a simulation a day's requests must be scored by its version even when a newer one is here
     (`exact`), or the log would depend on which came first. Both versions are held by one reference
     that is replaced whole, so a reader sees the versions before a swap or after it, never between.
-    The newest version never goes back.
+    The newest version never goes back; which one answers does, while one is pinned.
     """
 
     def __init__(
@@ -44,30 +61,41 @@ class Slot:
         Args:
             first: the version to start with.
             load_version: reads a version from the checkpoint store; raises CheckpointError where it
-                does not exist. None pins the slot to `first`.
+                does not exist. None pins the slot to `first` for good.
             name: for messages.
         """
-        self._held: tuple[Loaded, ...] = (first,)  # newest first
+        self._held = _Held((first,))
         self._load_version = load_version
         self._lock = threading.Lock()
         self._name = name
 
     @property
     def newest(self) -> Loaded:
-        """What answers a request that asks for no version."""
-        return self._held[0]
+        """The newest version in memory."""
+        return self._held.versions[0]
+
+    @property
+    def current(self) -> Loaded:
+        """What answers a request that asks for no version: the pinned one, else the newest."""
+        return self._held.current
+
+    @property
+    def pinned(self) -> int | None:
+        """The version that `pin` chose."""
+        pinned = self._held.pinned
+        return None if pinned is None else pinned.version
 
     @property
     def versions(self) -> list[int]:
         """Versions in memory, newest first."""
-        return [loaded.version for loaded in self._held]
+        return [loaded.version for loaded in self._held.versions]
 
     def find(self, min_version: int = 0, *, exact: bool = False) -> Loaded | None:
         """The version that must answer, or None where it is not in memory."""
         held = self._held
         if not exact:
-            return held[0] if held[0].version >= min_version else None
-        return next((loaded for loaded in held if loaded.version == min_version), None)
+            return held.current if held.current.version >= min_version else None
+        return next((loaded for loaded in held.versions if loaded.version == min_version), None)
 
     def load(self, version: int, *, exact: bool = False) -> Loaded:
         """Brings a version into memory; returns what then answers `find(version, exact=exact)`.
@@ -82,15 +110,46 @@ class Slot:
             found = self.find(version, exact=exact)
             if found is not None:
                 return found
-            if self._load_version is None:
+            held = self._held
+            if held.pinned is not None and not exact:
                 raise CheckpointError(
-                    f"version == {version}, must be {self.newest.version}: {self._name} is pinned."
+                    f"version == {version}, must be <= {held.pinned.version}, to which "
+                    f"{self._name} is pinned."
                 )
-            loaded = Loaded(version, self._load_version(version))
+            loaded = self._read(version)
             # The second place goes to the version that was newest, or to the one just asked for.
-            newest, other = sorted((self._held[0], loaded), key=lambda x: x.version, reverse=True)
-            self._held = (newest, other)
+            # A pinned one keeps a place of its own: it answers everybody else.
+            self._hold(held.pinned, held.versions[0], loaded)
             return loaded
+
+    def bring(self, version: int) -> Loaded:
+        """A version to pin, read if it is not in memory; what answers does not change.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        with self._lock:
+            return self.find(version, exact=True) or self._read(version)
+
+    def pin(self, loaded: Loaded | None) -> None:
+        """Lets one version answer, whichever comes, until it is called with None.
+
+        The newest version stays beside it, to answer again from the moment it is unpinned.
+        """
+        with self._lock:
+            self._hold(loaded, self._held.versions[0])
+
+    def _hold(self, pinned: Loaded | None, *others: Loaded) -> None:
+        kept = {loaded.version: loaded for loaded in (*others, *([pinned] if pinned else []))}
+        versions = sorted(kept.values(), key=lambda x: x.version, reverse=True)
+        self._held = _Held(tuple(versions), pinned)
+
+    def _read(self, version: int) -> Loaded:
+        if self._load_version is None:
+            raise CheckpointError(
+                f"version == {version}, must be {self.newest.version}: {self._name} is pinned."
+            )
+        return Loaded(version, self._load_version(version))
 
 
 def score(loaded: Loaded, requests: Sequence[RankRequest]) -> list[RankResponse]:

@@ -1,4 +1,4 @@
-"""deploy/config.yaml against Serve's own models: Serve ignores a key that it does not know."""
+"""The configs in deploy/ against Serve's own models: Serve ignores a key that it does not know."""
 
 import re
 import typing
@@ -9,11 +9,14 @@ import yaml
 from pydantic import BaseModel
 from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySchema
 
-from ifa_ray.serving.app import DEPLOYMENT, build_app
+from ifa_ray.errors import ConfigError
+from ifa_ray.serving.app import DEPLOYMENT, build_app, deployment_for
+from ifa_ray.serving.deployment import open_slot
 from ifa_ray.serving.proto import ranking_pb2_grpc
-from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.settings import AppSettings, LiveSettings
 
-CONFIG = Path(__file__).parents[2] / "deploy" / "config.yaml"
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CONFIG = DEPLOY / "config.yaml"
 # Serve types these loosely (a dict, or `Any` by default) and reads them with these models.
 LOOSE = {"logging_config": LoggingConfig, "ray_actor_options": RayActorOptionsSchema}
 FREE = {"args", "user_config", "runtime_env"}  # keys of the user's own
@@ -56,7 +59,16 @@ def with_everything_wanted():
     return yaml.safe_load(head + "\n".join(line.replace("  # ", "  ", 1) for line in lines))
 
 
-@pytest.mark.parametrize("values", [config(), with_everything_wanted()])
+def gpu_config():
+    return yaml.safe_load((DEPLOY / "config.gpu.yaml").read_text())
+
+
+ALL = pytest.mark.parametrize(
+    "values", [config(), with_everything_wanted(), gpu_config()], ids=["cpu", "all", "gpu"]
+)
+
+
+@ALL
 def test_serve_knows_every_key(values):
     assert list(unknown_keys(values, ServeDeploySchema)) == []
     ServeDeploySchema.model_validate(values)
@@ -94,8 +106,9 @@ def test_grpc_is_off_until_somebody_asks_for_it():
     ]
 
 
-def test_every_application_has_valid_settings_and_the_names_that_exist():
-    for application in with_everything_wanted()["applications"]:
+@ALL
+def test_every_application_has_valid_settings_and_the_names_that_exist(values):
+    for application in values["applications"]:
         settings = AppSettings.model_validate(application["args"])
         assert settings.name == application["name"]
         assert application["route_prefix"] == f"/{application['name']}"
@@ -103,15 +116,57 @@ def test_every_application_has_valid_settings_and_the_names_that_exist():
         assert {d["name"] for d in application.get("deployments", [])} <= {DEPLOYMENT}
 
 
-def test_the_unauthenticated_port_listens_on_this_machine_only():
-    assert config()["http_options"]["host"] == "127.0.0.1"
+@pytest.mark.parametrize("name", ["config.yaml"])
+def test_the_commented_user_config_is_one_that_replicas_take(name):
+    (line,) = [line for line in (DEPLOY / name).read_text().splitlines() if "user_config" in line]
+    live = yaml.safe_load(line.strip().removeprefix("# "))["user_config"]
+    assert [pin.version for pin in LiveSettings.model_validate(live).pins] == [3]
 
 
-def test_paths_are_those_that_a_run_writes():
+@ALL
+def test_the_unauthenticated_port_listens_on_this_machine_only(values):
+    assert values["http_options"]["host"] == "127.0.0.1"
+
+
+def test_replicas_of_the_gpu_config_fill_one_card_and_the_plain_one_asks_for_none():
+    args = gpu_config()["applications"][0]["args"]
+    assert args["num_replicas"] * args["num_gpus"] == 1
+    assert AppSettings.model_validate(config()["applications"][0]["args"]).num_gpus == 0
+
+
+def test_a_deployment_reserves_what_its_settings_say():
+    settings = AppSettings.model_validate(gpu_config()["applications"][0]["args"])
+    deployment = deployment_for(settings)._bound_deployment
+    assert deployment.ray_actor_options["num_gpus"] == 0.5
+    assert deployment.ray_actor_options["num_cpus"] == 1
+
+
+def test_a_card_that_is_not_there_is_an_error_at_the_start(tmp_path, monkeypatch):
+    import torch
+    from test_serve_deploy import make_items
+
+    from ifa_ray.data.log import write_items
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_items(tmp_path / "items.parquet", make_items())
+    slot = {"items": str(tmp_path / "items.parquet"), "checkpoints": str(tmp_path)}
+    settings = AppSettings.model_validate({"name": "x", "slots": [slot], "num_gpus": 0.5})
+    with pytest.raises(ConfigError, match=r"num_gpus == 0.5, must be 0: torch sees no CUDA"):
+        open_slot(settings, 0)
+
+
+def test_a_ranker_of_ones_own_gets_no_card():
+    slot = {"items": "items"}
+    with pytest.raises(ValueError, match=r"num_gpus == 1.0, must be 0 with ranker"):
+        AppSettings.model_validate({"name": "x", "slots": [slot], "ranker": "a:B", "num_gpus": 1})
+
+
+@ALL
+def test_paths_are_those_that_a_run_writes(values):
     from ifa_ray.data.run_folder import RunFolder
 
     run = RunFolder(Path("runs/latest"))
-    for application in with_everything_wanted()["applications"]:
+    for application in values["applications"]:
         (slot,) = application["args"]["slots"]
         assert slot["items"] == str(run.items(0))
         assert slot["checkpoints"] == str(run.models(application["name"], 0))

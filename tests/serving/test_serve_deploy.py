@@ -106,7 +106,10 @@ class Deployed:
         return ModelRanker(model, self.items, version).rank(requests)
 
     def deploy(self, **applications):
-        """Deploys deploy/config.yaml on a free port, with more applications if wanted."""
+        """Deploys deploy/config.yaml on a free port, with more applications if wanted.
+
+        `user_config` among an application's arguments is its deployment's.
+        """
         path = self.folder / "deploy" / "config.yaml"
         config = yaml.safe_load((ROOT / "deploy" / "config.yaml").read_text())
         config["http_options"]["port"] = self.cluster.http
@@ -118,8 +121,10 @@ class Deployed:
                 "route_prefix": f"/{name}",
                 "import_path": "ifa_ray.serving.app:build_app",
                 "args": {"name": name, "num_cpus": 0.5, **args},
+                "deployments": [{"name": "Ranker", "user_config": live}],
             }
             for name, args in applications.items()
+            for live in [args.pop("user_config", {})]
         ]
         path.write_text(yaml.safe_dump(config))
         self.cluster.shell(f"serve deploy -a {self.cluster.address} deploy/config.yaml")
@@ -441,6 +446,55 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 50)
         assert client.erase(whole.user_id) == 50
         assert_ranked_alike(client, 0)
+
+
+def test_a_version_is_pinned_and_unpinned_without_a_restart_while_a_newer_one_shadows(deployed):
+    versions = sorted(int(path.name.split("=")[1]) for path in deployed.models.iterdir())
+    newest = versions[-1] + 1
+    deployed.publish(newest)
+    slot = {
+        "items": "runs/latest/worlds/replicate=0/items.parquet",
+        "checkpoints": "runs/latest/models/ifa/replicate=0",
+        "shadow": {"log": "shadow", "version": newest, "share": 1.0},
+    }
+
+    def deploy(pins):
+        deployed.deploy(live={"slots": [slot], "user_config": {"pins": pins}})
+
+    def replica():
+        processes = [" ".join(process.cmdline()) for process in deployed.cluster.processes()]
+        return [line for line in processes if "ray::ServeReplica:live" in line]
+
+    def served(version):
+        """Once a ranking is by this version: the ranking."""
+        with RankClient(f"{deployed.url}/live", retries=9, timeout_s=30) as client:
+            (answer,) = client.rank([make_request()])
+        return answer if answer.model_version == version else None
+
+    deploy([{"slot": 0, "version": 0}])
+    assert deployed.status_once_settled("live")["status"] == "RUNNING"
+    pinned = served(0)
+    assert_same_ranking([pinned], deployed.rank_here([make_request()], 0))
+    before = replica()
+    with RankClient(f"{deployed.url}/live") as client:
+        assert client.models()["slots"][0]["pinned"] == 0
+        with pytest.raises(ServingError, match=f"version == {newest}, must be <= 0"):
+            client.rank([make_request()], min_version=newest)
+
+    def lines():
+        return [json.loads(line) for path in (deployed.folder / "shadow").glob("live-slot0-*")
+                for line in path.read_text().splitlines()]  # fmt: skip
+
+    line = wait_until(lines, 20, "a line of the shadow")[0]
+    (expected,) = deployed.rank_here([make_request()], newest)
+    assert (line["version"], line["shadow_version"]) == (0, newest)
+    assert line["shadow_ids"] == expected.ids_K.tolist()
+    assert line["shadow_scores"] == expected.scores_K.tolist()
+    deploy([])
+    unpinned = wait_until(lambda: served(newest), 30, "the newest version")
+    assert_same_ranking([unpinned], [expected])
+    assert replica() == before
+    assert len(before) == 1
 
 
 def ranked(client, request):

@@ -97,6 +97,6 @@ def test_every_route_is_in_the_table():
 def test_every_metric_is_in_the_table():
     source = Path(measures.__file__).read_text()
     names = {f"ray_{PREFIX}_{name}" for name in re.findall(r'f"{PREFIX}_(\w+)"', source)}
-    assert len(names) == 11
+    assert len(names) == 12
     assert names == set(re.findall(r"`(ray_ifa_ray_\w+)`", DOC))
     assert set(re.findall(r"`(wait|rank|append|erase)`", DOC)) >= set(measures.STAGES)

@@ -10,6 +10,7 @@ Letters: B requests, C candidates, X real candidates of all requests, L objectiv
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
 from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.precision import multiply_towers_in_bfloat16
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
@@ -116,8 +118,6 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
-        after_backward: called with the model's parameters between backward and step; several
-            workers average their gradients there.
     """
 
     def __init__(
@@ -128,9 +128,8 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
-        after_backward: Callable[[Iterable[torch.nn.Parameter]], None] = lambda _: None,
     ) -> None:
-        self._after_backward = after_backward
+        self._ranks: Ranks | None = None
         self.model_config = model_config
         self.training_config = training_config
         self.items = items
@@ -154,41 +153,58 @@ class Learner:
         if dense:
             self._optimizers.append(torch.optim.Adam(dense, lr=rate))
 
+    def share(self, ranks: Ranks) -> None:
+        """From now on learns its part of each batch, and the ranks take each step together.
+
+        Every rank's learner must be equal to the others', and is given the same whole batches.
+        """
+        self._ranks = ranks
+
     def step(self, samples: Sequence[TrainingSample]) -> BatchResult:
         """Tests on one batch, then takes one optimiser step on it.
 
+        Returns:
+            What was said of the whole batch, on every rank where there are several.
+
         Raises:
-            RankerError: if the loss is not finite; the weights are then as before the step.
+            RankerError: if the loss is not finite, on all ranks alike; the weights are then as
+                before the step.
         """
         started = self._clock()
         self.model.train()
-        batch = build_batch([s.request for s in samples], self.items, self.model_config)
+        part = samples if self._ranks is None else self._ranks.part(samples)
+        batch = build_batch([s.request for s in part], self.items, self.model_config)
         outputs = self.model.outputs(batch)
         logits_BCL = outputs.logits_BCL
-        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
+        labels_BCL, mask_BC = _padded_labels(part, logits_BCL.shape[1])
         loss, _ = entire_space_loss(
             logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights
         )
         if outputs.auxiliary_BC is not None:
             loss = loss + auxiliary_loss(outputs.auxiliary_BC, labels_BCL[..., _CLICK], mask_BC)
-        if not torch.isfinite(loss):
+        value = loss.item()
+        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
+        if self._ranks is not None:
+            value, log_probs_XL = self._ranks.gather(samples, value, log_probs_XL)
+            loss = loss * self._ranks.weight(samples)
+        if not math.isfinite(value):
             ids = [sample.request.request_id for sample in samples]
             raise RankerError(
-                f"loss == {loss.item()} of {self.model_config.name} at step {self.steps} on "
+                f"loss == {value} of {self.model_config.name} at step {self.steps} on "
                 f"requests {ids}, must be finite."
             )
-        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
         if self.model.set_response is not None:
-            self._teach_set_step(self.model.set_response, samples, logits_BCL.detach().numpy())
+            self._teach_set_step(self.model.set_response, part, logits_BCL.detach().numpy())
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._after_backward(self.model.parameters())
+        if self._ranks is not None:
+            self._ranks.average(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
         return BatchResult(
-            loss=loss.item(),
+            loss=value,
             user_ids_B=np.array([s.request.user_id for s in samples], np.int64),
             sizes_B=np.array([len(s.labels_CL) for s in samples], np.int64),
             log_probs_XL=log_probs_XL,

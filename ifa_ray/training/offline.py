@@ -40,7 +40,7 @@ from ifa_ray.training.gate import (
 from ifa_ray.training.loop import BatchResult, Learner, batches, summarise
 from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
 from ifa_ray.training.offline_output import write_plots
-from ifa_ray.training.parallel import Ranks
+from ifa_ray.training.parallel import Ranks, require_workers
 from ifa_ray.training.retention import apply_retention
 from ifa_ray.training.sources import SampleStream
 from ifa_ray.training.totals import StreamTotals
@@ -87,16 +87,11 @@ class OfflineSettings(Config):
     def __post_init__(self) -> None:
         Every.parse("publish_every", self.publish_every)
         Every.parse("metrics_every", self.metrics_every)
-        for field in ("num_sampled", "threads", "workers"):
+        for field in ("num_sampled", "threads"):
             require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
         for field in ("max_requests", "replicate", "seed"):
             require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
-        batch_size = self.training.batch_size
-        require(self.workers <= batch_size, "workers", self.workers,
-                f"<= batch_size, {batch_size}: each has its part of a batch")  # fmt: skip
-        # Its Newton steps read what was shown in the whole batch.
-        require(self.workers == 1 or self.model.set_step != "learned", "workers", self.workers,
-                "1 where set_step == 'learned'")  # fmt: skip
+        require_workers(self.workers, self.model, self.training)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values; one worker is left out, as before there could be more."""

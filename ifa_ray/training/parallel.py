@@ -22,9 +22,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 
-__all__ = ["Ranks", "average_gradients", "part_of_rank"]
+__all__ = ["Ranks", "average_gradients", "part_of_rank", "require_workers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +108,20 @@ class Ranks:
         if len(samples) < self.world_size:
             return [samples] * self.world_size
         return [part_of_rank(samples, rank, self.world_size) for rank in range(self.world_size)]
+
+
+def require_workers(workers: int, model: ModelConfig, training: TrainingConfig) -> None:
+    """Refuses a number of workers that cannot share a training.
+
+    Raises:
+        ConfigError: naming the setting and its rule.
+    """
+    require(workers >= 1, "workers", workers, ">= 1")
+    require(workers <= training.batch_size, "workers", workers,
+            f"<= batch_size, {training.batch_size}: each has its part of a batch")  # fmt: skip
+    # Its Newton steps read what was shown in the whole batch.
+    require(workers == 1 or model.set_step != "learned", "workers", workers,
+            "1 where set_step == 'learned'")  # fmt: skip
 
 
 def _candidates(samples: Sequence[TrainingSample]) -> int:

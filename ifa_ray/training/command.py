@@ -100,6 +100,10 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     size.add_argument("--tower-precision", choices=TOWER_PRECISIONS, default="float32",
                       help="of the towers' products; bfloat16 is faster where the processor "
                       "multiplies it (default: float32)")  # fmt: skip
+    size.add_argument("--negative-rate", type=float, default=1.0, metavar="X", help="share of the "
+                      "candidates without any label that is learned from; all are tested. Below 1 "
+                      "for models whose candidates do not read each other "
+                      "(default: 1)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
     size.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share "
@@ -255,6 +259,7 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         sparse_optimizer=options.sparse_optimizer,
         sparse_learning_rate=options.sparse_learning_rate,
         tower_precision=options.tower_precision,
+        negative_rate=options.negative_rate,
     )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,

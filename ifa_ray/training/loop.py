@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
@@ -30,7 +30,13 @@ from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
-from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.losses import (
+    Importance,
+    auxiliary_loss,
+    entire_space_log_probs,
+    entire_space_loss,
+)
+from ifa_ray.training.negatives import kept_places, learned_part
 from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.precision import multiply_towers_in_bfloat16
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
@@ -51,6 +57,7 @@ class BatchResult:
         log_probs_XL: float32, log p(l|can) of each candidate, request after request.
         labels_XL: uint8.
         seconds: of testing and training together.
+        learned_B: int64, candidates of each request that were learned from; None means all.
     """
 
     loss: float
@@ -59,6 +66,7 @@ class BatchResult:
     log_probs_XL: npt.NDArray[np.float32]
     labels_XL: npt.NDArray[np.uint8]
     seconds: float
+    learned_B: npt.NDArray[np.int64] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,7 @@ class StreamMetrics:
         log_loss: mean over candidates, nats.
         calibration: predicted over observed positives.
         seconds: of testing and training. A measurement: all else repeats exactly.
+        learned_candidates: of `candidates`; None means all.
     """
 
     steps: int
@@ -84,11 +93,14 @@ class StreamMetrics:
     log_loss: Mapping[str, float | None]
     calibration: Mapping[str, float | None]
     seconds: float
+    learned_candidates: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the seconds, so that what a resumed run writes has the same bytes."""
         values = dataclasses.asdict(self)
         del values["seconds"]
+        if self.learned_candidates is None:
+            del values["learned_candidates"]
         return values
 
 
@@ -138,6 +150,9 @@ class Learner:
         self.model: RankModel = build_model(model_config, items, seed)
         if training_config.tower_precision == "bfloat16":
             multiply_towers_in_bfloat16(self.model)
+        require(training_config.negative_rate == 1 or not self.model.reads_candidates_together,
+                "negative_rate", training_config.negative_rate,
+                f"1 for {model_config.name}: its candidates read each other (F_cc)")  # fmt: skip
         self._clock = clock
         self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate
@@ -173,26 +188,24 @@ class Learner:
         started = self._clock()
         self.model.train()
         part = samples if self._ranks is None else self._ranks.part(samples)
-        batch = build_batch([s.request for s in part], self.items, self.model_config)
-        outputs = self.model.outputs(batch)
-        logits_BCL = outputs.logits_BCL
-        labels_BCL, mask_BC = _padded_labels(part, logits_BCL.shape[1])
-        loss, _ = entire_space_loss(
-            logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights
-        )
-        if outputs.auxiliary_BC is not None:
-            loss = loss + auxiliary_loss(outputs.auxiliary_BC, labels_BCL[..., _CLICK], mask_BC)
+        # Where some negatives alone are learned from, all are tested, without a gradient.
+        sampled = self.training_config.negative_rate < 1
+        with torch.set_grad_enabled(not sampled):
+            loss, logits_BCL, mask_BC = self._loss(part)
         value = loss.item()
         log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
         if self._ranks is not None:
             value, log_probs_XL = self._ranks.gather(samples, value, log_probs_XL)
-            loss = loss * self._ranks.weight(samples)
         if not math.isfinite(value):
             ids = [sample.request.request_id for sample in samples]
             raise RankerError(
                 f"loss == {value} of {self.model_config.name} at step {self.steps} on "
                 f"requests {ids}, must be finite."
             )
+        if sampled:
+            loss = self._loss_of_kept(part)
+        if self._ranks is not None:
+            loss = loss * self._ranks.weight(samples)
         if self.model.set_response is not None:
             self._teach_set_step(self.model.set_response, part, logits_BCL.detach().numpy())
         for optimizer in self._optimizers:
@@ -210,7 +223,39 @@ class Learner:
             log_probs_XL=log_probs_XL,
             labels_XL=np.concatenate([s.labels_CL for s in samples]),
             seconds=self._clock() - started,
+            learned_B=self._learned(samples) if sampled else None,
         )
+
+    def _loss(
+        self, samples: Sequence[TrainingSample], importance: Importance | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss of some requests, their logits [B, C, L] and the mask [B, C]."""
+        batch = build_batch([s.request for s in samples], self.items, self.model_config)
+        outputs = self.model.outputs(batch)
+        logits_BCL = outputs.logits_BCL
+        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
+        loss, _ = entire_space_loss(
+            logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights, importance
+        )
+        if outputs.auxiliary_BC is not None:
+            clicks_BC = labels_BCL[..., _CLICK]
+            loss = loss + auxiliary_loss(outputs.auxiliary_BC, clicks_BC, mask_BC, importance)
+        return loss, logits_BCL, mask_BC
+
+    def _loss_of_kept(self, samples: Sequence[TrainingSample]) -> torch.Tensor:
+        """An unbiased estimate of the loss, from all positives and some negatives."""
+        kept, weights = learned_part(samples, self.training_config.negative_rate, self.seed)
+        weights_BC = np.zeros((len(kept), max(len(each) for each in weights)), np.float32)
+        for row, weights_C in enumerate(weights):
+            weights_BC[row, : len(weights_C)] = weights_C
+        candidates = sum(len(sample.labels_CL) for sample in samples)
+        return self._loss(kept, Importance(torch.from_numpy(weights_BC), candidates))[0]
+
+    def _learned(self, samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
+        """How many candidates of each request count anything, [B]."""
+        rate, seed = self.training_config.negative_rate, self.seed
+        counts = [np.count_nonzero(kept_places(sample, rate, seed)[1]) for sample in samples]
+        return np.array(counts, np.int64)
 
     def _teach_set_step(
         self,
@@ -328,6 +373,7 @@ def summarise(results: Sequence[BatchResult], tested: int | None = None) -> Stre
     none = np.empty((0, len(OBJECTIVES)), np.uint8)
     log_probs_XL = np.concatenate([none.astype(np.float32), *(r.log_probs_XL for r in results)])
     labels_XL = np.concatenate([none, *(r.labels_XL for r in results)])
+    learned = [r.learned_B for r in results if r.learned_B is not None]
     columns = {name: (log_probs_XL[:X, i], labels_XL[:X, i]) for i, name in enumerate(OBJECTIVES)}
     return StreamMetrics(
         steps=len(results),
@@ -339,6 +385,7 @@ def summarise(results: Sequence[BatchResult], tested: int | None = None) -> Stre
         log_loss={name: log_loss(p, y) for name, (p, y) in columns.items()},
         calibration={name: calibration(p, y) for name, (p, y) in columns.items()},
         seconds=float(sum(r.seconds for r in results)),
+        learned_candidates=sum(int(n.sum()) for n in learned) if learned else None,
     )
 
 

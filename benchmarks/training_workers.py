@@ -19,7 +19,7 @@ from benchmarks.synthetic import catalogue
 from benchmarks.training_log import sample
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.training.loop import Learner
-from ifa_ray.training.parallel import average_gradients
+from ifa_ray.training.parallel import Ranks
 
 __all__ = ["measure_workers"]
 
@@ -61,18 +61,19 @@ def _work(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers
     )
     items = catalogue(_MODEL_ITEMS, SEED)
-    # One worker averages with nobody, so that the difference is what a second one costs.
-    hook = average_gradients if workers > 1 else (lambda _: None)
-    learner = Learner(model, TrainingConfig(), items, SEED, after_backward=hook)
-    samples = [
-        sample(items, m, n, seed=SEED, number=number * workers + rank)
+    learner = Learner(model, TrainingConfig(), items, SEED)
+    # One worker shares with nobody, so that the difference is what a second one costs.
+    if workers > 1:
+        learner.share(Ranks.here())
+    batches = [
+        [sample(items, m, n, seed=SEED, number=number * workers + each) for each in range(workers)]
         for number in range(steps + 1)
     ]
-    learner.step([samples[0]])
+    learner.step(batches[0])
     dist.barrier()
     cpu, wall = time.process_time(), time.perf_counter()
-    for one in samples[1:]:
-        learner.step([one])
+    for batch in batches[1:]:
+        learner.step(batch)
     found = {
         "cpu": (time.process_time() - cpu) / steps,
         "wall": (time.perf_counter() - wall) / steps,

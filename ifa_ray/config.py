@@ -179,6 +179,9 @@ class TrainingConfig(Config):
             hashed table, row-wise Adagrad one for each row.
         sparse_learning_rate: of the hashed tables; None is `learning_rate`.
         tower_precision: of the towers' products while learning, one of `TOWER_PRECISIONS`.
+        negative_rate: of the candidates of which nothing happened, how many are learned from, each
+            counting for so many more; all are tested. Below 1 for models alone whose candidates do
+            not read each other.
     """
 
     batch_size: int = 4
@@ -187,6 +190,7 @@ class TrainingConfig(Config):
     sparse_optimizer: str = "adam"
     sparse_learning_rate: float | None = None
     tower_precision: str = "float32"
+    negative_rate: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
@@ -199,6 +203,7 @@ class TrainingConfig(Config):
             raise unknown_name("tower_precision", self.tower_precision, TOWER_PRECISIONS)
         rate = self.sparse_learning_rate
         require(rate is None or rate > 0, "sparse_learning_rate", rate, "> 0")
+        require(0 < self.negative_rate <= 1, "negative_rate", self.negative_rate, "in (0, 1]")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values; those that came later are left out while they are unused.
@@ -206,7 +211,9 @@ class TrainingConfig(Config):
         So a checkpoint of a training that does not use them is what it was before they existed.
         """
         values = super().to_dict()
-        for name in ("sparse_optimizer", "sparse_learning_rate", "tower_precision"):
+        for name in (
+            "sparse_optimizer", "sparse_learning_rate", "tower_precision", "negative_rate",
+        ):  # fmt: skip
             if values[name] == getattr(type(self), name):
                 del values[name]
         return values

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -135,7 +136,14 @@ class Outputs:
 
 
 class RankModel(nn.Module, ABC):
-    """A ranking model: a batch of requests to logits of every candidate and objective."""
+    """A ranking model: a batch of requests to logits of every candidate and objective.
+
+    Attributes:
+        reads_candidates_together: whether a candidate's logits depend on which others are there
+            (F_cc of the paper); where not, a model may learn from some candidates of a request.
+    """
+
+    reads_candidates_together: ClassVar[bool] = False
 
     def __init__(
         self,

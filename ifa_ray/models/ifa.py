@@ -22,6 +22,8 @@ __all__ = ["IFA", "SetAttention"]
 class IFA(RankModel):
     """Candidates read the whole history, and each other, by linear attention."""
 
+    reads_candidates_together = True
+
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, extra_width=config.width)
         self.candidates_to_sequence = LinearAttention(config.width, config.phi)

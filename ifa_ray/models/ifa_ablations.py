@@ -17,6 +17,8 @@ __all__ = ["IFAWithoutFSM", "IFAWithoutFSMAndRAM"]
 class IFAWithoutFSM(Twin):
     """IFA-FSM: F_cs of equation 2 replaced by TWIN's two-step attention, F_cc kept."""
 
+    reads_candidates_together = True
+
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, extra_width=config.width)
         self.candidates_to_candidates = SetAttention(config.width, config.phi)

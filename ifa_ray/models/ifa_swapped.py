@@ -40,6 +40,8 @@ __all__ = [
 class IFASwapped(RankModel):
     """Candidates read the history by the one attention and each other by the other."""
 
+    reads_candidates_together = True
+
     def __init__(
         self,
         config: ModelConfig,

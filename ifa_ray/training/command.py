@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,17 +27,19 @@ from ifa_ray.models import MODELS
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.catalogues import table_report
 from ifa_ray.training.gate import GateConfig, PublicationRefused
-from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
+from ifa_ray.training.offline import Keep, OfflineSettings, follow, train_offline
 from ifa_ray.training.offline_folder import OfflineFolder
 from ifa_ray.training.offline_output import summary_lines
+from ifa_ray.training.parallel import Ranks
+from ifa_ray.training.processes import WorkerLost, run_ranks
 from ifa_ray.training.progress import TrainingProgress
 from ifa_ray.training.sources import SampleStream, read_stream
 from ifa_ray.training.trackers import MlflowTracker, TensorBoardTracker, Tracker
 from ifa_ray.training.train_help import EPILOG, HELP
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_REFUSED", "add_train", "run_train"]
+__all__ = ["EXIT_INTERRUPTED", "EXIT_LOST", "EXIT_REFUSED", "add_train", "run_train"]
 
-EXIT_REFUSED, EXIT_INTERRUPTED = 3, 130
+EXIT_REFUSED, EXIT_LOST, EXIT_INTERRUPTED = 3, 4, 130
 
 _MODEL_SIZES = (
     ("--width", "width", 32, "D, of embeddings and attention"),
@@ -97,8 +100,14 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     size.add_argument("--tower-precision", choices=TOWER_PRECISIONS, default="float32",
                       help="of the towers' products; bfloat16 is faster where the processor "
                       "multiplies it (default: float32)")  # fmt: skip
+    size.add_argument("--negative-rate", type=float, default=1.0, metavar="X", help="share of the "
+                      "candidates without any label that is learned from; all are tested. Below 1 "
+                      "for models whose candidates do not read each other "
+                      "(default: 1)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
+    size.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share "
+                      "each batch, equal to one worker to rounding (default: 1)")  # fmt: skip
     more = command.add_argument_group("where metrics go beside metrics.jsonl and plots/")
     more.add_argument("--tensorboard", action="store_true", help="event files in OUT/tensorboard")
     more.add_argument("--mlflow", action="store_true", help="MLflow's file backend in OUT/mlflow")
@@ -138,28 +147,17 @@ def run_train(options: argparse.Namespace) -> int:
         The process's status.
     """
     settings = _settings(options)
-    gate = GateConfig(
-        objective=options.gate_objective, max_auc_drop=options.max_auc_drop,
-        min_positives=options.min_positives, max_loss_ratio=options.max_loss_ratio,
-    )  # fmt: skip
-    keep = Keep(last=options.keep, daily=not options.no_daily)
-    folder = OfflineFolder(options.out)
-    torch.set_num_threads(settings.threads)
     try:
-        with folder.locked(), TrainingProgress() as progress:
-            folder.open(settings.to_dict(), resume=options.resume)
-            stream = _read(settings, options.skip_damaged)
-            for note in stream.notes:
-                progress.say(note)
-            _report_tables(folder, stream, settings, progress)
-            metrics = train_offline(
-                folder, settings, stream, gate=gate, keep=keep, listener=progress,
-                trackers=functools.partial(_trackers, options, settings),
-                warm_start=options.warm_start, allow_added_items=options.allow_added_items,
-            )  # fmt: skip
+        if settings.workers == 1:
+            metrics = _train(options, None)
+        else:
+            metrics = run_ranks(_work, options, settings.workers)
     except PublicationRefused as error:
         print(f"refused: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except WorkerLost as error:
+        print(f"failed: {error}\ncontinue with --resume --out {options.out}", file=sys.stderr)
+        return EXIT_LOST
     except KeyboardInterrupt:
         print(f"\ninterrupted; continue with --resume --out {options.out}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -167,6 +165,42 @@ def run_train(options: argparse.Namespace) -> int:
         print(line)
     print(options.out)
     return 0
+
+
+def _work(ranks: Ranks, options: argparse.Namespace) -> dict[str, Any]:
+    """What one of several processes does; the first prints progress and writes."""
+    if ranks.rank == 0:
+        return _train(options, ranks)
+    settings = _settings(options)
+    torch.set_num_threads(settings.threads)
+    follow(
+        OfflineFolder(options.out), settings, _read(settings, options.skip_damaged), ranks,
+        warm_start=options.warm_start, allow_added_items=options.allow_added_items,
+    )  # fmt: skip
+    return {}
+
+
+def _train(options: argparse.Namespace, ranks: Ranks | None) -> dict[str, Any]:
+    settings = _settings(options)
+    gate = GateConfig(
+        objective=options.gate_objective, max_auc_drop=options.max_auc_drop,
+        min_positives=options.min_positives, max_loss_ratio=options.max_loss_ratio,
+    )  # fmt: skip
+    keep = Keep(last=options.keep, daily=not options.no_daily)
+    folder = OfflineFolder(options.out)
+    torch.set_num_threads(settings.threads)
+    with folder.locked(), TrainingProgress() as progress:
+        folder.open(settings.to_dict(), resume=options.resume)
+        stream = _read(settings, options.skip_damaged)
+        for note in stream.notes:
+            progress.say(note)
+        _report_tables(folder, stream, settings, progress)
+        return train_offline(
+            folder, settings, stream, gate=gate, keep=keep, listener=progress,
+            trackers=functools.partial(_trackers, options, settings),
+            warm_start=options.warm_start, allow_added_items=options.allow_added_items,
+            ranks=ranks,
+        )  # fmt: skip
 
 
 def _read(settings: OfflineSettings, skip_damaged: bool) -> SampleStream:
@@ -225,12 +259,13 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         sparse_optimizer=options.sparse_optimizer,
         sparse_learning_rate=options.sparse_learning_rate,
         tower_precision=options.tower_precision,
+        negative_rate=options.negative_rate,
     )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,
         num_sampled=options.num_sampled, max_requests=options.max_requests, seed=options.seed,
         publish_every=options.publish_every, metrics_every=options.metrics_every,
-        threads=options.threads, model=model, training=training,
+        threads=options.threads, workers=options.workers, model=model, training=training,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ Letters: B requests, C candidates, X real candidates of all requests, L objectiv
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
@@ -29,7 +30,14 @@ from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.set_step.lessons import lesson_of
 from ifa_ray.set_step.response import SetResponse
 from ifa_ray.set_step.traits import ItemTraits
-from ifa_ray.training.losses import auxiliary_loss, entire_space_log_probs, entire_space_loss
+from ifa_ray.training.losses import (
+    Importance,
+    auxiliary_loss,
+    entire_space_log_probs,
+    entire_space_loss,
+)
+from ifa_ray.training.negatives import kept_places, learned_part
+from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.precision import multiply_towers_in_bfloat16
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
@@ -49,6 +57,7 @@ class BatchResult:
         log_probs_XL: float32, log p(l|can) of each candidate, request after request.
         labels_XL: uint8.
         seconds: of testing and training together.
+        learned_B: int64, candidates of each request that were learned from; None means all.
     """
 
     loss: float
@@ -57,6 +66,7 @@ class BatchResult:
     log_probs_XL: npt.NDArray[np.float32]
     labels_XL: npt.NDArray[np.uint8]
     seconds: float
+    learned_B: npt.NDArray[np.int64] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,7 @@ class StreamMetrics:
         log_loss: mean over candidates, nats.
         calibration: predicted over observed positives.
         seconds: of testing and training. A measurement: all else repeats exactly.
+        learned_candidates: of `candidates`; None means all.
     """
 
     steps: int
@@ -82,11 +93,14 @@ class StreamMetrics:
     log_loss: Mapping[str, float | None]
     calibration: Mapping[str, float | None]
     seconds: float
+    learned_candidates: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the seconds, so that what a resumed run writes has the same bytes."""
         values = dataclasses.asdict(self)
         del values["seconds"]
+        if self.learned_candidates is None:
+            del values["learned_candidates"]
         return values
 
 
@@ -116,8 +130,6 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
-        after_backward: called with the model's parameters between backward and step; several
-            workers average their gradients there.
     """
 
     def __init__(
@@ -128,9 +140,8 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
-        after_backward: Callable[[Iterable[torch.nn.Parameter]], None] = lambda _: None,
     ) -> None:
-        self._after_backward = after_backward
+        self._ranks: Ranks | None = None
         self.model_config = model_config
         self.training_config = training_config
         self.items = items
@@ -139,6 +150,9 @@ class Learner:
         self.model: RankModel = build_model(model_config, items, seed)
         if training_config.tower_precision == "bfloat16":
             multiply_towers_in_bfloat16(self.model)
+        require(training_config.negative_rate == 1 or not self.model.reads_candidates_together,
+                "negative_rate", training_config.negative_rate,
+                f"1 for {model_config.name}: its candidates read each other (F_cc)")  # fmt: skip
         self._clock = clock
         self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
         rate = training_config.learning_rate
@@ -154,47 +168,94 @@ class Learner:
         if dense:
             self._optimizers.append(torch.optim.Adam(dense, lr=rate))
 
+    def share(self, ranks: Ranks) -> None:
+        """From now on learns its part of each batch, and the ranks take each step together.
+
+        Every rank's learner must be equal to the others', and is given the same whole batches.
+        """
+        self._ranks = ranks
+
     def step(self, samples: Sequence[TrainingSample]) -> BatchResult:
         """Tests on one batch, then takes one optimiser step on it.
 
+        Returns:
+            What was said of the whole batch, on every rank where there are several.
+
         Raises:
-            RankerError: if the loss is not finite; the weights are then as before the step.
+            RankerError: if the loss is not finite, on all ranks alike; the weights are then as
+                before the step.
         """
         started = self._clock()
         self.model.train()
-        batch = build_batch([s.request for s in samples], self.items, self.model_config)
-        outputs = self.model.outputs(batch)
-        logits_BCL = outputs.logits_BCL
-        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
-        loss, _ = entire_space_loss(
-            logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights
-        )
-        if outputs.auxiliary_BC is not None:
-            loss = loss + auxiliary_loss(outputs.auxiliary_BC, labels_BCL[..., _CLICK], mask_BC)
-        if not torch.isfinite(loss):
+        part = samples if self._ranks is None else self._ranks.part(samples)
+        # Where some negatives alone are learned from, all are tested, without a gradient.
+        sampled = self.training_config.negative_rate < 1
+        with torch.set_grad_enabled(not sampled):
+            loss, logits_BCL, mask_BC = self._loss(part)
+        value = loss.item()
+        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
+        if self._ranks is not None:
+            value, log_probs_XL = self._ranks.gather(samples, value, log_probs_XL)
+        if not math.isfinite(value):
             ids = [sample.request.request_id for sample in samples]
             raise RankerError(
-                f"loss == {loss.item()} of {self.model_config.name} at step {self.steps} on "
+                f"loss == {value} of {self.model_config.name} at step {self.steps} on "
                 f"requests {ids}, must be finite."
             )
-        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
+        if sampled:
+            loss = self._loss_of_kept(part)
+        if self._ranks is not None:
+            loss = loss * self._ranks.weight(samples)
         if self.model.set_response is not None:
-            self._teach_set_step(self.model.set_response, samples, logits_BCL.detach().numpy())
+            self._teach_set_step(self.model.set_response, part, logits_BCL.detach().numpy())
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self._after_backward(self.model.parameters())
+        if self._ranks is not None:
+            self._ranks.average(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
         return BatchResult(
-            loss=loss.item(),
+            loss=value,
             user_ids_B=np.array([s.request.user_id for s in samples], np.int64),
             sizes_B=np.array([len(s.labels_CL) for s in samples], np.int64),
             log_probs_XL=log_probs_XL,
             labels_XL=np.concatenate([s.labels_CL for s in samples]),
             seconds=self._clock() - started,
+            learned_B=self._learned(samples) if sampled else None,
         )
+
+    def _loss(
+        self, samples: Sequence[TrainingSample], importance: Importance | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss of some requests, their logits [B, C, L] and the mask [B, C]."""
+        batch = build_batch([s.request for s in samples], self.items, self.model_config)
+        outputs = self.model.outputs(batch)
+        logits_BCL = outputs.logits_BCL
+        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
+        loss, _ = entire_space_loss(
+            logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights, importance
+        )
+        if outputs.auxiliary_BC is not None:
+            clicks_BC = labels_BCL[..., _CLICK]
+            loss = loss + auxiliary_loss(outputs.auxiliary_BC, clicks_BC, mask_BC, importance)
+        return loss, logits_BCL, mask_BC
+
+    def _loss_of_kept(self, samples: Sequence[TrainingSample]) -> torch.Tensor:
+        """An unbiased estimate of the loss, from all positives and some negatives."""
+        kept, weights = learned_part(samples, self.training_config.negative_rate, self.seed)
+        weights_BC = np.zeros((len(kept), max(len(each) for each in weights)), np.float32)
+        for row, weights_C in enumerate(weights):
+            weights_BC[row, : len(weights_C)] = weights_C
+        candidates = sum(len(sample.labels_CL) for sample in samples)
+        return self._loss(kept, Importance(torch.from_numpy(weights_BC), candidates))[0]
+
+    def _learned(self, samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
+        """How many candidates of each request count anything, [B]."""
+        rate, seed = self.training_config.negative_rate, self.seed
+        counts = [np.count_nonzero(kept_places(sample, rate, seed)[1]) for sample in samples]
+        return np.array(counts, np.int64)
 
     def _teach_set_step(
         self,
@@ -312,6 +373,7 @@ def summarise(results: Sequence[BatchResult], tested: int | None = None) -> Stre
     none = np.empty((0, len(OBJECTIVES)), np.uint8)
     log_probs_XL = np.concatenate([none.astype(np.float32), *(r.log_probs_XL for r in results)])
     labels_XL = np.concatenate([none, *(r.labels_XL for r in results)])
+    learned = [r.learned_B for r in results if r.learned_B is not None]
     columns = {name: (log_probs_XL[:X, i], labels_XL[:X, i]) for i, name in enumerate(OBJECTIVES)}
     return StreamMetrics(
         steps=len(results),
@@ -323,6 +385,7 @@ def summarise(results: Sequence[BatchResult], tested: int | None = None) -> Stre
         log_loss={name: log_loss(p, y) for name, (p, y) in columns.items()},
         calibration={name: calibration(p, y) for name, (p, y) in columns.items()},
         seconds=float(sum(r.seconds for r in results)),
+        learned_candidates=sum(int(n.sum()) for n in learned) if learned else None,
     )
 
 

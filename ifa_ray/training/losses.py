@@ -9,18 +9,33 @@ Letters: B requests, C candidates, L objectives, the first the impression.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 __all__ = [
+    "Importance",
     "auxiliary_loss",
     "entire_space_log_probs",
     "entire_space_loss",
     "log1mexp",
     "log_complement",
 ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Importance:
+    """What candidates count that were drawn out of more.
+
+    Attributes:
+        weights_BC: float32, 1 / probability of having been drawn; 0 where padded.
+        candidates: of which they were drawn, over which the loss is a mean.
+    """
+
+    weights_BC: torch.Tensor
+    candidates: int
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
@@ -68,6 +83,7 @@ def entire_space_loss(
     labels_BCL: torch.Tensor,
     mask_BC: torch.Tensor,
     weights: tuple[float, ...],
+    importance: Importance | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross entropy of every objective over the whole candidate sets.
 
@@ -76,6 +92,7 @@ def entire_space_loss(
         labels_BCL: 1 where the objective happened.
         mask_BC: boolean, True where a candidate is real.
         weights: of the L objectives in the sum.
+        importance: of the candidates, where these are some of more.
 
     Returns:
         The weighted sum, and the L losses by themselves. Each is a mean over the real candidates of
@@ -86,13 +103,20 @@ def entire_space_loss(
     # Not `labels * log_p + ...`: padding may hold any logit, and a masked term is exactly zero.
     cross_entropy_BCL = -torch.where(labels > 0, log_p, log_not_p)
     masked_BCL = torch.where(mask_BC[..., None], cross_entropy_BCL, 0.0)
-    losses_L = masked_BCL.sum(dim=(0, 1)) / mask_BC.sum()
+    if importance is None:
+        losses_L = masked_BCL.sum(dim=(0, 1)) / mask_BC.sum()
+    else:
+        weighted_BCL = masked_BCL * importance.weights_BC[..., None]
+        losses_L = weighted_BCL.sum(dim=(0, 1)) / importance.candidates
     weights_L = torch.tensor(weights, dtype=torch.float32, device=losses_L.device)
     return (weights_L * losses_L).sum(), losses_L
 
 
 def auxiliary_loss(
-    logits_BC: torch.Tensor, labels_BC: torch.Tensor, mask_BC: torch.Tensor
+    logits_BC: torch.Tensor,
+    labels_BC: torch.Tensor,
+    mask_BC: torch.Tensor,
+    importance: Importance | None = None,
 ) -> torch.Tensor:
     """Cross entropy of one probability given the candidate, by which a search stage learns.
 
@@ -101,4 +125,7 @@ def auxiliary_loss(
     cross_entropy_BC = binary_cross_entropy_with_logits(
         logits_BC.float(), labels_BC.to(torch.float32), reduction="none"
     )
-    return torch.where(mask_BC, cross_entropy_BC, 0.0).sum() / mask_BC.sum()
+    masked_BC = torch.where(mask_BC, cross_entropy_BC, 0.0)
+    if importance is None:
+        return masked_BC.sum() / mask_BC.sum()
+    return (masked_BC * importance.weights_BC).sum() / importance.candidates

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import safetensors.torch
 
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
-from ifa_ray.errors import RankerError
+from ifa_ray.errors import LogError, RankerError
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.training.catalogues import row_hashes
 from ifa_ray.training.checkpoint import (
@@ -40,14 +40,15 @@ from ifa_ray.training.gate import (
 from ifa_ray.training.loop import BatchResult, Learner, batches, summarise
 from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
 from ifa_ray.training.offline_output import write_plots
+from ifa_ray.training.parallel import Ranks, require_workers
 from ifa_ray.training.retention import apply_retention
 from ifa_ray.training.sources import SampleStream
 from ifa_ray.training.totals import StreamTotals
 from ifa_ray.training.trackers import Tracker
-from ifa_ray.training.warm_start import restore, warm_started
+from ifa_ray.training.warm_start import first_learner, restore
 from ifa_ray.training.windows import Every, day_of, window_rows
 
-__all__ = ["Keep", "Listener", "OfflineSettings", "train_offline"]
+__all__ = ["Keep", "Listener", "OfflineSettings", "follow", "train_offline"]
 
 TOTALS, ITEMS = "totals.safetensors", "items.safetensors"
 """Files of a version: sums over the whole stream, and hashes of the catalogue's items."""
@@ -66,6 +67,7 @@ class OfflineSettings(Config):
         publish_every: how the stream is cut into versions: see `Every`.
         metrics_every: how it is cut into rows of metrics.
         threads: of torch; sums in another order are other numbers.
+        workers: processes that share each batch, which makes another order too.
         model, training: settings of the learner.
     """
 
@@ -78,6 +80,7 @@ class OfflineSettings(Config):
     publish_every: str = "500"
     metrics_every: str = "500"
     threads: int = 1
+    workers: int = 1
     model: ModelConfig
     training: TrainingConfig
 
@@ -88,6 +91,14 @@ class OfflineSettings(Config):
             require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
         for field in ("max_requests", "replicate", "seed"):
             require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
+        require_workers(self.workers, self.model, self.training)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values; one worker is left out, as before there could be more."""
+        values = super().to_dict()
+        if self.workers == 1:
+            del values["workers"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -134,6 +145,7 @@ def train_offline(
     trackers: Callable[[int], Sequence[Tracker]] = lambda _: (),
     warm_start: Path | None = None,
     allow_added_items: bool = False,
+    ranks: Ranks | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Trains from the newest version to the end of the stream.
@@ -148,6 +160,7 @@ def train_offline(
         trackers: made when the first row that they get is known, by its number of requests.
         warm_start: a version, of any training, whose weights version 0 begins with.
         allow_added_items: whether versions of a smaller catalogue are gone on from.
+        ranks: those that share the learning, of which this is the first; the others `follow`.
         clock: seconds, for measurements.
 
     Returns:
@@ -161,11 +174,7 @@ def train_offline(
     newest = latest_version(folder.models)
     rows = folder.recover_rows()
     if newest is None:
-        learner = (
-            Learner(settings.model, settings.training, stream.items, settings.seed, clock=clock)
-            if warm_start is None
-            else warm_started(warm_start, settings, stream.items, allow_added_items)
-        )
+        learner = first_learner(settings, stream.items, warm_start, allow_added_items, clock=clock)
         cursor, totals, previous = Cursor(), StreamTotals.empty(), None
     else:
         at = version_folder(folder.models, newest)
@@ -174,14 +183,15 @@ def train_offline(
         totals = StreamTotals.of_tensors(safetensors.torch.load(load_file(at, TOTALS)))
         cursor.check(stream.samples)
         learner = restore(at, stream.items, allow_added_items, clock=clock)
+    if ranks is not None:
+        for number in (-1 if newest is None else newest, cursor.requests, _digest(stream.samples)):
+            ranks.of_first(number)
+        learner.share(ranks)
     listener.begin(cursor.requests, len(stream.samples))
     shown = [row for row in rows if row["version"] == newest]
     sinks = trackers(shown[0]["requests_so_far"] if shown else cursor.requests + 1)
     _each(sinks, shown)
-    # What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
-    times_ms = np.maximum.accumulate(
-        np.array([each.request.time_ms for each in stream.samples], np.int64)
-    )
+    times_ms = _times_ms(stream.samples)
     every = Every.parse("publish_every", settings.publish_every)
     trainer = _Trainer(folder, settings, learner, totals, gate, listener)
     version = -1 if newest is None else newest
@@ -204,6 +214,49 @@ def train_offline(
     for sink in sinks:
         sink.close()
     return totals.metrics()
+
+
+def follow(
+    folder: OfflineFolder,
+    settings: OfflineSettings,
+    stream: SampleStream,
+    ranks: Ranks,
+    *,
+    warm_start: Path | None = None,
+    allow_added_items: bool = False,
+) -> None:
+    """Learns along with `train_offline` as one of the other ranks, and writes nothing.
+
+    Raises:
+        LogError: if the log is not the one that the first rank has read.
+        RankerError: if a loss is not finite; the first rank says what comes of it.
+    """
+    # The first of them comes when the first rank has found where to begin.
+    newest, start, digest = (ranks.of_first(0) for _ in range(3))
+    if digest != _digest(stream.samples):
+        raise LogError("the log changed while the workers read it; run the command again.")
+    if newest < 0:
+        learner = first_learner(settings, stream.items, warm_start, allow_added_items)
+    else:
+        learner = restore(version_folder(folder.models, newest), stream.items, allow_added_items)
+    learner.share(ranks)
+    every = Every.parse("publish_every", settings.publish_every)
+    for low, high in every.pieces(_times_ms(stream.samples), start):
+        for batch in batches(stream.samples[low:high], settings.training.batch_size):
+            learner.step(batch)
+
+
+def _times_ms(samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
+    """When the requests were asked, [S].
+
+    What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
+    """
+    return np.maximum.accumulate(np.array([each.request.time_ms for each in samples], np.int64))
+
+
+def _digest(samples: Sequence[TrainingSample]) -> int:
+    """A number of 60 bits that tells two streams apart."""
+    return int(Cursor().after(samples).digest[:15], 16)
 
 
 class _Trainer:

@@ -169,4 +169,7 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
         if isinstance(was, dict) and isinstance(value, dict):
             _require_same(was, value, root)
         elif was != value:
+            # A setting that came later is left out while it is unused.
+            was = was if name in saved else "its default"
+            value = value if name in now else "its default"
             raise ConfigError(f"{name} == {value!r}, must be {was!r}, with which {root} was begun.")

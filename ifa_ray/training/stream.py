@@ -38,6 +38,7 @@ from ifa_ray.training.gate import (
     refusal_of_loss,
 )
 from ifa_ray.training.loop import Learner, StreamMetrics
+from ifa_ray.training.parallel import Ranks, require_workers
 from ifa_ray.training.samples import LogFollower
 
 __all__ = ["StreamSettings", "exactly", "refusal", "train_stream"]
@@ -58,6 +59,8 @@ class StreamSettings(Config):
         gate: what a version must fulfil before it is published.
         num_threads: torch threads; results are the same for any number only where 1 is used.
         poll_s: how often the folder is looked at while waiting for a day.
+        workers: processes that share each batch of every model; with several, what is published
+            equals one worker's to rounding, not to the byte.
     """
 
     root: str
@@ -71,6 +74,10 @@ class StreamSettings(Config):
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     num_threads: int = 1
     poll_s: float = 0.1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        require_workers(self.workers, self.model, self.training)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -103,6 +110,7 @@ def train_stream(
     settings: StreamSettings,
     on_version: Callable[[int, int, StreamMetrics], None],
     sleep: Callable[[float], None] = time.sleep,
+    ranks: Ranks | None = None,
 ) -> None:
     """Tests then trains on each day as it is committed, and publishes a version after each.
 
@@ -110,13 +118,14 @@ def train_stream(
         settings: see `StreamSettings`.
         on_version: called with (replicate, version, progressive metrics) after each publication.
         sleep: how to wait for a day that is not committed yet.
+        ranks: those that share the learning; all call this alike, and the first alone writes.
 
     Raises:
         PublicationRefused: if a version did not pass the gate; what was published stays.
         CheckpointError: if a version was published with other settings, or is damaged.
     """
     torch.set_num_threads(settings.num_threads)
-    slots = [_Slot(settings, replicate) for replicate in range(len(settings.model_seeds))]
+    slots = [_Slot(settings, replicate, ranks) for replicate in range(len(settings.model_seeds))]
     for version in range(settings.days + 1):
         for slot in slots:
             if slot.next_version == version:
@@ -144,13 +153,18 @@ def _refused(newest: int | None, reasons: str) -> str:
 class _Slot:
     """One replicate's model: its learner, its histories and its next version."""
 
-    def __init__(self, settings: StreamSettings, replicate: int) -> None:
+    def __init__(self, settings: StreamSettings, replicate: int, ranks: Ranks | None) -> None:
         self.replicate = replicate
+        self._ranks = ranks
+        self._writes = ranks is None or ranks.rank == 0
         self._settings = settings
         self._folder = RunFolder(Path(settings.root))
         self._models = self._folder.models(settings.arm, replicate)
         newest = latest_version(self._models)
         self.next_version = 0 if newest is None else newest + 1
+        if ranks is not None:
+            # Another rank may look only after the first has published.
+            self.next_version = ranks.of_first(self.next_version)
         self._learner: Learner | None = None
         self._previous: Mapping[str, Any] | None = None
         self._follower = LogFollower(max_history=settings.model.max_history)
@@ -176,6 +190,14 @@ class _Slot:
         # A sample that is gone over again was learned from, so it tests nothing.
         tested = min(distinct, len(samples))
         metrics = self._judged(version, learner, samples, tested)
+        if self._writes:
+            self._publish(version, learner, metrics, distinct)
+        self.next_version, self._previous = version + 1, metrics.to_dict()
+        return metrics
+
+    def _publish(
+        self, version: int, learner: Learner, metrics: StreamMetrics, requests: int
+    ) -> None:
         # Before the version: a version that is published has its time.
         write_atomically(
             self._folder.training_time(self._settings.arm, self.replicate, version),
@@ -185,13 +207,11 @@ class _Slot:
             version_folder(self._models, version),
             learner,
             version=version,
-            log_watermark={"arm": self._settings.arm, "days": version, "requests": distinct},
+            log_watermark={"arm": self._settings.arm, "days": version, "requests": requests},
             metrics=metrics.to_dict(),
         )
         if version > 0:
             drop_optimizer(version_folder(self._models, version - 1))
-        self.next_version, self._previous = version + 1, metrics.to_dict()
-        return metrics
 
     def _judged(
         self, version: int, learner: Learner, samples: Sequence[TrainingSample], tested: int
@@ -218,10 +238,11 @@ class _Slot:
         return metrics
 
     def _decided(self, decision: GateDecision) -> None:
-        """Records a decision, and stops where it is a refusal."""
+        """Records a decision, and stops where it is a refusal; every rank decides the same."""
         path = self._folder.gate(self._settings.arm, self.replicate, decision.version)
         text = json.dumps(decision.to_dict(), indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(path, text.encode() + b"\n")
+        if self._writes:
+            write_atomically(path, text.encode() + b"\n")
         if not decision.passed:
             newest = decision.version - 1 if decision.version else None
             raise PublicationRefused(_refused(newest, "; ".join(decision.reasons)))
@@ -244,6 +265,8 @@ class _Slot:
             for earlier in range(version):
                 for key in self._days(earlier):
                     self._follower.append(read_impressions(self._folder.table("impressions", key)))
+        if self._ranks is not None:
+            learner.share(self._ranks)
         self._learner = learner
         return learner
 

@@ -16,6 +16,7 @@ A training that was killed, at any moment, goes on with --resume and writes the 
 would have written undisturbed. So does one whose log has grown since.
 
   status 0  done      2  a mistake, said in one line      3  the gate refused a version
+         4  one of several workers was lost; --resume goes on
 """
 
 EPILOG = """\
@@ -30,6 +31,9 @@ examples:
   # It was killed, or the log has new days: the same command, and --resume.
   python -m ifa_ray train --data runs/quick --arm twin --model ifa_plus --out trained/quick \\
       --publish-every day --metrics-every hour --resume
+
+  # Two processes learn one model, each half of every batch.
+  python -m ifa_ray train --data ml-latest-small --out trained/films --batch-size 8 --workers 2
 
   # A log of your own (docs/adapters.md), with curves for TensorBoard.
   python -m ifa_ray train --data my_log=my_adapters:read_shop --out trained/shop --tensorboard

@@ -30,9 +30,23 @@ from ifa_ray.training.loop import Learner, LearnerArrays
 if TYPE_CHECKING:
     from ifa_ray.training.offline import OfflineSettings
 
-__all__ = ["restore", "warm_started"]
+__all__ = ["first_learner", "restore", "warm_started"]
 
 _ITEMS = "items.safetensors"
+
+
+def first_learner(
+    settings: OfflineSettings,
+    items: ItemTable,
+    warm_start: Path | None,
+    allow_added_items: bool,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Learner:
+    """The learner before version 0: fresh, or with the weights of another training's version."""
+    if warm_start is None:
+        return Learner(settings.model, settings.training, items, settings.seed, clock=clock)
+    return warm_started(warm_start, settings, items, allow_added_items)
 
 
 def restore(

@@ -111,6 +111,8 @@ def window_rows(
     users_S = np.concatenate([r.user_ids_B for r in results])
     log_probs_XL = np.concatenate([r.log_probs_XL for r in results])
     labels_XL = np.concatenate([r.labels_XL for r in results])
+    learned = [r.learned_B for r in results if r.learned_B is not None]
+    learned_S = np.concatenate(learned) if learned else None
     ends_S = np.cumsum(sizes_S)
     keys_S = every.keys(times_ms_S, first)
     edges = [0, *map(int, 1 + np.flatnonzero(np.diff(keys_S))), len(sizes_S)]
@@ -124,6 +126,7 @@ def window_rows(
             log_probs_XL=log_probs_XL[start:stop],
             labels_XL=labels_XL[start:stop],
             seconds=0.0,
+            learned_B=None if learned_S is None else learned_S[low:high],
         )
         metrics = summarise([part])
         positives_L = part.labels_XL.sum(axis=0, dtype=np.int64)
@@ -144,6 +147,8 @@ def window_rows(
                 "undefined": undefined_reasons(metrics, positives_L),
             }
         )
+        if metrics.learned_candidates is not None:
+            rows[-1]["learned_candidates"] = metrics.learned_candidates
     return rows
 
 

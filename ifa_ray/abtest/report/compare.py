@@ -12,7 +12,7 @@ from typing import Any
 from ifa_ray.abtest.report import svg
 from ifa_ray.abtest.report.compare_text import comparison_markdown
 from ifa_ray.abtest.report.exports import decisive
-from ifa_ray.abtest.report.numbers import number, p_text, percent_or_none, range_text
+from ifa_ray.abtest.report.numbers import name_text, number, p_text, percent_or_none, range_text
 from ifa_ray.abtest.report.render import check_result, environment, read_result
 from ifa_ray.abtest.verdict import Decision
 from ifa_ray.config import require
@@ -73,7 +73,7 @@ def _run(name: str, result: Mapping[str, Any]) -> Row:
     return {
         "name": name,
         "preset": str(run["preset"]),
-        "seed": number(run["seed"]),
+        "seed": name_text(run["seed"]),
         "config": str(run["config_hash"])[:12],
         "replicates": number(ab["replicates"]),
         "users": number(run["users"]),

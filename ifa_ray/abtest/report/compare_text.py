@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifa_ray.abtest.report.exports import decisive
-from ifa_ray.abtest.report.numbers import NONE, number, p_text, percent, range_text
+from ifa_ray.abtest.report.numbers import NONE, name_text, number, p_text, percent, range_text
 from ifa_ray.abtest.report.render import check_result
 
 __all__ = ["SHOWN", "comparison_markdown"]
@@ -36,7 +36,7 @@ def _section(name: str, result: Mapping[str, Any]) -> list[str]:
     basis = "replicates" if ab["replicates"] >= 3 else "users, as trained"
     facts = [f"{ab['replicates']} replicates", f"intervals over {basis}"]
     if "config_hash" in run:
-        facts = [f"seed {run['seed']}", f"config {run['config_hash']}",
+        facts = [f"seed {name_text(run['seed'])}", f"config {run['config_hash']}",
                  f"commit {str(run['git_commit'])[:7]}", *facts]  # fmt: skip
     lines = [f"## {name}", "", f"Against {ab['control']}. {', '.join(facts)}.", ""]
     lines += [f"- FAILED {check['name']}: {check['detail']}"

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.abtest.report.numbers import NONE, number, own_units, p_text, percent, range_text
+from ifa_ray.abtest.report.numbers import (
+    NONE,
+    name_text,
+    number,
+    own_units,
+    p_text,
+    percent,
+    range_text,
+)
 from ifa_ray.data.run_folder import write_atomically
 
 __all__ = ["CSV_COLUMNS", "effect_cells", "to_csv", "to_markdown", "write_exports"]
@@ -56,7 +64,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     )
     lines += [
         "",
-        f"Preset {run['preset']}, seed {number(run['seed'])}, config {run['config_hash']}, "
+        f"Preset {run['preset']}, seed {name_text(run['seed'])}, config {run['config_hash']}, "
         f"{ab['replicates']} replicates, {number(run['users'])} users each, {ab['days']} days of "
         f"which {ab['burn_in_days']} burn-in, {run['started']}. Intervals {basis}.",
     ]

@@ -9,6 +9,7 @@ from ifa_ray.abtest.verdict import percent
 __all__ = [
     "NONE",
     "duration",
+    "name_text",
     "number",
     "own_units",
     "p_text",
@@ -34,6 +35,11 @@ def number(value: object) -> str:
     digits = max(0, 3 - _exponent(value))
     text = f"{value:,.{digits}f}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def name_text(value: object) -> str:
+    """What names a thing, as a seed does: as it is, without separators; a dash where there is none."""
+    return NONE if value is None else str(value)
 
 
 def own_units(value: float | None) -> str:

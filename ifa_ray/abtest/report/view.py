@@ -13,6 +13,7 @@ from ifa_ray.abtest.report import sections, svg
 from ifa_ray.abtest.report.numbers import (
     NONE,
     duration,
+    name_text,
     number,
     own_units,
     p_text,
@@ -98,7 +99,7 @@ def _facts(run: Mapping[str, Any], ab: Mapping[str, Any]) -> list[tuple[str, str
         ("Replicates", number(ab["replicates"])),
         ("Users per world", number(run["users"])),
         ("Days", f"{ab['burn_in_days']} burn-in + {counted} counted"),
-        ("Seed", number(run["seed"])),
+        ("Seed", name_text(run["seed"])),
         ("Config", str(run["config_hash"])[:12]),
         ("Run time", duration(run["wall_s"])),
     ]

@@ -38,7 +38,7 @@ def number(value: object) -> str:
 
 
 def name_text(value: object) -> str:
-    """What names a thing, as a seed does: as it is, without separators; a dash where there is none."""
+    """What names a thing, as a seed does: no separators; a dash where there is none."""
     return NONE if value is None else str(value)
 
 

@@ -95,7 +95,8 @@ class RunCost:
         lines.append(
             "on GPUs: every millisecond that a card needs for a request is "
             f"{self.requests * len(self.arms) / 3.6e6:,.2f} hours of it, and for a sample "
-            f"{self.samples * len(self.arms) / 3.6e6:,.2f}; `python -m benchmarks.gpu` measures yours"
+            f"{self.samples * len(self.arms) / 3.6e6:,.2f}; "
+            "`python -m benchmarks.gpu` measures yours"
         )
         return lines
 

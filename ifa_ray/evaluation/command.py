@@ -95,8 +95,8 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "(default: %(default)s)")  # fmt: skip
     add("--control", default=defaults.control, metavar="NAME",
         help="differences are to this model (default: %(default)s)")  # fmt: skip
-    add("--out", type=Path, metavar="DIR", help="keep finished runs here, and evaluation.json, "
-        "table.md, pareto.svg; the same command again does what is missing")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="keep finished runs, evaluation.json, "
+        "table.md and two figures here; the same command again does what is missing")  # fmt: skip
     add("--jobs", type=int, default=1, metavar="N",
         help="processes that run models; metrics do not depend on it (default: 1)")  # fmt: skip
     add("--json", metavar="PATH", help="write all numbers here; - prints them instead of tables")

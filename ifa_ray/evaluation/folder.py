@@ -3,7 +3,7 @@
     OUT/settings.json                      what every run shares, and its hash
     OUT/runs/MODEL-seed=S.json             one finished run, with the hash
     OUT/cost.json                          the measurements of the last comparison
-    OUT/evaluation.json, table.md, pareto.svg
+    OUT/evaluation.json, table.md, pareto.svg, learning.svg
 
 Knows files and hashes; nothing of models. Every file is written whole or not at all.
 """

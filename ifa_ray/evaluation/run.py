@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -17,8 +18,9 @@ from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.training.loop import BatchResult, Learner, StreamMetrics, batches, summarise
 from ifa_ray.training.sources import SampleStream, read_stream, run_replicates
 
-__all__ = ["ModelRun", "Progress", "fingerprint", "read_seed", "run_model"]
+__all__ = ["PARTS", "ModelRun", "Progress", "fingerprint", "read_seed", "run_model"]
 
+PARTS = 8
 Progress = Callable[[str, int, int, int], None]
 """Called with (model, seed, batches done, batches in all)."""
 
@@ -34,6 +36,8 @@ class ModelRun:
         second_half: metrics of the batches of the stream's second half, where the model is no
             longer new; this is what is compared.
         whole: metrics of all batches.
+        curve: metrics of each of `PARTS` consecutive parts, fewer where there are fewer batches.
+            Empty in a run that an earlier version of this program kept.
         notes: of the stream.
     """
 
@@ -43,6 +47,7 @@ class ModelRun:
     second_half: StreamMetrics
     whole: StreamMetrics
     notes: tuple[str, ...]
+    curve: tuple[StreamMetrics, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, measurements included."""
@@ -56,7 +61,8 @@ class ModelRun:
             TypeError, KeyError: if it is something else.
         """
         halves = {name: StreamMetrics(**values[name]) for name in ("second_half", "whole")}
-        return cls(**{**values, **halves, "notes": tuple(values["notes"])})
+        curve = tuple(StreamMetrics(**part) for part in values.get("curve", ()))
+        return cls(**{**values, **halves, "curve": curve, "notes": tuple(values["notes"])})
 
 
 def read_seed(config: EvaluationConfig, seed: int) -> SampleStream:
@@ -126,4 +132,12 @@ def run_model(
         second_half=summarise(results[len(results) // 2 :]),
         whole=summarise(results),
         notes=stream.notes,
+        curve=tuple(summarise(results[start:stop]) for start, stop in _parts(len(results))),
     )
+
+
+def _parts(batches: int) -> list[tuple[int, int]]:
+    """Where each of the parts begins and ends; sizes differ by one batch at most."""
+    count = min(PARTS, batches)
+    ends = [batches * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(ends))

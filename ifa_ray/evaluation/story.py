@@ -17,6 +17,7 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.cost import Cost, measure_costs
+from ifa_ray.evaluation.curve import OBJECTIVE, learning_svg
 from ifa_ray.evaluation.estimates import difference
 from ifa_ray.evaluation.folder import EvaluationFolder, write_json
 from ifa_ray.evaluation.jobs import run_all
@@ -28,9 +29,6 @@ from ifa_ray.provenance import provenance
 from ifa_ray.training.sources import run_replicates
 
 __all__ = ["Listener", "evaluate", "pareto"]
-
-# What models rank by: pITCTR is p(click|candidate).
-PARETO_OBJECTIVE = "is_click"
 
 
 class Listener(Protocol):
@@ -107,9 +105,12 @@ def evaluate(
     if out is not None:
         write_json(out / "evaluation.json", to_json(evaluation))
         write_atomically(out / "table.md", markdown(evaluation).encode())
-        picture = pareto(evaluation)
-        if picture is not None:
-            write_atomically(out / "pareto.svg", picture.encode())
+        for name, picture in (
+            ("pareto", pareto(evaluation)),
+            ("learning", learning_svg(evaluation)),
+        ):
+            if picture is not None:
+                write_atomically(out / f"{name}.svg", picture.encode())
     return evaluation
 
 
@@ -120,7 +121,7 @@ def pareto(evaluation: Evaluation) -> str | None:
         return None
     points = []
     for model in config.models:
-        gain = difference(evaluation.runs, model, config.control, "auc", PARETO_OBJECTIVE)
+        gain = difference(evaluation.runs, model, config.control, "auc", OBJECTIVE)
         if gain.mean is None:
             return None
         points.append(

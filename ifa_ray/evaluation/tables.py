@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from ifa_ray.evaluation.config import EvaluationConfig
+from ifa_ray.evaluation.curve import part_ends, part_means
 from ifa_ray.evaluation.estimates import METRICS, Comparison, Estimate, compare, model_estimate
 from ifa_ray.evaluation.lists import (
     PAPER_TABLES,
@@ -67,6 +68,8 @@ def tables(evaluation: Evaluation) -> list[TextTable]:
                 _difference_table(evaluation, prefix, models, reference, metric)
                 for metric in METRICS
             ]
+    if part_ends(evaluation.runs):
+        found.append(_curve_table(evaluation))
     return [*found, _cost_table(evaluation)] if evaluation.costs else found
 
 
@@ -199,6 +202,22 @@ def _count_note(found: Sequence[Comparison]) -> str:
     return (
         f"{len(tested)} comparisons in this table: {small} have p < {ALPHA:g}, where chance alone "
         f"gives {ALPHA * len(tested):.1f}; {left} after Holm's adjustment for all of them."
+    )
+
+
+def _curve_table(evaluation: Evaluation) -> TextTable:
+    runs, models = evaluation.runs, evaluation.config.models
+    ends = part_ends(runs)
+    rows = [(m, *("-" if v is None else f"{v:.4f}" for v in part_means(runs, m))) for m in models]
+    return TextTable(
+        title="Along the stream: AUC of p(click|candidate)",
+        columns=("model", *(f"to {end:,}" for end in ends)),
+        rows=tuple(rows),
+        notes=(
+            f"Mean over seeds, in {len(ends)} consecutive parts, of the requests up to that "
+            "number; each was tested before it was learned. A model that still rises at the end "
+            "has not learned all that it can. A dash: not defined for some seed.",
+        ),
     )
 
 

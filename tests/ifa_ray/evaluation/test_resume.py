@@ -159,5 +159,6 @@ def test_writing_leaves_no_half_files(kept: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         assert not list(kept.rglob("*.tmp"))
     assert sorted(path.name for path in kept.iterdir()) == [
-        "cost.json", "evaluation.json", "pareto.svg", "runs", "settings.json", "table.md",
+        "cost.json", "evaluation.json", "learning.svg", "pareto.svg", "runs", "settings.json",
+        "table.md",
     ]  # fmt: skip

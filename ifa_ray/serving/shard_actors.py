@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ifa_ray.errors import ConfigError, IfaRayError, StoreError
 from ifa_ray.serving.history_shard import HistoryShard
 
-__all__ = ["PATIENCE_S", "RETIRE_S", "ActorShards", "ShardActor", "actor_name"]
+__all__ = ["PATIENCE_S", "RETIRE_S", "ActorShards", "ShardActor", "actor_name", "check_place"]
 
 PATIENCE_S = 60.0
 """That a call waits for its shard, which may be restarting; then it is a `StoreError`."""
@@ -96,12 +96,7 @@ class ActorShards:
         Raises:
             ConfigError: without a resource on a cluster of several nodes.
         """
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        if resource is None and nodes > 1:
-            raise ConfigError(
-                f"store_resource == None, must name a resource on a cluster of {nodes} nodes: a "
-                "shard that came back on another node would find an empty disk."
-            )
+        check_place(resource, sum(node["Alive"] for node in ray.nodes()))
         self.count = count
         self._folder, self._resource = folder, resource
         self._max_bytes, self._retire_s = max_bytes // count, retire_s
@@ -158,6 +153,23 @@ class ActorShards:
             **place,
         )
         return made.remote(self._folder, shard, self.count, self._max_bytes, self._retire_s)
+
+
+def check_place(resource: str | None, nodes: int) -> None:
+    """Refuses shards that could come back on another node than the one with their file.
+
+    Args:
+        resource: of the nodes that shards lie on.
+        nodes: of the cluster.
+
+    Raises:
+        ConfigError: without a resource on a cluster of several nodes.
+    """
+    if resource is None and nodes > 1:
+        raise ConfigError(
+            f"store_resource == None, must name a resource on a cluster of {nodes} nodes: a shard "
+            "that came back on another node would find an empty disk."
+        )
 
 
 def actor_name(folder: Path, shard: int, count: int) -> str:

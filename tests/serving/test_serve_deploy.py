@@ -448,6 +448,48 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 0)
 
 
+def test_a_user_is_answered_by_one_replica_over_http_and_grpc(deployed):
+    """Which clients see to by what they tell beside the body; without it a call goes anywhere."""
+    slot = {
+        "items": "runs/latest/worlds/replicate=0/items.parquet",
+        "checkpoints": "runs/latest/models/ifa/replicate=0",
+    }
+    shared = {
+        "slots": [slot], "grpc": True, "token_env": "RANKER_TOKEN", "num_replicas": 2,
+        "sequence_store": "shared", "store_shards": 2, "state_bytes": 10**7, "num_cpus": 0.25,
+    }  # fmt: skip
+    deployed.deploy(shared=shared)
+    status = deployed.status_once_settled("shared")
+    assert status["status"] == "RUNNING", status["message"]
+    asked = [
+        dataclasses.replace(make_request(number), user_id=number, history=FROM_STORE)
+        for number in range(7)  # an odd number, so that two replicas do not look alike
+    ]
+    url = f"{deployed.url}/shared/v1/models"
+    authorization = {"authorization": f"Bearer {TOKEN}"}
+
+    def states(headers):
+        (found,) = httpx.get(url, headers=authorization | headers, timeout=30).json()["states"]
+        return found["states"], found["outcomes"]["missing"], found["outcomes"]["hit"]
+
+    target = f"127.0.0.1:{deployed.cluster.grpc}"
+    with (
+        RankClient(f"{deployed.url}/shared", token=TOKEN, timeout_s=60) as http,
+        GrpcRankClient(target, application="shared", token=TOKEN, timeout_s=60) as by_grpc,
+    ):
+        for one in asked:
+            http.append([Append(user_id=one.user_id, begin=0, history=make_request().history)])
+            for client in (http, by_grpc, http, by_grpc):
+                client.rank([one])
+        replicas = {states({}) for _ in range(30)}
+        own = [states({"x-session-id": str(one.user_id)}) for one in asked]
+        assert sum(missing for _, missing, _ in replicas) == len(asked)
+        assert sum(hits for _, _, hits in replicas) == 3 * len(asked)
+        assert set(own) <= replicas
+        assert by_grpc.erase(0) == 50
+        assert http.watermark(0) == 0
+
+
 def test_a_version_is_pinned_and_unpinned_without_a_restart_while_a_newer_one_shadows(deployed):
     versions = sorted(int(path.name.split("=")[1]) for path in deployed.models.iterdir())
     newest = versions[-1] + 1

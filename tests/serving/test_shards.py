@@ -5,16 +5,23 @@ answers, from a state or not; see test_stateful_ranker.py for where it comes fro
 """
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
 import time
+import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from private_cluster import wait_until
+from private_cluster import MARK, ROOT, end_marked, wait_until
 from test_serve_deploy import make_items, make_learner, make_request
 
 from ifa_ray.data.log import write_items
@@ -237,3 +244,27 @@ def test_a_shard_that_nobody_asks_ends_itself_and_is_there_when_it_is_asked(tmp_
     assert store.extent(7)[0] == LENGTH
     store.close()
     wait_until(lambda: len(processes("ray::ShardActor")) == before, 20, "the shard's end")
+
+
+def test_on_several_nodes_a_shard_lies_and_comes_back_where_its_resource_is(tmp_path):
+    """In a process of its own, for there is a Ray in this one."""
+    session = tempfile.mkdtemp(prefix="ifa-ray-", dir="/tmp")  # short, as in conftest.py
+    environment = {
+        **os.environ, MARK: (mark := uuid.uuid4().hex), "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_TOKEN": "0" * 64, "RAY_TMPDIR": session,
+    }  # fmt: skip
+    program = [sys.executable, str(Path(__file__).with_name("shards_on_nodes.py")), str(tmp_path)]
+    try:
+        done = subprocess.run(
+            program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
+            check=False,
+        )  # fmt: skip
+    finally:
+        end_marked(mark)
+        shutil.rmtree(session, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "store_resource == None, must name a resource on a cluster of 2" in found["refusal"]
+    assert found["before"] == found["after"] == ["disk-0", "disk-1"]
+    assert found["stored"] == [5] * 10
+    assert found["same processes"] == 0

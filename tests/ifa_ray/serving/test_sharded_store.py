@@ -15,6 +15,7 @@ from ifa_ray.serving.history_chunks import joined, part
 from ifa_ray.serving.history_shard import ErasedMeanwhileError, HistoryShard, check_layout
 from ifa_ray.serving.placement import shard_of
 from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.shard_actors import check_place
 from ifa_ray.serving.sharded_store import ShardedStore
 
 COUNT = 3
@@ -298,3 +299,10 @@ def test_a_store_without_shards_is_not_given_any(tmp_path):
         HistoryShard(tmp_path, 0, 2, MAX_BYTES)
     check_layout(tmp_path, None)
     check_layout(tmp_path / "new", 2)
+
+
+def test_on_several_nodes_it_must_be_said_where_shards_lie():
+    check_place(None, 1)
+    check_place("disk", 3)
+    with pytest.raises(ConfigError, match=r"store_resource == None, .* cluster of 3 nodes"):
+        check_place(None, 3)

@@ -342,7 +342,12 @@ def test_handle_http_and_grpc_give_one_answer(deployed):
         client.rank(requests)
     with grpc.insecure_channel(target) as channel:
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
+        to_faces = [("application", "faces"), ("authorization", f"Bearer {TOKEN}")]
+        with pytest.raises(grpc.RpcError) as unreadable:
+            channel.unary_unary("/ifa_ray.v1.Ranking/Rank")(b"\xff", metadata=to_faces)
     assert "ifa_ray.v1.Ranking" in services
+    assert unreadable.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert unreadable.value.details() == "call of 1 bytes, must be a RankCall."
 
     def ask(_):
         with GrpcRankClient(

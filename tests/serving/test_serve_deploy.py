@@ -41,6 +41,9 @@ pytestmark = pytest.mark.cluster
 NUM_ITEMS = 60
 TOKEN = "a-token-of-some-length"
 GRPC_OPTIONS = with_everything_wanted()["grpc_options"]
+(SPANS,) = re.findall(
+    r"```py spans.py\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), flags=re.DOTALL
+)
 
 
 def make_items():
@@ -91,7 +94,12 @@ class Deployed:
         (folder / "runs" / "latest").symlink_to("first", target_is_directory=True)
         self.publish(0)
         self.cluster = PrivateCluster(folder)
-        self.cluster.environment["RANKER_TOKEN"] = TOKEN
+        (folder / "spans.py").write_text(SPANS)
+        self.cluster.environment.update(
+            RANKER_TOKEN=TOKEN,
+            RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH="spans:processors",
+            RAY_SERVE_TRACING_SAMPLING_RATIO="0",  # a caller's own trace says itself if it is
+        )
         self.url = f"http://127.0.0.1:{self.cluster.http}"
 
     def publish(self, version):
@@ -203,6 +211,26 @@ def test_health_and_documentation_are_served_below_the_prefix(deployed):
     assert httpx.get(f"{deployed.url}/ifa/readyz").json()["status"] == "ready"
     document = httpx.get(f"{deployed.url}/ifa/openapi.json").json()
     assert "/v1/rank" in document["paths"]
+
+
+def test_a_trace_goes_on_in_the_proxy_and_the_replica(deployed):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = httpx.post(
+        f"{deployed.url}/ifa/v1/rank",
+        content=wire.encode_requests([make_request()]),
+        headers={"content-type": wire.ARROW, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+
+    def names():
+        """Of the spans; requests without a trace of their own are not sampled, and have none."""
+        text = "".join(path.read_text() for path in deployed.folder.glob("spans-*.json"))
+        assert set(re.findall(r'"trace_id": "0x(\w+)"', text)) <= {trace}
+        return set(re.findall(r'"name": "(\w+) ', text))
+
+    wanted = {"proxy_http_request", "route_to_replica", "replica_handle_request"}
+    wait_until(lambda: names() >= wanted, 20, "spans")
 
 
 def test_a_request_that_breaks_the_contract_is_refused_with_the_rule(deployed):

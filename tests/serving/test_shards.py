@@ -4,6 +4,7 @@ Tolerance: scores within 3e-5 of those of the bare model with the whole history,
 answers, from a state or not; see test_stateful_ranker.py for where it comes from.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -142,11 +143,13 @@ def shared(tmp_path_factory, local_ray):  # noqa: ARG001 - Ray must be up
 
 
 def processes(name):
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if name in " ".join(process.cmdline())
-    ]
+    """Of this test's Ray, those that live."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if name in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_users_requests_meet_one_replica_and_its_state(shared):

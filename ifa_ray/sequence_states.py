@@ -141,6 +141,10 @@ class SequenceStates:
         """Drops a user's states of all versions, those in a thread's hands too. O(states)."""
         self._forget(lambda key: key[0] == user_id)
 
+    def forget_users(self, is_meant: Callable[[int], bool]) -> None:
+        """As `forget_user`, of the users that a function says yes to."""
+        self._forget(lambda key: is_meant(key[0]))
+
     def forget_version(self, version: int) -> None:
         """Drops all users' states of a version, as when it is unloaded. O(states)."""
         self._forget(lambda key: key[1] == version)

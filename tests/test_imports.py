@@ -28,7 +28,7 @@ TORCH_AND_NUMPY = (
 )  # fmt: skip
 
 # They measure what only a served ranker has.
-SERVED = ("benchmarks.serving", "benchmarks.serving_load")
+SERVED = ("benchmarks.serving", "benchmarks.serving_affinity", "benchmarks.serving_load")
 
 # They hold kernels, and are loaded where there is a GPU, or an interpreter was asked for.
 TRITON_AT_HOME = "_triton.py"

@@ -6,9 +6,11 @@
 # No `from __future__ import annotations`: Serve reads build_app's annotation as a class.
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 
 from ifa_ray.serving.grpc_service import RankerService
 from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.user_router import ROUTER
 
 __all__ = ["DEPLOYMENT", "build_app", "deployment_for"]
 
@@ -21,6 +23,9 @@ def deployment_for(settings: AppSettings) -> Application:
 
     With a route prefix it answers HTTP; its handle has the methods of `RankerService`.
     """
+    router = RequestRouterConfig()
+    if settings.store_shards:  # replicas share histories, and each keeps its own users' states
+        router = RequestRouterConfig(request_router_class=ROUTER)
     deployment = serve.deployment(
         serve.ingress()(RankerService),
         name=DEPLOYMENT,
@@ -29,6 +34,7 @@ def deployment_for(settings: AppSettings) -> Application:
         max_queued_requests=settings.max_queued_requests,
         # By HTTP; Serve's gRPC proxy has no such hint.
         backpressure_config={"status_code": 503, "retry_after_s": 1},
+        request_router_config=router,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     )
     return deployment.bind(settings)

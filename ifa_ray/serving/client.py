@@ -19,6 +19,7 @@ from ifa_ray.serving import event_forms, wire
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.load import MAX_DEADLINE_MS
 from ifa_ray.serving.patience import LONGEST_WAIT_S, NotNowError, Patience
+from ifa_ray.serving.placement import SESSION_HEADER, session_of
 
 __all__ = ["RankClient"]
 
@@ -101,8 +102,9 @@ class RankClient:
         for group in groups:
             body = wire.encode_requests(group, self._media_type, probabilities=probabilities)
             answer = self._send(
-                "POST", "/v1/rank", params=params, content=body, tells_deadline=True
-            )
+                "POST", "/v1/rank", params=params, content=body, tells_deadline=True,
+                session=session_of(group),
+            )  # fmt: skip
             self._check_media_type(answer)
             responses += wire.decode_responses(answer.content, self._media_type, len(group))
         return responses
@@ -125,7 +127,9 @@ class RankClient:
         done: list[Appended] = []
         for group in groups:
             body = event_forms.encode_appends(group, self._media_type)
-            answer = self._send("POST", "/v1/events", content=body, refusals=_CONFLICT)
+            answer = self._send(
+                "POST", "/v1/events", content=body, refusals=_CONFLICT, session=session_of(group)
+            )
             self._check_media_type(answer)
             done += event_forms.decode_appended(answer.content, self._media_type, len(group))
         return done
@@ -146,7 +150,7 @@ class RankClient:
         Raises:
             RequestError, ServingError: as `watermark`.
         """
-        answer = self._send("DELETE", f"/v1/users/{user_id}")
+        answer = self._send("DELETE", f"/v1/users/{user_id}", session=str(user_id))
         return event_forms.read_erased(answer.content).erased
 
     def models(self) -> dict[str, Any]:
@@ -186,6 +190,7 @@ class RankClient:
         content: bytes | None = None,
         refusals: tuple[int, ...] = (),
         tells_deadline: bool = False,
+        session: str = "",
     ) -> httpx.Response:
         """Sends until an answer is final; see `Patience`.
 
@@ -196,10 +201,13 @@ class RankClient:
             content: of the body.
             refusals: statuses that are the caller's fault, besides those that always are.
             tells_deadline: whether the server is told how long the answer is waited for.
+            session: whose replica is to answer; empty if it is nobody's.
         """
 
         def attempt(left_s: float) -> httpx.Response:
             headers = {"content-type": self._media_type} if content is not None else {}
+            if session:
+                headers[SESSION_HEADER] = session
             if tells_deadline:
                 headers["deadline-ms"] = str(min(max(1, int(1e3 * left_s)), MAX_DEADLINE_MS))
             try:

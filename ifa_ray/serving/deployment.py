@@ -4,7 +4,7 @@ A plain class, tested with plain awaits; `ifa_ray.serving.app` makes a Serve dep
 `ifa_ray.serving.routes` gives it an HTTP face. Knows no model and no wire format. The checkpoint
 store is a folder that all replicas see, so a replica that was down, or is behind, pulls what it
 needs by itself; a push is only the fast path. Histories, where they are kept, are this replica's
-alone.
+alone, or lie in shards that all replicas ask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
 from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.shadow_files import open_shadow
+from ifa_ray.serving.sharded_store import ShardedStore
 from ifa_ray.serving.slots import Loaded, Slot, score_first
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
@@ -92,6 +93,8 @@ class RankerDeployment:
             ]
         self._slots = list(slots)
         self._store = open_store(settings)
+        if isinstance(self._store, ShardedStore):
+            self._store.attend(self._forget_users, self._scoring.submit)
         self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
 
     async def rank(
@@ -291,6 +294,10 @@ class RankerDeployment:
         if self._states:
             self.measures.states(slot, self._states[slot].stats())
         return responses
+
+    def _forget_users(self, is_meant: Callable[[int], bool]) -> None:
+        for cache in self._states:
+            cache.forget_users(is_meant)
 
     def _open_shadow(self, place: int) -> Shadow | None:
         def count(outcome: str, answers: int) -> None:

@@ -19,6 +19,7 @@ from ifa_ray.serving import grpc_form
 from ifa_ray.serving.appends import Append, Appended
 from ifa_ray.serving.load import MAX_DEADLINE_MS
 from ifa_ray.serving.patience import NotNowError, Patience
+from ifa_ray.serving.placement import SESSION_METADATA, session_of
 from ifa_ray.serving.proto import ranking_pb2 as pb
 from ifa_ray.serving.proto import ranking_pb2_grpc
 
@@ -106,7 +107,8 @@ class GrpcRankClient:
         call = grpc_form.encode_requests(
             requests, slot=slot, min_version=min_version, probabilities=probabilities
         )
-        return grpc_form.decode_responses(self._send("Rank", call), len(requests))
+        answer = self._send("Rank", call, session_of(requests))
+        return grpc_form.decode_responses(answer, len(requests))
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Adds impressions to the histories that the server keeps, on its disk on return.
@@ -116,7 +118,8 @@ class GrpcRankClient:
                 message says from where on they must.
             ServingError: as `rank`; also if the server's store is full.
         """
-        answer = self._send("AppendEvents", grpc_form.encode_appends(appends))
+        call = grpc_form.encode_appends(appends)
+        answer = self._send("AppendEvents", call, session_of(appends))
         return grpc_form.decode_appended(answer, len(appends))
 
     def watermark(self, user_id: int) -> int:
@@ -134,7 +137,8 @@ class GrpcRankClient:
         Raises:
             RequestError, ServingError: as `watermark`.
         """
-        return int(self._send("EraseUser", pb.UserCall(user_id=user_id)).erased)
+        call = pb.UserCall(user_id=user_id)
+        return int(self._send("EraseUser", call, str(user_id)).erased)
 
     def models(self) -> dict[str, Any]:
         """Slots, the versions in memory and the settings of one replica.
@@ -167,12 +171,14 @@ class GrpcRankClient:
     ) -> None:
         self.close()
 
-    def _send(self, method: str, call: Any) -> Any:
+    def _send(self, method: str, call: Any, session: str = "") -> Any:
         send = getattr(self._stub, method)
 
         def attempt(left_s: float) -> Any:
             left_ms = min(max(1, int(1e3 * left_s)), MAX_DEADLINE_MS)
             metadata = [*self._metadata, ("deadline-ms", str(left_ms))]
+            if session:
+                metadata.append((SESSION_METADATA, session))
             try:
                 return send(call, timeout=left_s, metadata=metadata)
             except grpc.RpcError as error:

@@ -25,11 +25,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from ifa_ray.errors import CheckpointError, RankerError, RequestError, StoreError
 from ifa_ray.serving import grpc_form
 from ifa_ray.serving.appends import SequenceConflictError
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
+from ifa_ray.serving.grpc_bytes import read_call
 from ifa_ray.serving.load import MAX_DEADLINE_MS, DeadlineError
 from ifa_ray.serving.proto import ranking_pb2 as pb
 from ifa_ray.serving.sequence_store import StoreFullError
@@ -39,7 +41,7 @@ __all__ = ["GrpcOffError", "RankerService"]
 
 _log = logging.getLogger(__name__)
 
-Call = TypeVar("Call")
+Call = TypeVar("Call", bound=Message)
 Answer = TypeVar("Answer")
 
 
@@ -75,10 +77,10 @@ class RankerService(RankerDeployment):
         name = self.settings.token_env
         self._token = None if name is None else read_token(name, os.environ)
 
-    async def Rank(self, call: pb.RankCall, grpc_context: Any) -> pb.RankAnswer:
+    async def Rank(self, call: bytes | pb.RankCall, grpc_context: Any) -> pb.RankAnswer:
         """Ranks the candidates of each request."""
 
-        async def work() -> pb.RankAnswer:
+        async def work(call: pb.RankCall) -> pb.RankAnswer:
             deadline_ms = _deadline_ms(grpc_context)
             if call.min_version < 0:
                 raise RequestError(f"min_version == {call.min_version}, must be >= 0.")
@@ -92,73 +94,73 @@ class RankerService(RankerDeployment):
             )
             return grpc_form.encode_responses(responses, wanted)
 
-        return await self._answered(call, grpc_context, pb.RankAnswer, work)
+        return await self._answered(call, grpc_context, pb.RankCall, pb.RankAnswer, work)
 
-    async def AppendEvents(self, call: pb.AppendCall, grpc_context: Any) -> pb.AppendAnswer:
+    async def AppendEvents(self, call: bytes | pb.AppendCall, grpc_context: Any) -> pb.AppendAnswer:
         """Adds impressions to histories."""
 
-        async def work() -> pb.AppendAnswer:
+        async def work(call: pb.AppendCall) -> pb.AppendAnswer:
             appends = grpc_form.decode_appends(call, self.settings.max_requests)
             return grpc_form.encode_appended(await self.append(appends))
 
-        return await self._answered(call, grpc_context, pb.AppendAnswer, work)
+        return await self._answered(call, grpc_context, pb.AppendCall, pb.AppendAnswer, work)
 
-    async def GetUser(self, call: pb.UserCall, grpc_context: Any) -> pb.UserAnswer:
+    async def GetUser(self, call: bytes | pb.UserCall, grpc_context: Any) -> pb.UserAnswer:
         """How much is stored of a user."""
 
-        async def work() -> pb.UserAnswer:
+        async def work(call: pb.UserCall) -> pb.UserAnswer:
             watermark, last_ms = await self.user(_user_id(call))
             return pb.UserAnswer(user_id=call.user_id, watermark=watermark, last_ms=last_ms)
 
-        return await self._answered(call, grpc_context, pb.UserAnswer, work)
+        return await self._answered(call, grpc_context, pb.UserCall, pb.UserAnswer, work)
 
-    async def EraseUser(self, call: pb.UserCall, grpc_context: Any) -> pb.EraseAnswer:
+    async def EraseUser(self, call: bytes | pb.UserCall, grpc_context: Any) -> pb.EraseAnswer:
         """Removes a user's history and states."""
 
-        async def work() -> pb.EraseAnswer:
+        async def work(call: pb.UserCall) -> pb.EraseAnswer:
             return pb.EraseAnswer(user_id=call.user_id, erased=await self.erase(_user_id(call)))
 
-        return await self._answered(call, grpc_context, pb.EraseAnswer, work)
+        return await self._answered(call, grpc_context, pb.UserCall, pb.EraseAnswer, work)
 
-    async def Models(self, call: pb.ModelsCall, grpc_context: Any) -> pb.ModelsAnswer:
+    async def Models(self, call: bytes | pb.ModelsCall, grpc_context: Any) -> pb.ModelsAnswer:
         """What is served, as one JSON document."""
 
-        async def work() -> pb.ModelsAnswer:
+        async def work(_: pb.ModelsCall) -> pb.ModelsAnswer:
             return pb.ModelsAnswer(json=json.dumps(await self.models()))
 
-        return await self._answered(call, grpc_context, pb.ModelsAnswer, work)
+        return await self._answered(call, grpc_context, pb.ModelsCall, pb.ModelsAnswer, work)
 
-    async def Health(self, call: pb.HealthCall, grpc_context: Any) -> pb.HealthAnswer:
+    async def Health(self, call: bytes | pb.HealthCall, grpc_context: Any) -> pb.HealthAnswer:
         """Whether every slot holds a version; asks for no token."""
 
-        async def work() -> pb.HealthAnswer:
+        async def work(_: pb.HealthCall) -> pb.HealthAnswer:
             slots = (await self.models())["slots"]
             return pb.HealthAnswer(status="ready", versions=[slot["version"] for slot in slots])
 
-        return await self._answered(call, grpc_context, pb.HealthAnswer, work, locked=False)
+        return await self._answered(
+            call, grpc_context, pb.HealthCall, pb.HealthAnswer, work, locked=False
+        )
 
     async def _answered(
         self,
-        call: Any,
+        call: bytes | Call,
         context: Any,
+        kind: type[Call],
         empty: Callable[[], Answer],
-        work: Callable[[], Awaitable[Answer]],
+        work: Callable[[Call], Awaitable[Answer]],
         *,
         locked: bool = True,
     ) -> Answer:
-        """What `work` gives, or a status on the context and an empty answer."""
+        """What `work` gives for the call's message, or a status and an empty answer."""
         try:
             if not self.settings.grpc:
                 raise GrpcOffError("grpc == False: this application is not to be reached by gRPC.")
             if locked and self._token is not None:
                 check_bearer(dict(context.invocation_metadata()).get("authorization"), self._token)
-            size, most = call.ByteSize(), self.settings.max_body_bytes
-            if size > most:
-                raise RequestError(f"len(call) == {size}, must be <= {most}.")
-            return await work()
+            return await work(read_call(call, kind, self.settings.max_body_bytes))
         except Exception as error:
-            for kind, code in _STATUS.items():
-                if isinstance(error, kind):
+            for wrong, code in _STATUS.items():
+                if isinstance(error, wrong):
                     context.set_code(code)
                     context.set_details(str(error))
                     break

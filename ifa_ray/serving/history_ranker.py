@@ -4,21 +4,25 @@ Knows a store and a ranker, no event loop and no HTTP. Requests that bring their
 ranker's as if there were no store: to the bit, and without touching a state, which thereby holds
 what was stored and nothing that a caller made up.
 
-Exact as long as nothing is erased while it ranks: `RankerDeployment` has one thread do both.
+Exact as long as nothing is erased while it ranks: `RankerDeployment` has one thread do both. Where
+another replica may erase, the store says so (`ErasedMeanwhileError`), and the request begins anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ifa_ray.ranker import Ranker
-from ifa_ray.schema import MAX_HISTORY, RankRequest, RankResponse, StoredHistory
+from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
+from ifa_ray.serving.history_shard import ErasedMeanwhileError
 from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.stateful_ranker import StatefulRanker
 
 __all__ = ["HistoryRanker", "StateHistoryRanker", "erase_user", "with_histories"]
+
+_ATTEMPTS = 3
 
 
 class HistoryRanker:
@@ -43,9 +47,9 @@ class HistoryRanker:
         for request in requests:
             watermark = None
             if isinstance(request.history, StoredHistory):
-                watermark = self._store.watermark(request.user_id, request.time_ms)
-                begin = max(0, watermark - MAX_HISTORY)
-                history = self._store.read(request.user_id, begin, watermark - begin)
+                watermark, history = _stored(
+                    self._store, request, lambda watermark: max(0, watermark - MAX_HISTORY)
+                )
                 request = dataclasses.replace(request, history=history)
             filled.append(request)
             watermarks.append(watermark)
@@ -79,11 +83,32 @@ class StateHistoryRanker:
         ]
 
     def _rank_stored(self, request: RankRequest) -> RankResponse:
-        watermark = self._store.watermark(request.user_id, request.time_ms)
-        begin = self._ranker.needs_from(request.user_id, watermark)
-        history = self._store.read(request.user_id, begin, watermark - begin)
+        watermark, history = _stored(
+            self._store,
+            request,
+            lambda watermark: self._ranker.needs_from(request.user_id, watermark),
+        )
         response = self._ranker.rank_at(dataclasses.replace(request, history=history), watermark)
         return dataclasses.replace(response, watermark=watermark)
+
+
+def _stored(
+    store: HistoryStore, request: RankRequest, begins_at: Callable[[int], int]
+) -> tuple[int, History]:
+    """A user's watermark at the request's time, and the behaviours from `begins_at` it to there.
+
+    Raises:
+        ErasedMeanwhileError: if the user is erased again and again.
+    """
+    for left in reversed(range(_ATTEMPTS)):
+        watermark = store.watermark(request.user_id, request.time_ms)
+        begin = begins_at(watermark)
+        try:
+            return watermark, store.read(request.user_id, begin, watermark - begin)
+        except ErasedMeanwhileError:
+            if not left:
+                raise
+    raise AssertionError
 
 
 def with_histories(ranker: Ranker, store: HistoryStore) -> Ranker:

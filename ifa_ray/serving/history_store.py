@@ -1,7 +1,8 @@
 """What a store of histories must do, whoever wrote it, and which one an application has.
 
-`ifa_ray.serving.sequence_store` is ours. One of a platform's own is a class of these methods, named
-in the settings; no Ray, no HTTP, no ranker.
+`ifa_ray.serving.sequence_store` is ours, and `ifa_ray.serving.sharded_store` puts several of them
+into one. One of a platform's own is a class of these methods, named in the settings; no Ray, no
+HTTP, no ranker.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Protocol
 from ifa_ray.plugins import load_store_class
 from ifa_ray.schema import MAX_HISTORY, History
 from ifa_ray.serving.appends import Append, Appended
+from ifa_ray.serving.history_shard import check_layout
 from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.sharded_store import ShardedStore
 
 __all__ = ["HistoryStore", "open_store"]
 
@@ -63,13 +66,27 @@ def open_store(settings: AppSettings) -> HistoryStore | None:
     """The store that the settings name; None where they name none.
 
     Raises:
-        ConfigError: if a class of one's own cannot be imported, or lacks a method.
+        ConfigError: if a class of one's own cannot be imported, or lacks a method; if the folder's
+            histories are spread over another number of shards.
         StoreError: if the store cannot be opened.
     """
     if settings.sequence_store is None:
         return None
     if settings.store_class is None:
-        return SequenceStore(Path(settings.sequence_store), max_bytes=settings.store_bytes)
+        folder = Path(settings.sequence_store)
+        if settings.store_shards is not None:
+            from ifa_ray.serving.shard_actors import ActorShards
+
+            return ShardedStore(
+                ActorShards(
+                    folder.absolute(),
+                    settings.store_shards,
+                    settings.store_bytes,
+                    resource=settings.store_resource,
+                )
+            )
+        check_layout(folder, None)
+        return SequenceStore(folder, max_bytes=settings.store_bytes)
     made: HistoryStore = load_store_class(settings.store_class)(
         location=settings.sequence_store, max_bytes=settings.store_bytes
     )

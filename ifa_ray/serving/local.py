@@ -18,7 +18,7 @@ from ifa_ray.errors import ConfigError
 
 __all__ = ["GRPC_SERVICER", "local_serve"]
 
-GRPC_SERVICER = "ifa_ray.serving.proto.ranking_pb2_grpc.add_RankingServicer_to_server"
+GRPC_SERVICER = "ifa_ray.serving.grpc_bytes.add_ranking_to_server"
 """What Serve's `grpc_servicer_functions` names."""
 
 _OBJECT_STORE_BYTES = 200 * 2**20

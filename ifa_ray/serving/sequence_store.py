@@ -40,9 +40,9 @@ from ifa_ray.serving.appends import (
 )
 from ifa_ray.serving.history_chunks import CHUNK, joined, packed, part, unpacked
 
-__all__ = ["SequenceStore", "StoreCorruptError", "StoreFullError"]
+__all__ = ["STORE_FILE", "SequenceStore", "StoreCorruptError", "StoreFullError"]
 
-_FILE, _LOCK = "histories.sqlite3", "owner.lock"
+STORE_FILE, _LOCK = "histories.sqlite3", "owner.lock"
 _SCHEMA_VERSION = 1
 _PAGE_BYTES = 4096
 _SCHEMA = """
@@ -81,7 +81,7 @@ class SequenceStore:
             StoreCorruptError: if its file is no store of this version.
         """
         require(max_bytes >= 2**16, "max_bytes", max_bytes, f">= {2**16}")
-        self.path = folder / _FILE
+        self.path = folder / STORE_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock_file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)

@@ -121,11 +121,17 @@ class AppSettings(BaseModel):
             contract's limits (50,000 candidates, 1,000,000 impressions) in the binary form.
         max_requests: rank requests in one HTTP body or gRPC call.
         sequence_store: folder on a local disk, made where there is none, in which histories live;
-            None keeps none. Its owner is one process, so one replica.
+            None keeps none. One replica owns it, unless it has shards.
+        store_shards: processes among which users' histories are spread, for any number of replicas
+            (`ifa_ray.serving.shard_actors`); None has the one replica hold them. It is fixed once
+            histories are stored.
+        store_resource: shard i lies on the node that has Ray's resource `NAME-i`; None where Ray
+            has one node.
         store_class: `package.module:Class` of a store of one's own, made as Class(location=...,
             max_bytes=...) of `sequence_store` and `store_bytes` in every replica; None takes ours.
             From the command line or a config only, as `ranker` is.
-        store_bytes: of the store's file; beyond it events are refused (HTTP 507).
+        store_bytes: of the store's file, or an equal part of it of each shard's; beyond it events
+            are refused (HTTP 507).
         state_bytes: of sequence states in memory, the slots' shares being equal; 0 keeps none, and
             a request reads its whole history.
         grpc: whether calls that come by Serve's gRPC port are answered (docs/serving.md). That port
@@ -152,6 +158,8 @@ class AppSettings(BaseModel):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     max_requests: int = Field(default=64, ge=1)
     sequence_store: str | None = None
+    store_shards: int | None = Field(default=None, ge=1, le=256)
+    store_resource: str | None = None
     store_class: str | None = None
     store_bytes: int = Field(default=64 * 2**30, ge=2**16)
     state_bytes: int = Field(default=0, ge=0)
@@ -201,11 +209,16 @@ class AppSettings(BaseModel):
                 f"{self.num_replicas}: an erasure would reach the states of one replica alone."
             )
         ours = self.sequence_store is not None and self.store_class is None
-        if ours and self.num_replicas != 1:
+        if ours and self.num_replicas != 1 and self.store_shards is None:
             raise ConfigError(
                 f"num_replicas == {self.num_replicas}, must be 1 with sequence_store == "
-                f"{self.sequence_store!r}: one process owns a store, and users are not spread over "
-                "replicas yet."
+                f"{self.sequence_store!r} and store_shards == None: one process owns a store. "
+                "With store_shards == 1 or more it is one that all replicas ask."
+            )
+        if self.store_shards is not None and not ours:
+            raise ConfigError(
+                f"store_shards == {self.store_shards}, must be None without sequence_store and "
+                "with store_class."
             )
         if self.state_bytes and self.sequence_store is None:
             raise ConfigError(
@@ -216,6 +229,22 @@ class AppSettings(BaseModel):
             raise ConfigError(
                 f"state_bytes == {self.state_bytes}, must be 0 with ranker == {self.ranker!r}, "
                 "which keeps no states that are known here."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_place_for_shards(self) -> Self:
+        if self.store_resource is None:
+            return self
+        if self.store_shards is None:
+            raise ConfigError(
+                f"store_resource == {self.store_resource!r}, must be None without store_shards."
+            )
+        assert self.sequence_store is not None  # _one_owner_of_histories saw to it
+        if not Path(self.sequence_store).is_absolute():
+            raise ConfigError(
+                f"sequence_store == {self.sequence_store!r}, must be absolute with store_resource "
+                f"== {self.store_resource!r}: nodes' folders differ."
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The fuzzers of the HTTP face, for as long as wanted; tests run the same for some seconds.
+"""The fuzzers of the HTTP and gRPC faces, as long as wanted; tests run the same for some seconds.
 
     python tests/fuzz --cases 100000
     python tests/fuzz --cases 20000 --seed 7 --only "rank, Arrow"
@@ -66,7 +66,8 @@ def main():
             print(f"{done:9,} cases, {spent}, peak {peak_mb():.0f} MB", flush=True)
         for name, count in ran.items():
             print(f"{count:9,} {name}")
-        answers = ", ".join(f"{n:,} x {code}" for code, n in sorted(target.statuses.items()))
+        by_name = sorted(target.statuses.items(), key=lambda one: str(one[0]))
+        answers = ", ".join(f"{n:,} x {code}" for code, n in by_name)
         print(f"answers: {answers}")
         print(f"memory grew by {peak_mb() - first_mb:.0f} MB at its peak; no case failed")
         target.close()

@@ -5,6 +5,7 @@ import os
 import pickle
 
 import api_cases
+import grpc_bodies
 import numpy as np
 import pytest
 from arrow_bodies import big_endian, encoded, many_columns, many_empty_batches
@@ -136,6 +137,32 @@ def test_numbers_said_to_be_big_endian_are_read_as_such_or_refused(target):
     target.check_still_right()
 
 
+def refused_call(target, method, body):
+    """A call that is refused; good ones are answered as before."""
+    before = target.statuses["INVALID_ARGUMENT"]
+    assert target.call(method, body) is None
+    assert target.statuses["INVALID_ARGUMENT"] == before + 1
+    target.check_still_right()
+
+
+@pytest.mark.parametrize("method", grpc_bodies.METHODS)
+@pytest.mark.parametrize("body", [b"\xff", b"\x0a\xff", b"\x0a\x7f\x00", b"\x0b" * 9], ids=repr)
+def test_bytes_that_are_no_message_are_the_callers_fault(target, method, body):
+    refused_call(target, method, body)
+
+
+def test_a_call_that_is_too_long_is_refused_before_it_is_read(target):
+    refused_call(target, "Rank", b"\xff" * (MAX_BODY + 1))
+
+
+def test_some_calls_of_each_kind_are_answered_too(target):
+    for campaign in CAMPAIGNS:
+        if campaign.name.endswith("gRPC"):
+            before = target.statuses["OK"]
+            run(target, campaign, 200, number=1, every=1_000)
+            assert target.statuses["OK"] - before >= 5
+
+
 class _Trap:
     """Would be noticed if anything unpickled it."""
 
@@ -149,4 +176,6 @@ class _Trap:
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/events"])
 def test_no_pickle_is_ever_loaded(target, path, media_type):
     refused(target, target.post(path, pickle.dumps(_Trap()), media_type))
+    for method in grpc_bodies.METHODS:
+        target.call(method, pickle.dumps(_Trap()))
     assert not _Trap.sprung

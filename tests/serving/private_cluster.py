@@ -94,21 +94,31 @@ class PrivateCluster:
 
     def processes(self):
         """Processes of this cluster and of the commands that this object ran."""
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == self._mark:
-                    yield process
+        return marked(self._mark)
 
     def stop(self):
-        """SIGTERM, then SIGKILL to whoever is left: Ray's daemons do not all obey the first."""
-        for signal in (psutil.Process.terminate, psutil.Process.kill):
-            alive = list(self.processes())
-            for process in alive:
-                with contextlib.suppress(psutil.Error):
-                    signal(process)
-            psutil.wait_procs(alive, timeout=5)
-        assert list(self.processes()) == []
+        """Ends all of them."""
+        end_marked(self._mark)
         shutil.rmtree(self._session, ignore_errors=True)
+
+
+def marked(mark):
+    """Processes that inherited a mark."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                yield process
+
+
+def end_marked(mark):
+    """SIGTERM, then SIGKILL to whoever is left: Ray's daemons do not all obey the first."""
+    for signal in (psutil.Process.terminate, psutil.Process.kill):
+        alive = list(marked(mark))
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                signal(process)
+        psutil.wait_procs(alive, timeout=5)
+    assert list(marked(mark)) == []
 
 
 def wait_until(condition, timeout_s, what):

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from ray.serve.schema import LoggingConfig, RayActorOptionsSchema, ServeDeploySchema
 
 from ifa_ray.errors import ConfigError
+from ifa_ray.serving import grpc_bytes
 from ifa_ray.serving.app import DEPLOYMENT, build_app, deployment_for
 from ifa_ray.serving.deployment import open_slot
-from ifa_ray.serving.proto import ranking_pb2_grpc
 from ifa_ray.serving.settings import AppSettings, LiveSettings
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -102,7 +102,7 @@ def test_this_test_finds_a_mistyped_key_at_every_level(change, found):
 def test_grpc_is_off_until_somebody_asks_for_it():
     assert "grpc_options" not in config()
     assert with_everything_wanted()["grpc_options"]["grpc_servicer_functions"] == [
-        f"{ranking_pb2_grpc.__name__}.{ranking_pb2_grpc.add_RankingServicer_to_server.__name__}"
+        f"{grpc_bytes.__name__}.{grpc_bytes.add_ranking_to_server.__name__}"
     ]
 
 

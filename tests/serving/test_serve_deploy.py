@@ -41,6 +41,9 @@ pytestmark = pytest.mark.cluster
 NUM_ITEMS = 60
 TOKEN = "a-token-of-some-length"
 GRPC_OPTIONS = with_everything_wanted()["grpc_options"]
+(SPANS,) = re.findall(
+    r"```py spans.py\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), flags=re.DOTALL
+)
 
 
 def make_items():
@@ -91,7 +94,12 @@ class Deployed:
         (folder / "runs" / "latest").symlink_to("first", target_is_directory=True)
         self.publish(0)
         self.cluster = PrivateCluster(folder)
-        self.cluster.environment["RANKER_TOKEN"] = TOKEN
+        (folder / "spans.py").write_text(SPANS)
+        self.cluster.environment.update(
+            RANKER_TOKEN=TOKEN,
+            RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH="spans:processors",
+            RAY_SERVE_TRACING_SAMPLING_RATIO="0",  # a caller's own trace says itself if it is
+        )
         self.url = f"http://127.0.0.1:{self.cluster.http}"
 
     def publish(self, version):
@@ -203,6 +211,26 @@ def test_health_and_documentation_are_served_below_the_prefix(deployed):
     assert httpx.get(f"{deployed.url}/ifa/readyz").json()["status"] == "ready"
     document = httpx.get(f"{deployed.url}/ifa/openapi.json").json()
     assert "/v1/rank" in document["paths"]
+
+
+def test_a_trace_goes_on_in_the_proxy_and_the_replica(deployed):
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    answer = httpx.post(
+        f"{deployed.url}/ifa/v1/rank",
+        content=wire.encode_requests([make_request()]),
+        headers={"content-type": wire.ARROW, "traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+
+    def names():
+        """Of the spans; requests without a trace of their own are not sampled, and have none."""
+        text = "".join(path.read_text() for path in deployed.folder.glob("spans-*.json"))
+        assert set(re.findall(r'"trace_id": "0x(\w+)"', text)) <= {trace}
+        return set(re.findall(r'"name": "(\w+) ', text))
+
+    wanted = {"proxy_http_request", "route_to_replica", "replica_handle_request"}
+    wait_until(lambda: names() >= wanted, 20, "spans")
 
 
 def test_a_request_that_breaks_the_contract_is_refused_with_the_rule(deployed):
@@ -342,7 +370,12 @@ def test_handle_http_and_grpc_give_one_answer(deployed):
         client.rank(requests)
     with grpc.insecure_channel(target) as channel:
         services = ProtoReflectionDescriptorDatabase(channel).get_services()
+        to_faces = [("application", "faces"), ("authorization", f"Bearer {TOKEN}")]
+        with pytest.raises(grpc.RpcError) as unreadable:
+            channel.unary_unary("/ifa_ray.v1.Ranking/Rank")(b"\xff", metadata=to_faces)
     assert "ifa_ray.v1.Ranking" in services
+    assert unreadable.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert unreadable.value.details() == "call of 1 bytes, must be a RankCall."
 
     def ask(_):
         with GrpcRankClient(
@@ -446,6 +479,48 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 50)
         assert client.erase(whole.user_id) == 50
         assert_ranked_alike(client, 0)
+
+
+def test_a_user_is_answered_by_one_replica_over_http_and_grpc(deployed):
+    """Which clients see to by what they tell beside the body; without it a call goes anywhere."""
+    slot = {
+        "items": "runs/latest/worlds/replicate=0/items.parquet",
+        "checkpoints": "runs/latest/models/ifa/replicate=0",
+    }
+    shared = {
+        "slots": [slot], "grpc": True, "token_env": "RANKER_TOKEN", "num_replicas": 2,
+        "sequence_store": "shared", "store_shards": 2, "state_bytes": 10**7, "num_cpus": 0.25,
+    }  # fmt: skip
+    deployed.deploy(shared=shared)
+    status = deployed.status_once_settled("shared")
+    assert status["status"] == "RUNNING", status["message"]
+    asked = [
+        dataclasses.replace(make_request(number), user_id=number, history=FROM_STORE)
+        for number in range(7)  # an odd number, so that two replicas do not look alike
+    ]
+    url = f"{deployed.url}/shared/v1/models"
+    authorization = {"authorization": f"Bearer {TOKEN}"}
+
+    def states(headers):
+        (found,) = httpx.get(url, headers=authorization | headers, timeout=30).json()["states"]
+        return found["states"], found["outcomes"]["missing"], found["outcomes"]["hit"]
+
+    target = f"127.0.0.1:{deployed.cluster.grpc}"
+    with (
+        RankClient(f"{deployed.url}/shared", token=TOKEN, timeout_s=60) as http,
+        GrpcRankClient(target, application="shared", token=TOKEN, timeout_s=60) as by_grpc,
+    ):
+        for one in asked:
+            http.append([Append(user_id=one.user_id, begin=0, history=make_request().history)])
+            for client in (http, by_grpc, http, by_grpc):
+                client.rank([one])
+        replicas = {states({}) for _ in range(30)}
+        own = [states({"x-session-id": str(one.user_id)}) for one in asked]
+        assert sum(missing for _, missing, _ in replicas) == len(asked)
+        assert sum(hits for _, _, hits in replicas) == 3 * len(asked)
+        assert set(own) <= replicas
+        assert by_grpc.erase(0) == 50
+        assert http.watermark(0) == 0
 
 
 def test_a_version_is_pinned_and_unpinned_without_a_restart_while_a_newer_one_shadows(deployed):

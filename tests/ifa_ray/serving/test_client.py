@@ -90,6 +90,15 @@ def test_what_may_pass_is_tried_again(failure):
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize(("form", "told"), [("arrow", ["7", None]), ("json", ["7", "7", "7", "8"])])
+def test_a_call_tells_whose_it_is_unless_it_is_of_several_users(form, told):
+    client, seen = client_of([200] * 4, format=form)
+    with client:
+        for users in ((7, 7), (7, 8)):
+            client.rank([make_request(user_id=user) for user in users])
+    assert [request.headers.get("x-session-id") for request in seen] == told
+
+
 @pytest.mark.parametrize("status", [404, 413, 415, 422])
 def test_a_refused_request_is_not_tried_again_and_has_the_servers_message(status):
     client, seen = client_of([status])

@@ -18,6 +18,7 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 from ifa_ray.errors import CheckpointError, RequestError, ServingError
 from ifa_ray.schema import FROM_STORE, MAX_CANDIDATES
 from ifa_ray.serving import grpc_form
+from ifa_ray.serving.grpc_bytes import add_ranking_to_server
 from ifa_ray.serving.grpc_client import GrpcRankClient
 from ifa_ray.serving.grpc_service import RankerService
 from ifa_ray.serving.proto import ranking_pb2 as pb
@@ -44,10 +45,10 @@ class Methods:
 
 
 @contextmanager
-def serving(servicer):
+def serving(servicer, add=ranking_pb2_grpc.add_RankingServicer_to_server):
     """A server on a free port, for any object with the service's methods."""
     server = grpc.server(ThreadPoolExecutor(8))
-    ranking_pb2_grpc.add_RankingServicer_to_server(servicer, server)
+    add(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -57,7 +58,7 @@ def serving(servicer):
 
 
 @contextmanager
-def replica_at(monkeypatch, ranker=None, **settings):
+def replica_at(monkeypatch, ranker=None, add=add_ranking_to_server, **settings):
     monkeypatch.setenv("RANKER_TOKEN", TOKEN)
     changed = {"grpc": True, "token_env": "RANKER_TOKEN", **settings}
     slot = Slot(Loaded(0, ranker or LargestIdFirst()), load_version)
@@ -66,7 +67,7 @@ def replica_at(monkeypatch, ranker=None, **settings):
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        with serving(Methods(replica, loop)) as target:
+        with serving(Methods(replica, loop), add) as target:
             yield target
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -199,6 +200,50 @@ def test_a_deadline_that_is_none_is_refused(monkeypatch, deadline):
             ranking_pb2_grpc.RankingStub(channel).Rank(pb.RankCall(), metadata=metadata)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.details().startswith("deadline-ms == ")
+
+
+def test_a_server_that_reads_messages_itself_is_answered_too(monkeypatch):
+    generated = ranking_pb2_grpc.add_RankingServicer_to_server
+    with replica_at(monkeypatch, add=generated) as target, client_of(target) as client:
+        assert client.rank([make_request()])[0].ids_K.tolist() == [9, 4]
+
+
+def test_the_token_is_asked_for_before_a_call_is_read(monkeypatch):
+    def status_of(method, body, metadata):
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(f"/ifa_ray.v1.Ranking/{method}")(body, metadata=metadata)
+        return refused.value.code().name
+
+    token = [("authorization", f"Bearer {TOKEN}")]
+    with replica_at(monkeypatch) as target, grpc.insecure_channel(target) as channel:
+        for method in ("Rank", "AppendEvents", "GetUser", "EraseUser", "Models"):
+            assert status_of(method, b"\xff", []) == "UNAUTHENTICATED"
+            assert status_of(method, b"\xff", token) == "INVALID_ARGUMENT"
+        assert status_of("Health", b"\xff", []) == "INVALID_ARGUMENT"
+
+
+def test_the_client_tells_whose_a_call_is(monkeypatch):
+    told, plain = [], Methods._run
+
+    class Noting(Methods):
+        @staticmethod
+        def _run(method, loop):
+            run = plain(method, loop)
+
+            def note(call, context):
+                told.append(dict(context.invocation_metadata()).get("session_id"))
+                return run(call, context)
+
+            return note
+
+    monkeypatch.setattr(sys.modules[__name__], "Methods", Noting)
+    with replica_at(monkeypatch) as target, client_of(target) as client:
+        client.rank([make_request(user_id=7), make_request(2, user_id=7)])
+        client.rank([make_request(user_id=7), make_request(2, user_id=8)])
+        for refused in (lambda: client.append([append_of(9, 0, 1)]), lambda: client.erase(10)):
+            with pytest.raises(RequestError, match="sequence_store == None"):
+                refused()
+    assert told == ["7", None, "9", "10"]
 
 
 def test_a_version_that_does_not_exist_is_not_found(client):

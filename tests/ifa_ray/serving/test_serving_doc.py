@@ -75,9 +75,14 @@ def test_the_examples_append_rank_and_erase(url):
 
 def test_the_printed_settings_are_settings():
     texts = [text for kind, text in BLOCKS if kind == "yaml"]
-    assert len(texts) == 4
-    printed = {k: v for text in texts for k, v in yaml.safe_load(text)["args"].items()}
+    assert len(texts) == 6
     slot = {"items": "items", "checkpoints": "models"}
+    values = [yaml.safe_load(text)["args"] for text in texts]
+    shards = [one for one in values if "store_shards" in one]
+    for one in shards:
+        AppSettings.model_validate({"name": "ifa", "slots": [slot], **one})
+    assert len(shards) == 2
+    printed = {k: v for one in values if one not in shards for k, v in one.items()}
     settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})
     assert settings.store_bytes == AppSettings.model_fields["store_bytes"].default
     assert settings.sequence_store == "histories"

@@ -49,11 +49,30 @@ def test_settings_outside_their_rule_and_unknown_ones_are_refused(changes):
             "state_bytes == 1, must be 0 with ranker == 'm:C'",
         ),
         ({"sequence_store": "s", "store_bytes": 1}, "store_bytes"),
+        ({"store_shards": 2}, "store_shards == 2, must be None without sequence_store"),
+        (
+            {"sequence_store": "s", "store_class": "m:C", "store_shards": 2},
+            "store_shards == 2, must be None .* with store_class",
+        ),
+        ({"sequence_store": "s", "store_shards": 0}, "store_shards"),
+        (
+            {"sequence_store": "/s", "store_resource": "disk"},
+            "store_resource == 'disk', must be None without store_shards",
+        ),
+        (
+            {"sequence_store": "s", "store_shards": 2, "store_resource": "disk"},
+            "sequence_store == 's', must be absolute",
+        ),
     ],
 )
 def test_histories_have_one_owner_and_states_have_histories(changes, message):
     with pytest.raises(ValidationError, match=message):
         settings(**changes)
+
+
+def test_with_shards_any_number_of_replicas_keeps_states():
+    made = settings(sequence_store="s", store_shards=1, num_replicas=3, state_bytes=9)
+    assert made.num_replicas == 3
 
 
 def test_a_missing_path_is_named_with_the_folder_it_was_looked_for_in(tmp_path, monkeypatch):

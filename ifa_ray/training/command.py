@@ -104,6 +104,11 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       "candidates without any label that is learned from; all are tested. Below 1 "
                       "for models whose candidates do not read each other "
                       "(default: 1)")  # fmt: skip
+    size.add_argument("--evict-after-days", type=float, metavar="X", help="rows of the hashed "
+                      "tables that nothing learned from for so many days of the log go back to "
+                      "where they began, at the end of a version (default: never)")  # fmt: skip
+    size.add_argument("--evict-after-requests", type=int, metavar="N",
+                      help="or for so many requests (default: never)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
     size.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share "
@@ -260,6 +265,8 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         sparse_learning_rate=options.sparse_learning_rate,
         tower_precision=options.tower_precision,
         negative_rate=options.negative_rate,
+        evict_after_days=options.evict_after_days,
+        evict_after_requests=options.evict_after_requests,
     )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,

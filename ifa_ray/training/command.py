@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,22 @@ from ifa_ray.training.offline_output import summary_lines
 from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.processes import WorkerLost, run_ranks
 from ifa_ray.training.progress import TrainingProgress
+from ifa_ray.training.publishing import StorePublisher
 from ifa_ray.training.sources import SampleStream, read_stream
+from ifa_ray.training.storage import VersionStore
 from ifa_ray.training.trackers import MlflowTracker, TensorBoardTracker, Tracker
 from ifa_ray.training.train_help import EPILOG, HELP
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_LOST", "EXIT_REFUSED", "add_train", "run_train"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "EXIT_LOST",
+    "EXIT_NOT_COPIED",
+    "EXIT_REFUSED",
+    "add_train",
+    "run_train",
+]
 
-EXIT_REFUSED, EXIT_LOST, EXIT_INTERRUPTED = 3, 4, 130
+EXIT_REFUSED, EXIT_LOST, EXIT_NOT_COPIED, EXIT_INTERRUPTED = 3, 4, 5, 130
 
 _MODEL_SIZES = (
     ("--width", "width", 32, "D, of embeddings and attention"),
@@ -72,6 +81,8 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add("--keep", type=int, default=3, metavar="N", help="versions that stay whole (default: 3)")
     add("--no-daily", action="store_true", help="else the last version of every day stays too, "
         "without its optimiser state")  # fmt: skip
+    add("--publish-to", metavar="URL", help="copy each version that is published to a bucket or "
+        "another folder too: s3://bucket/prefix?region=... or file:///path")  # fmt: skip
     _add_data(command.add_argument_group("data"))
     _add_gate(command.add_argument_group("the quality gate before a version is published"))
     start = command.add_argument_group("where weights begin")
@@ -152,6 +163,8 @@ def run_train(options: argparse.Namespace) -> int:
         The process's status.
     """
     settings = _settings(options)
+    if options.publish_to is not None:
+        VersionStore.at(options.publish_to).open()  # a mistake in it is found before hours of work
     try:
         if settings.workers == 1:
             metrics = _train(options, None)
@@ -169,7 +182,24 @@ def run_train(options: argparse.Namespace) -> int:
     for line in summary_lines(metrics):
         print(line)
     print(options.out)
-    return 0
+    return 0 if options.publish_to is None else _copied(options)
+
+
+def _copied(options: argparse.Namespace) -> int:
+    """Whether the store has all versions; says which it lacks."""
+    missing = _publisher(options, print).missing()
+    if not missing:
+        return 0
+    print(
+        f"not copied: {', '.join(map(str, missing))}; when the store can be reached: python -m "
+        f"ifa_ray versions push {options.out} '{options.publish_to}'",
+        file=sys.stderr,
+    )
+    return EXIT_NOT_COPIED
+
+
+def _publisher(options: argparse.Namespace, say: Callable[[str], None]) -> StorePublisher:
+    return StorePublisher(options.publish_to, OfflineFolder(options.out).models, say)
 
 
 def _work(ranks: Ranks, options: argparse.Namespace) -> dict[str, Any]:
@@ -202,7 +232,7 @@ def _train(options: argparse.Namespace, ranks: Ranks | None) -> dict[str, Any]:
         _report_tables(folder, stream, settings, progress)
         return train_offline(
             folder, settings, stream, gate=gate, keep=keep, listener=progress,
-            trackers=functools.partial(_trackers, options, settings),
+            trackers=functools.partial(_trackers, options, settings, progress.say),
             warm_start=options.warm_start, allow_added_items=options.allow_added_items,
             ranks=ranks,
         )  # fmt: skip
@@ -237,9 +267,14 @@ def _report_tables(
 
 
 def _trackers(
-    options: argparse.Namespace, settings: OfflineSettings, first_step: int
+    options: argparse.Namespace,
+    settings: OfflineSettings,
+    say: Callable[[str], None],
+    first_step: int,
 ) -> Sequence[Tracker]:
     found: list[Tracker] = []
+    if options.publish_to is not None:
+        found.append(_publisher(options, say))
     if options.tensorboard:
         found.append(TensorBoardTracker(options.out / "tensorboard", first_step))
     if options.mlflow:

@@ -272,7 +272,8 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
 def load_model(folder: Path | str, items: ItemTable) -> RankModel:
     """Builds the model of a version, in eval mode; errors as `load_checkpoint`."""
     checkpoint = load_checkpoint(folder, items, with_optimizer=False)
-    model = build_model(checkpoint.model_config, items, checkpoint.seed)
+    # Drawing weights that are replaced would be a third of the time.
+    model = build_model(checkpoint.model_config, items, None)
     try:
         model.load_state_dict(checkpoint.arrays.model)
     except RuntimeError as error:

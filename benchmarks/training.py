@@ -5,15 +5,19 @@
 Requests are read from Parquet shards, joined with their labels and histories, made a batch, tested
 and learned from, with the real loss. Seconds are those of CPU with one thread, which a busy machine
 lengthens little; requests per second are per core. Torch and numpy alone, but for reading the log
-and writing versions, which need pyarrow and safetensors.
+and writing versions, which need pyarrow and safetensors; replicas of a served ranker are measured
+where Ray is installed (`benchmarks.serving_publish`).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -151,6 +155,19 @@ def _step(
     )  # fmt: skip
 
 
+def _replicas(quick: bool) -> dict[str, Any]:
+    """`benchmarks.serving_publish` in a process of its own; what it lacks, where it cannot run."""
+    if quick:
+        return {"not measured": "with --quick"}
+    if importlib.util.find_spec("ray") is None:
+        return {"not measured": "ray is not installed"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "replicas.json"
+        command = [sys.executable, "-m", "benchmarks.serving_publish", "--json", str(path)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return dict(json.loads(path.read_text())["results"])
+
+
 def verdicts(found: dict[str, Any]) -> list[str]:
     """A line for each number that was wanted."""
     lines = []
@@ -167,9 +184,12 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         if step["model"] in ("ifa", "ifa_plus"):
             what = f"{name}, loading and batching"
             wanted(what, 100 * step["share"], "<=", 15, "%")
-    publishing = found["publishing"]
+    publishing, replicas = found["publishing"], found["replicas"]
     mb = publishing["checkpoint_mb"]
     wanted(f"publishing {mb:.0f} MB", publishing["publish_s"], "<=", 0.5, " s")
+    if "push_s" in replicas:
+        what = f"publishing {mb:.0f} MB to {replicas['replicas']} replicas"
+        wanted(what, replicas["push_s"], "<=", 0.5, " s")
     wanted("memory growth over the steps", found["memory"]["growth_mb"], "<=", 5, " MB")
     wanted("2 workers, by CPU", found["workers"]["speedup_cpu"], ">=", 1.6, "x")
     wanted("2 workers, by wall clock", found["workers"]["speedup_wall"], ">=", 1.6, "x")
@@ -190,7 +210,7 @@ def _print(found: dict[str, Any]) -> None:
         f"m = {size['m']:,}, n = {size['n']:,}, width {size['width']}, batch {size['batch_size']}, "
         f"{size['steps']} steps; share: loading and batching, of loading and step"
     )
-    for part in ("optimizers", "publishing", "memory", "workers"):
+    for part in ("optimizers", "publishing", "replicas", "memory", "workers"):
         print(f"\n{part}")
         for name, value in found[part].items():
             print(f"  {name}: {value:,.4g}" if isinstance(value, float) else f"  {name}: {value}")
@@ -226,6 +246,7 @@ def main(arguments: list[str] | None = None) -> None:
         "steps": [dataclasses.asdict(step) for step in measure(size, models)],
         "optimizers": measure_optimizers(rows=20_000 if options.quick else 1_000_000),
         "publishing": measure_publishing(megabytes=4 if options.quick else 100),
+        "replicas": _replicas(options.quick),
         "memory": measure_memory(steps),
         "workers": measure_workers(size.model(models[0]), size.m, size.n, steps=size.steps),
     }

@@ -14,9 +14,10 @@ from pathlib import Path
 from benchmarks.synthetic import catalogue
 from benchmarks.training_log import sample
 from ifa_ray.config import SPARSE_OPTIMIZERS, ModelConfig, TrainingConfig
+from ifa_ray.data.items import ItemTable
 from ifa_ray.training.loop import Learner
 
-__all__ = ["measure_memory", "measure_optimizers", "measure_publishing"]
+__all__ = ["learner_of_size", "measure_memory", "measure_optimizers", "measure_publishing"]
 
 SEED = 0
 _PUBLICATIONS = 5
@@ -53,6 +54,16 @@ def measure_optimizers(
     return found
 
 
+def learner_of_size(megabytes: int, items: ItemTable) -> Learner:
+    """One whose version, weights and Adam's state, has about that size."""
+    width = 64
+    rows = int(megabytes * 1e6 / (3 * 4 * width))
+    model = ModelConfig(name="ifa", width=width, tower_widths=(64,), id_buckets=rows)
+    learner = Learner(model, TrainingConfig(), items, SEED)
+    learner.step([sample(items, 100, 100, seed=SEED, number=0)])
+    return learner
+
+
 def measure_publishing(
     megabytes: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float | int]:
@@ -64,11 +75,8 @@ def measure_publishing(
     """
     from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 
-    items, width = catalogue(5_000, SEED), 64
-    rows = int(megabytes * 1e6 / (3 * 4 * width))
-    model = ModelConfig(name="ifa", width=width, tower_widths=(64,), id_buckets=rows)
-    learner = Learner(model, TrainingConfig(), items, SEED)
-    learner.step([sample(items, 100, 100, seed=SEED, number=0)])
+    items = catalogue(5_000, SEED)
+    learner = learner_of_size(megabytes, items)
     saves, processor, loads, size = [], [], [], 0
     _DISK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_DISK) as root:

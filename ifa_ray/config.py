@@ -182,6 +182,9 @@ class TrainingConfig(Config):
         negative_rate: of the candidates of which nothing happened, how many are learned from, each
             counting for so many more; all are tested. Below 1 for models alone whose candidates do
             not read each other.
+        evict_after_days, evict_after_requests: a row of a hashed table that nothing has learned
+            from for so many days of the log's clock, or so many requests, goes back to where it
+            began (`ifa_ray.training.visits`). One of the two at most; None keeps all rows.
     """
 
     batch_size: int = 4
@@ -191,6 +194,8 @@ class TrainingConfig(Config):
     sparse_learning_rate: float | None = None
     tower_precision: str = "float32"
     negative_rate: float = 1.0
+    evict_after_days: float | None = None
+    evict_after_requests: int | None = None
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
@@ -204,6 +209,11 @@ class TrainingConfig(Config):
         rate = self.sparse_learning_rate
         require(rate is None or rate > 0, "sparse_learning_rate", rate, "> 0")
         require(0 < self.negative_rate <= 1, "negative_rate", self.negative_rate, "in (0, 1]")
+        days, requests = self.evict_after_days, self.evict_after_requests
+        require(days is None or days > 0, "evict_after_days", days, "> 0")
+        require(requests is None or requests >= 1, "evict_after_requests", requests, ">= 1")
+        require(days is None or requests is None, "evict_after_days", days,
+                f"None with evict_after_requests == {requests}: one clock alone")  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values; those that came later are left out while they are unused.
@@ -213,6 +223,7 @@ class TrainingConfig(Config):
         values = super().to_dict()
         for name in (
             "sparse_optimizer", "sparse_learning_rate", "tower_precision", "negative_rate",
+            "evict_after_days", "evict_after_requests",
         ):  # fmt: skip
             if values[name] == getattr(type(self), name):
                 del values[name]

@@ -16,6 +16,7 @@ FILES = sorted(
 RAY_AT_HOME = (
     "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/population.py",
     "simulator/retrieval_actor.py", "simulator/loop.py", "benchmarks/serving.py",
+    "benchmarks/serving_publish.py",
 )  # fmt: skip
 
 # They are measured on machines without Ray or tables.
@@ -28,7 +29,10 @@ TORCH_AND_NUMPY = (
 )  # fmt: skip
 
 # They measure what only a served ranker has.
-SERVED = ("benchmarks.serving", "benchmarks.serving_affinity", "benchmarks.serving_load")
+SERVED = (
+    "benchmarks.serving", "benchmarks.serving_affinity", "benchmarks.serving_load",
+    "benchmarks.serving_publish",
+)  # fmt: skip
 
 # They hold kernels, and are loaded where there is a GPU, or an interpreter was asked for.
 TRITON_AT_HOME = "_triton.py"

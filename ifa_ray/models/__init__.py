@@ -51,8 +51,10 @@ MODELS: dict[str, type[RankModel]] = {
 }
 
 
-def build_model(config: ModelConfig, items: ItemTable, seed: int) -> RankModel:
+def build_model(config: ModelConfig, items: ItemTable, seed: int | None) -> RankModel:
     """Builds a model with weights drawn from the seed; the global generator is not touched.
+
+    Without a seed they hold anything: for those who load them at once, and all of them.
 
     Raises:
         ConfigError: if the config's name is not a model's, with the near miss.
@@ -61,6 +63,7 @@ def build_model(config: ModelConfig, items: ItemTable, seed: int) -> RankModel:
         raise unknown_name("model", config.name, MODELS)
     # The abstract base takes more arguments than its models do.
     model = MODELS[config.name](config, items)
-    initialise(model, seed)
-    model.towers.start_at_prior()
+    if seed is not None:
+        initialise(model, seed)
+        model.towers.start_at_prior()
     return model

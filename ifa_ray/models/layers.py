@@ -19,6 +19,7 @@ __all__ = [
     "Table",
     "TowerLayer",
     "initialise",
+    "starting_weight",
 ]
 
 QUERY_KEY_SCALE = 2.0
@@ -132,9 +133,18 @@ def initialise(model: nn.Module, seed: int) -> None:
             nn.init.eye_(layer.weight).mul_(layer.scale)
         if not isinstance(layer, Dense | Table | TowerLayer | RandomPlanes):
             continue
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        layer.weight.normal_(0.0, layer.std, generator=generator)
+        layer.weight.normal_(0.0, layer.std, generator=_generator(seed, name))
         bias = getattr(layer, "bias", None)
         if bias is not None:
             bias.zero_()
+
+
+@torch.no_grad()
+def starting_weight(layer: Table, seed: int, name: str) -> torch.Tensor:
+    """What `initialise` drew for a table of that name, drawn again; the table is not changed."""
+    return torch.empty_like(layer.weight).normal_(0.0, layer.std, generator=_generator(seed, name))
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -139,10 +139,7 @@ class Towers(nn.Module):
             x_BCX = x_BCX * self.input_gate(x_BCX, user_BU, channel_BCY)
             if self.hidden_gate is not None:
                 gates = self._hidden_gates(self.hidden_gate(x_BCX, user_BU, channel_BCY))
-        # In place: these are the largest tensors of a step, and no gradient needs their old values.
-        hidden = self.from_blocks(x_BCX)
-        hidden += self.from_user(user_BU)[:, None]
-        return self._from_first(hidden, channel_BC, gates)
+        return self._from_first(self._first(x_BCX, user_BU), channel_BC, gates)
 
     def forward_from(self, hidden_BCH: torch.Tensor, channel_BC: torch.Tensor) -> torch.Tensor:
         """As `forward`, from the first layer's products with all but the channel; changes them.
@@ -151,15 +148,30 @@ class Towers(nn.Module):
         """
         return self._from_first(hidden_BCH, channel_BC, [])
 
+    def _first(self, x_BCX: torch.Tensor, user_BU: torch.Tensor) -> torch.Tensor:
+        """The first layer's products with all but the channel, [N, H] or [B, C, H].
+
+        What is added to it later may be added in place: no gradient needs the old values, and these
+        are the largest tensors of a step. But never to a view, as a product of three dimensions is
+        one: its gradient would be cleared and copied whole for each addition.
+        """
+        first_NH = self.from_blocks(x_BCX.flatten(0, 1))
+        user_BH = self.from_user(user_BU)
+        if len(x_BCX) == 1:
+            first_NH += user_BH
+            return first_NH
+        return first_NH.unflatten(0, x_BCX.shape[:2]) + user_BH[:, None]
+
     def _from_first(
-        self, hidden_BCH: torch.Tensor, channel_BC: torch.Tensor, gates: list[torch.Tensor]
+        self, first: torch.Tensor, channel_BC: torch.Tensor, gates: list[torch.Tensor]
     ) -> torch.Tensor:
-        """Adds the channel's part of the first layer, and takes the layers after it."""
+        """Adds the channel's part to the first layer's [N, H] or [B, C, H], and goes on from it."""
         B, C = channel_BC.shape
         if self.channel is not None and self.from_channel is not None:
             channel_rows = self.from_channel(self.channel.weight)
-            hidden_BCH += nn.functional.embedding(channel_BC, channel_rows)
-        x_LNH = self._towers_of(hidden_BCH.flatten(0, 1))
+            channels = channel_BC.reshape(first.shape[:-1])
+            first += nn.functional.embedding(channels, channel_rows)
+        x_LNH = self._towers_of(first.flatten(0, -2))
         for i, layer in enumerate(self.layers):
             active_LNH = torch.relu(x_LNH)
             if gates:

@@ -28,6 +28,7 @@ from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.appends import Append, Appended
+from ifa_ray.serving.following import follow_slots
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
 from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates
@@ -39,7 +40,8 @@ from ifa_ray.serving.shadow_files import open_shadow
 from ifa_ray.serving.sharded_store import ShardedStore
 from ifa_ray.serving.slots import Loaded, Slot, score_first
 from ifa_ray.stateful_ranker import StatefulRanker
-from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
+from ifa_ray.training.checkpoint import load_model
+from ifa_ray.training.storage import newest_version, version_here
 
 __all__ = [
     "NoStoreError",
@@ -96,6 +98,7 @@ class RankerDeployment:
         if isinstance(self._store, ShardedStore):
             self._store.attend(self._forget_users, self._scoring.submit)
         self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
+        self._following = follow_slots(settings, self._slots, self._load_here)
 
     async def rank(
         self,
@@ -173,10 +176,9 @@ class RankerDeployment:
         try:
             live = LiveSettings.model_validate(user_config)
             folders = [slot.checkpoints for slot in self.settings.slots]
-            roots = [None if folder is None else Path(folder) for folder in folders]
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(
-                self._loading, apply_pins, live, self._slots, roots, self._states
+                self._loading, apply_pins, live, self._slots, folders, self._states
             )
         except (IfaRayError, ValidationError) as error:
             message = f"user_config == {user_config}: {error}"
@@ -251,6 +253,8 @@ class RankerDeployment:
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
+        for following in self._following:
+            following.close()
         for shadow in filter(None, self._shadows):
             shadow.close()
         for pool in (self._scoring, self._loading, self._storing):
@@ -318,13 +322,17 @@ class RankerDeployment:
         return self._slots[slot]
 
     async def _load(self, slot: int, version: int, *, exact: bool) -> Loaded:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._loading, self._read, slot, version, exact)
+
+    def _load_here(self, slot: int, version: int) -> None:
+        """As `load`, for a thread that is no event loop."""
+        self._loading.submit(self._read, slot, version, False).result()
+
+    def _read(self, slot: int, version: int, exact: bool) -> Loaded:
         held = self._slots[slot]
-
-        def load() -> Loaded:
-            with forgetting(held, self._states[slot] if self._states else None):
-                return held.load(version, exact=exact)
-
-        return await asyncio.get_running_loop().run_in_executor(self._loading, load)
+        with forgetting(held, self._states[slot] if self._states else None):
+            return held.load(version, exact=exact)
 
 
 def open_slot(settings: AppSettings, place: int, states: SequenceStates | None = None) -> Slot:
@@ -347,7 +355,7 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
         ranker = load_ranker_class(settings.ranker)(items=items, seed=slot.seed)
         return Slot(Loaded(0, ranker), name=name)
     assert slot.checkpoints is not None  # AppSettings checked it
-    root = Path(slot.checkpoints)
+    place_of_versions = slot.checkpoints
 
     # What a request costs is CPU time, which a busy machine does not inflate; the clock of one
     # thread misses the others where several share the work.
@@ -358,16 +366,19 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     device = "cuda" if settings.num_gpus else "cpu"
 
     def load_version(version: int) -> Ranker:
-        model = load_model(version_folder(root, version), items).to(device)
+        with version_here(place_of_versions, version) as folder:
+            model = load_model(folder, items).to(device)
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision)
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)
-    version = latest_version(root)
+    version = newest_version(place_of_versions)
     if version is None:
-        raise CheckpointError(f"{name}: {root} holds no version=... folder, must hold one.")
+        raise CheckpointError(
+            f"{name}: {place_of_versions} holds no version=... folder, must hold one."
+        )
     return Slot(Loaded(version, load_version(version)), load_version, name=name)
 
 

@@ -15,7 +15,7 @@ from ifa_ray.errors import RequestError
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.settings import LiveSettings
 from ifa_ray.serving.slots import Loaded, Slot
-from ifa_ray.training.checkpoint import latest_version
+from ifa_ray.training.storage import newest_version
 
 __all__ = ["LOG", "UnknownSlotError", "apply_pins", "forgetting"]
 
@@ -30,7 +30,7 @@ class UnknownSlotError(RequestError):
 def apply_pins(
     live: LiveSettings,
     slots: Sequence[Slot],
-    roots: Sequence[Path | None],
+    roots: Sequence[Path | str | None],
     states: Sequence[SequenceStates],
 ) -> None:
     """Pins the slots that are listed and unpins all others; all of them or, on an error, none.
@@ -40,7 +40,7 @@ def apply_pins(
     Args:
         live: what is wanted.
         slots: of a replica.
-        roots: of each slot, the folder of its versions; None where it has none.
+        roots: of each slot, the folder or URL of its versions; None where it has none.
         states: of each slot; empty where none are kept.
 
     Raises:
@@ -64,8 +64,8 @@ def apply_pins(
         LOG.info("slot %d %s: version %d answers", place, how, slot.current.version)
 
 
-def _catch_up(slot: Slot, root: Path | None) -> None:
-    newest = None if root is None else latest_version(root)
+def _catch_up(slot: Slot, root: Path | str | None) -> None:
+    newest = None if root is None else newest_version(root)
     if newest is not None:
         slot.load(newest)
 

@@ -42,8 +42,10 @@ class SlotSettings(BaseModel):
 
     Attributes:
         items: path of the catalogue's Parquet file.
-        checkpoints: folder of `version=00003` folders; None with a ranker of one's own.
+        checkpoints: folder of `version=00003` folders, or the URL of a store that has them
+            (`ifa_ray.training.storage`); None with a ranker of one's own.
         version: serve this version and no other; None follows what is pushed or asked for.
+        follow_s: how often a replica looks for a newer version by itself; None does not.
         seed: given to a ranker of one's own.
         shadow: a second version of the same catalogue; its scores are logged and never sent.
     """
@@ -53,8 +55,18 @@ class SlotSettings(BaseModel):
     items: str
     checkpoints: str | None = None
     version: int | None = Field(default=None, ge=0)
+    follow_s: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
     shadow: ShadowSettings | None = None
+
+    @model_validator(mode="after")
+    def _versions_to_follow(self) -> Self:
+        if self.follow_s is not None and (self.checkpoints is None or self.version is not None):
+            raise ConfigError(
+                f"follow_s == {self.follow_s}, must be None with checkpoints == "
+                f"{self.checkpoints!r} and version == {self.version}: no other version can come."
+            )
+        return self
 
     @model_validator(mode="after")
     def _versions_of_a_shadow(self) -> Self:
@@ -258,7 +270,7 @@ class AppSettings(BaseModel):
         return self
 
     def check_paths(self) -> None:
-        """Checks that every file and folder is there.
+        """Checks that every file and folder is there; what a URL names is seen when it is opened.
 
         Raises:
             ConfigError: naming the setting, its value and the folder it is relative to.
@@ -270,7 +282,7 @@ class AppSettings(BaseModel):
                 ("checkpoints", slot.checkpoints),
                 ("shadow.checkpoints", shadow),
             ):
-                if path is not None and not Path(path).exists():
+                if path is not None and "://" not in path and not Path(path).exists():
                     raise ConfigError(
                         f"slots[{place}].{field} == {path!r}, must exist (looked in {Path.cwd()}). "
                         "`make run` writes both; then start Ray in the folder that holds `runs`."

@@ -20,7 +20,8 @@ from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.slots import Loaded
-from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
+from ifa_ray.training.checkpoint import load_model
+from ifa_ray.training.storage import newest_version, version_here
 
 __all__ = ["LineLog", "open_shadow"]
 
@@ -81,12 +82,12 @@ def open_shadow(
         return None
     folder = slot.shadow.checkpoints or slot.checkpoints
     assert folder is not None  # SlotSettings checked it
-    root = Path(folder)
-    version = latest_version(root) if slot.shadow.version is None else slot.shadow.version
+    version = newest_version(folder) if slot.shadow.version is None else slot.shadow.version
     if version is None:
-        raise CheckpointError(f"slots[{place}].shadow: {root} holds no version=... folder.")
+        raise CheckpointError(f"slots[{place}].shadow: {folder} holds no version=... folder.")
     items = read_items(Path(slot.items))
-    model = load_model(version_folder(root, version), items)
+    with version_here(folder, version) as here:
+        model = load_model(here, items)
     model = model.to("cuda" if settings.num_gpus else "cpu")
     clock = time.thread_time if settings.num_threads == 1 else time.perf_counter
     ranker = ModelRanker(model, items, version, clock, settings.precision)

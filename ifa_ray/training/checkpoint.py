@@ -33,8 +33,9 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import ACTIONS, OBJECTIVES
-from ifa_ray.training.checkpoint_files import read_bytes, write_folder
+from ifa_ray.training.checkpoint_files import read_bytes, write_folder, write_sealed
 from ifa_ray.training.loop import Learner, LearnerArrays
+from ifa_ray.training.tensor_files import tensor_chunks
 
 __all__ = [
     "CHECKPOINT_VERSION",
@@ -163,11 +164,6 @@ def save_checkpoint(
     folder = Path(folder)
     _require_new(folder)
     arrays = learner.arrays(copy=False)
-    files = {
-        _MODEL: safetensors.torch.save(arrays.model),
-        _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
-        **(files or {}),
-    }
     record = {
         "schema_version": CHECKPOINT_VERSION,
         "version": version,
@@ -179,9 +175,16 @@ def save_checkpoint(
         "items_fingerprint": items_fingerprint(learner.items),
         "log_watermark": dict(log_watermark),
         "metrics": dict(metrics),
-        "sha256": _checksums(files),
     }
-    write_folder(folder, {**files, _JSON: _to_json(record)})
+    write_sealed(
+        folder,
+        {
+            _MODEL: tensor_chunks(arrays.model),
+            _OPTIMIZER: tensor_chunks(arrays.optimizer),
+            **(files or {}),
+        },
+        lambda sums: {_JSON: _to_json({**record, "sha256": sums})},
+    )
 
 
 def republish(
@@ -269,7 +272,8 @@ def load_metrics(folder: Path | str) -> dict[str, Any]:
 def load_model(folder: Path | str, items: ItemTable) -> RankModel:
     """Builds the model of a version, in eval mode; errors as `load_checkpoint`."""
     checkpoint = load_checkpoint(folder, items, with_optimizer=False)
-    model = build_model(checkpoint.model_config, items, checkpoint.seed)
+    # Drawing weights that are replaced would be a third of the time.
+    model = build_model(checkpoint.model_config, items, None)
     try:
         model.load_state_dict(checkpoint.arrays.model)
     except RuntimeError as error:

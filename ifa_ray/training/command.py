@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,22 @@ from ifa_ray.training.offline_output import summary_lines
 from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.processes import WorkerLost, run_ranks
 from ifa_ray.training.progress import TrainingProgress
+from ifa_ray.training.publishing import StorePublisher
 from ifa_ray.training.sources import SampleStream, read_stream
+from ifa_ray.training.storage import VersionStore
 from ifa_ray.training.trackers import MlflowTracker, TensorBoardTracker, Tracker
 from ifa_ray.training.train_help import EPILOG, HELP
 
-__all__ = ["EXIT_INTERRUPTED", "EXIT_LOST", "EXIT_REFUSED", "add_train", "run_train"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "EXIT_LOST",
+    "EXIT_NOT_COPIED",
+    "EXIT_REFUSED",
+    "add_train",
+    "run_train",
+]
 
-EXIT_REFUSED, EXIT_LOST, EXIT_INTERRUPTED = 3, 4, 130
+EXIT_REFUSED, EXIT_LOST, EXIT_NOT_COPIED, EXIT_INTERRUPTED = 3, 4, 5, 130
 
 _MODEL_SIZES = (
     ("--width", "width", 32, "D, of embeddings and attention"),
@@ -72,6 +81,8 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     add("--keep", type=int, default=3, metavar="N", help="versions that stay whole (default: 3)")
     add("--no-daily", action="store_true", help="else the last version of every day stays too, "
         "without its optimiser state")  # fmt: skip
+    add("--publish-to", metavar="URL", help="copy each version that is published to a bucket or "
+        "another folder too: s3://bucket/prefix?region=... or file:///path")  # fmt: skip
     _add_data(command.add_argument_group("data"))
     _add_gate(command.add_argument_group("the quality gate before a version is published"))
     start = command.add_argument_group("where weights begin")
@@ -104,6 +115,11 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                       "candidates without any label that is learned from; all are tested. Below 1 "
                       "for models whose candidates do not read each other "
                       "(default: 1)")  # fmt: skip
+    size.add_argument("--evict-after-days", type=float, metavar="X", help="rows of the hashed "
+                      "tables that nothing learned from for so many days of the log go back to "
+                      "where they began, at the end of a version (default: never)")  # fmt: skip
+    size.add_argument("--evict-after-requests", type=int, metavar="N",
+                      help="or for so many requests (default: never)")  # fmt: skip
     size.add_argument("--threads", type=int, default=1, metavar="X",
                       help="of torch; compare runs of equal numbers only (default: 1)")  # fmt: skip
     size.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share "
@@ -147,6 +163,8 @@ def run_train(options: argparse.Namespace) -> int:
         The process's status.
     """
     settings = _settings(options)
+    if options.publish_to is not None:
+        VersionStore.at(options.publish_to).open()  # a mistake in it is found before hours of work
     try:
         if settings.workers == 1:
             metrics = _train(options, None)
@@ -164,7 +182,24 @@ def run_train(options: argparse.Namespace) -> int:
     for line in summary_lines(metrics):
         print(line)
     print(options.out)
-    return 0
+    return 0 if options.publish_to is None else _copied(options)
+
+
+def _copied(options: argparse.Namespace) -> int:
+    """Whether the store has all versions; says which it lacks."""
+    missing = _publisher(options, print).missing()
+    if not missing:
+        return 0
+    print(
+        f"not copied: {', '.join(map(str, missing))}; when the store can be reached: python -m "
+        f"ifa_ray versions push {options.out} '{options.publish_to}'",
+        file=sys.stderr,
+    )
+    return EXIT_NOT_COPIED
+
+
+def _publisher(options: argparse.Namespace, say: Callable[[str], None]) -> StorePublisher:
+    return StorePublisher(options.publish_to, OfflineFolder(options.out).models, say)
 
 
 def _work(ranks: Ranks, options: argparse.Namespace) -> dict[str, Any]:
@@ -197,7 +232,7 @@ def _train(options: argparse.Namespace, ranks: Ranks | None) -> dict[str, Any]:
         _report_tables(folder, stream, settings, progress)
         return train_offline(
             folder, settings, stream, gate=gate, keep=keep, listener=progress,
-            trackers=functools.partial(_trackers, options, settings),
+            trackers=functools.partial(_trackers, options, settings, progress.say),
             warm_start=options.warm_start, allow_added_items=options.allow_added_items,
             ranks=ranks,
         )  # fmt: skip
@@ -232,9 +267,14 @@ def _report_tables(
 
 
 def _trackers(
-    options: argparse.Namespace, settings: OfflineSettings, first_step: int
+    options: argparse.Namespace,
+    settings: OfflineSettings,
+    say: Callable[[str], None],
+    first_step: int,
 ) -> Sequence[Tracker]:
     found: list[Tracker] = []
+    if options.publish_to is not None:
+        found.append(_publisher(options, say))
     if options.tensorboard:
         found.append(TensorBoardTracker(options.out / "tensorboard", first_step))
     if options.mlflow:
@@ -260,6 +300,8 @@ def _settings(options: argparse.Namespace) -> OfflineSettings:
         sparse_learning_rate=options.sparse_learning_rate,
         tower_precision=options.tower_precision,
         negative_rate=options.negative_rate,
+        evict_after_days=options.evict_after_days,
+        evict_after_requests=options.evict_after_requests,
     )  # fmt: skip
     return OfflineSettings(
         data=options.data, arm=options.arm, replicate=options.replicate,

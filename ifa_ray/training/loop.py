@@ -40,6 +40,7 @@ from ifa_ray.training.negatives import kept_places, learned_part
 from ifa_ray.training.parallel import Ranks
 from ifa_ray.training.precision import multiply_towers_in_bfloat16
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
+from ifa_ray.training.visits import Visits
 
 __all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
 
@@ -82,6 +83,7 @@ class StreamMetrics:
         calibration: predicted over observed positives.
         seconds: of testing and training. A measurement: all else repeats exactly.
         learned_candidates: of `candidates`; None means all.
+        evicted: after the last step, rows of each hashed table; None where none ever are.
     """
 
     steps: int
@@ -94,13 +96,15 @@ class StreamMetrics:
     calibration: Mapping[str, float | None]
     seconds: float
     learned_candidates: int | None = None
+    evicted: Mapping[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the seconds, so that what a resumed run writes has the same bytes."""
         values = dataclasses.asdict(self)
         del values["seconds"]
-        if self.learned_candidates is None:
-            del values["learned_candidates"]
+        for name in ("learned_candidates", "evicted"):
+            if values[name] is None:
+                del values[name]
         return values
 
 
@@ -110,7 +114,8 @@ class LearnerArrays:
 
     Attributes:
         model: the model's state dict.
-        optimizer: `parameter:key` of the optimisers' state.
+        optimizer: `parameter:key` of the optimisers' state, and the visits of rows that may be
+            evicted.
         steps: optimiser steps taken.
     """
 
@@ -167,6 +172,8 @@ class Learner:
             self._optimizers.append(RowwiseAdagrad(sparse, lr=sparse_rate))
         if dense:
             self._optimizers.append(torch.optim.Adam(dense, lr=rate))
+        evicts = (training_config.evict_after_days, training_config.evict_after_requests)
+        self._visits = None if evicts == (None, None) else Visits(self.model, training_config, seed)
 
     def share(self, ranks: Ranks) -> None:
         """From now on learns its part of each batch, and the ranks take each step together.
@@ -213,6 +220,8 @@ class Learner:
         loss.backward()
         if self._ranks is not None:
             self._ranks.average(self.model.parameters())
+        if self._visits is not None:
+            self._visits.note(samples)
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
@@ -303,6 +312,14 @@ class Learner:
         size = self.training_config.batch_size
         return summarise([self.step(batch) for batch in batches(samples, size)], tested)
 
+    def evict(self) -> dict[str, int] | None:
+        """Puts stale rows of the hashed tables back to where they began, at a version's end.
+
+        Returns:
+            How many of each table; None where the settings keep all rows.
+        """
+        return None if self._visits is None else self._visits.evict(self._optimizers)
+
     def arrays(self, *, copy: bool = True) -> LearnerArrays:
         """Everything learned.
 
@@ -318,6 +335,8 @@ class Learner:
             for name, state in self._optimizer_states()
             for key, value in state.items()
         }
+        if self._visits is not None:
+            optimizer |= {name: taken(value) for name, value in self._visits.tensors().items()}
         model = {name: taken(value) for name, value in self.model.state_dict().items()}
         return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
 
@@ -337,7 +356,10 @@ class Learner:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        for name_and_key, value in arrays.optimizer.items():
+        ours = arrays.optimizer
+        if self._visits is not None:
+            ours = self._visits.load(ours)
+        for name_and_key, value in ours.items():
             name, _, key = name_and_key.rpartition(":")
             parameter = parameters[name]
             owner = owners[id(parameter)]

@@ -244,6 +244,7 @@ def follow(
     for low, high in every.pieces(_times_ms(stream.samples), start):
         for batch in batches(stream.samples[low:high], settings.training.batch_size):
             learner.step(batch)
+        learner.evict()
 
 
 def _times_ms(samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
@@ -295,8 +296,11 @@ class _Trainer:
         except RankerError as error:
             decision = refusal_of_loss(self._gate, version, error)
             self._refuse(decision, None, cursor)
-        metrics = summarise(results)
+        evicted = self._learner.evict()
+        metrics = dataclasses.replace(summarise(results), evicted=evicted)
         rows = window_rows(results, times_ms, start, self._windows, version)
+        if evicted is not None:
+            rows[-1]["evicted"] = evicted
         place = OBJECTIVES.index(self._gate.objective)
         positives = sum(int(r.labels_XL[:, place].sum()) for r in results)
         values = metrics.to_dict()

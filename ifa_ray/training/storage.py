@@ -6,13 +6,17 @@
 
 An object store has no renaming, so a version's checkpoint.json goes last: where it is, all of the
 version is. Keys come from where the S3 client looks for them (AWS_ACCESS_KEY_ID, ...), never from a
-URL. Knows files and pyarrow's filesystems; what is in a version is `checkpoint`'s.
+URL. The S3 client tries each call three times. These are the URLs of Ray's `storage_path`. Knows
+files and pyarrow's filesystems; what is in a version is `checkpoint`'s.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +25,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ifa_ray.errors import CheckpointError, ConfigError
-from ifa_ray.training.checkpoint import published_versions, version_folder
+from ifa_ray.training.checkpoint import latest_version, published_versions, version_folder
 from ifa_ray.training.checkpoint_files import read_bytes, write_folder
 
-__all__ = ["VersionStore"]
+__all__ = ["VersionStore", "is_url", "newest_version", "version_here"]
 
 _LAST = "checkpoint.json"
 _SCHEMES = ("s3", "file")
@@ -62,6 +66,17 @@ class VersionStore:
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"url == {url!r} cannot be opened: {_first_line(error)}") from None
         return cls(url, filesystem, root.rstrip("/"))
+
+    def open(self) -> None:
+        """Makes sure that one can write here, and makes the folder; a bucket must be there.
+
+        Raises:
+            CheckpointError: if not.
+        """
+        try:
+            self._filesystem.create_dir(self._root, recursive=True)
+        except OSError as error:
+            raise self._unreachable(error) from None
 
     def versions(self) -> list[int]:
         """Those that are whole, oldest first.
@@ -129,6 +144,38 @@ class VersionStore:
 
     def _unreachable(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"{self.url}: {_first_line(error)}")
+
+
+def is_url(place: Path | str) -> bool:
+    """Whether versions lie in a store, and not in a folder of this machine."""
+    return isinstance(place, str) and "://" in place
+
+
+def newest_version(place: Path | str) -> int | None:
+    """The newest version of a folder or of a store's URL; None if there is none.
+
+    Raises:
+        ConfigError, CheckpointError: as `VersionStore.at` and `VersionStore.versions`.
+    """
+    if is_url(place):
+        return max(VersionStore.at(str(place)).versions(), default=None)
+    return latest_version(place)
+
+
+@contextlib.contextmanager
+def version_here(place: Path | str, version: int) -> Iterator[Path]:
+    """The folder of a version; one in a store is brought here for as long as it is read.
+
+    Nothing is kept: a version that is loaded is in memory, and no disk fills up.
+
+    Raises:
+        ConfigError, CheckpointError: as `VersionStore.at` and `VersionStore.fetch`.
+    """
+    if is_url(place):
+        with tempfile.TemporaryDirectory(prefix="ifa-version-") as here:
+            yield VersionStore.at(str(place)).fetch(version, Path(here))
+    else:
+        yield version_folder(place, version)
 
 
 def _first_line(error: Exception) -> str:

@@ -221,6 +221,7 @@ class _Slot:
         place = OBJECTIVES.index(gate.objective)
         try:
             metrics = learner.train(samples, tested=tested)
+            metrics = dataclasses.replace(metrics, evicted=learner.evict())
         except RankerError as error:
             self._decided(refusal_of_loss(gate, version, error))
             raise AssertionError("a refusal was not raised") from error

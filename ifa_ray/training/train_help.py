@@ -17,6 +17,7 @@ would have written undisturbed. So does one whose log has grown since.
 
   status 0  done      2  a mistake, said in one line      3  the gate refused a version
          4  one of several workers was lost; --resume goes on
+         5  done, but the store of --publish-to lacks versions
 """
 
 EPILOG = """\
@@ -41,6 +42,13 @@ examples:
   # New items came: begin with what an earlier catalogue has taught.
   python -m ifa_ray train --data shop_may --out trained/may \\
       --warm-start trained/april/models/version=00029 --allow-added-items
+
+  # Each version goes to a bucket too, from where rankers take it (docs/training.md).
+  python -m ifa_ray train --data shop_may --out trained/may \
+      --publish-to "s3://models/shop?region=eu-west-1"
+
+  # A catalogue in which items leave: ids of which nothing was seen for a month are forgotten.
+  python -m ifa_ray train --data shop_may --out trained/may --evict-after-days 30
 
   # What is there, and back to an earlier version.
   python -m ifa_ray versions list trained/shop

@@ -1,19 +1,22 @@
 """`python -m ifa_ray versions`: what was published, and back to an earlier version.
 
-Parses and prints; knows the folder of an offline training. A version's number never goes back,
-because rankers follow the newest: going back publishes an earlier version again.
+Parses and prints; knows the folders of an offline training and of a run. A version's number never
+goes back, because rankers follow the newest: going back publishes an earlier version again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from ifa_ray.config import require
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.checkpoint import (
     Checkpoint,
@@ -23,6 +26,8 @@ from ifa_ray.training.checkpoint import (
     version_folder,
 )
 from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
+from ifa_ray.training.offline_output import TITLES
+from ifa_ray.training.run_metrics import RunMetrics, read_run_metrics
 from ifa_ray.training.storage import VersionStore
 from ifa_ray.training.windows import day_of
 
@@ -67,6 +72,7 @@ def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     fetch.add_argument("url", metavar="URL", help="as for push")
     fetch.add_argument("models", type=Path, metavar="DIR", help="where to: DIR/version=N")
     fetch.add_argument("--version", type=int, metavar="V", help="default: the newest there")
+    _add_progress(actions)
     back = actions.add_parser(
         "rollback", help="publish an earlier version again, under the next number",
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,6 +85,19 @@ def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
                       "it, up to the newest version")  # fmt: skip
 
 
+def _add_progress(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    progress = actions.add_parser(
+        "progress", help="progressive metrics of a run's arms, version by version"
+    )
+    progress.add_argument("run", type=Path, metavar="RUN", help="of `python -m simulator run`")
+    progress.add_argument("--metric", default="auc", metavar="NAME",
+                          help=f"of {', '.join(TITLES)} (default: auc)")  # fmt: skip
+    progress.add_argument("--objective", default="impression", metavar="NAME",
+                          help=f"of {', '.join(OBJECTIVES)} (default: impression)")  # fmt: skip
+    progress.add_argument("--svg", type=Path, metavar="FILE", help="also draw it there")
+    progress.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
 def run_versions(options: argparse.Namespace) -> int:
     """Lists or goes back.
 
@@ -87,6 +106,8 @@ def run_versions(options: argparse.Namespace) -> int:
     """
     if options.action == "fetch":
         return _fetch(options)
+    if options.action == "progress":
+        return _progress(options)
     folder = OfflineFolder(options.out)
     found = published_versions(folder.models)
     require(bool(found), "out", str(options.out), "the folder of a training with versions")
@@ -117,6 +138,32 @@ def _fetch(options: argparse.Namespace) -> int:
     load_checkpoint(folder, with_optimizer=False)  # every byte as its checksum says
     print(folder)
     return 0
+
+
+def _progress(options: argparse.Namespace) -> int:
+    found = read_run_metrics(options.run, options.metric, options.objective)
+    if options.svg is not None:
+        write_atomically(options.svg, found.svg().encode())
+    if options.json:
+        print(json.dumps(found.to_dict(), allow_nan=False))
+        return 0
+    for line in _markdown(found):
+        print(line)
+    return 0
+
+
+def _markdown(found: RunMetrics) -> Iterator[str]:
+    """A row for each arm, which also aligns in a terminal."""
+    count = max(map(len, found.values.values()))
+    width = max(len(arm) for arm in ("version", *found.values))
+    yield f"{TITLES[found.metric]}: {found.objective}; replicates: {found.replicates}"
+    yield ""
+    yield f"| {'version':<{width}} | {' | '.join(f'{v:>6}' for v in range(count))} |"
+    yield f"|{'-' * (width + 2)}|{'|'.join('-------:' for _ in range(count))}|"
+    for arm, values in found.values.items():
+        cells = ["     -" if value is None else f"{value:6.3f}" for value in values]
+        cells += ["     -"] * (count - len(values))
+        yield f"| {arm:<{width}} | {' | '.join(cells)} |"
 
 
 def roll_back(folder: OfflineFolder, to: int, *, skip: bool) -> int:

@@ -46,7 +46,8 @@ def test_every_part_is_measured_and_printed(quick):
 def test_targets_are_judged_as_they_were_measured(quick):
     found = quick[1]["results"]
     slow = {**found, "steps": [{**found["steps"][0], "requests_per_s": 9.0, "share": 0.2}]}
-    lines = verdicts(slow)
+    lines = verdicts({**slow, "replicas": {"replicas": 2, "push_s": 0.4}})
+    assert any("to 2 replicas: 0.4 s, wanted <= 0.5 s: met" in line for line in lines)
     assert "9, wanted >= 10: missed" in lines[0]
     assert "20%, wanted <= 15%: missed" in lines[1]
 

@@ -1,7 +1,5 @@
 """Versions in another place: a folder by URL, and a server that speaks S3."""
 
-import os
-
 import pytest
 from pyarrow import fs
 from tiny_logs import FLAGS, write_run
@@ -20,32 +18,6 @@ def trained(tmp_path_factory):
     assert main(["train", "--data", str(log), "--arm", "ifa", "--out", str(root / "out"), *FLAGS,
                  "--publish-every", "day", "--keep", "9"]) == 0  # fmt: skip
     return root
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    """A server that speaks S3, at IFA_RAY_TEST_S3 == HOST:PORT, keys `test` and `test`.
-
-    None is a dependency of the tests: moto's needs an older python-dateutil than is pinned here, so
-    it runs from an environment of its own (`pip install 'moto[s3,server]'; moto_server -p PORT`).
-    """
-    endpoint = os.environ.get("IFA_RAY_TEST_S3")
-    if endpoint is None:
-        pytest.skip("IFA_RAY_TEST_S3 names no S3 server")
-    return f"endpoint_override={endpoint}&scheme=http&region=us-east-1"
-
-
-@pytest.fixture(params=["file", "s3"])
-def url(request, tmp_path, monkeypatch):
-    if request.param == "file":
-        return f"file://{tmp_path / 'elsewhere'}"
-    query = request.getfixturevalue("s3_server")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    bucket = tmp_path.name.lower().replace("_", "-")[:60].strip("-")
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://{bucket}?{query}&allow_bucket_creation=true")
-    filesystem.create_dir(bucket)
-    return f"s3://{bucket}/shop?{query}"
 
 
 def test_versions_go_there_and_come_back_to_the_byte(trained, url, tmp_path, capsys):

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[3]
 # large enough that training still goes on when a kill comes.
 FLAGS = ("--model", "ifa_plus", "--width", "8", "--tower-widths", "8", "--max-history", "50",
          "--id-buckets", "50000", "--author-buckets", "16", "--user-buckets", "8",
-         "--batch-size", "3", "--publish-every", "7", "--metrics-every", "5")  # fmt: skip
+         "--batch-size", "3", "--publish-every", "7", "--metrics-every", "5",
+         "--evict-after-requests", "9")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +54,14 @@ def test_two_workers_make_what_one_makes_to_rounding(log, together, tmp_path):
     for one, two in zip(rows(tmp_path / "alone"), rows(together), strict=True):
         counts = ("version", "window", "first_ms", "last_ms", "requests_so_far", "positives")
         assert [one[name] for name in counts] == [two[name] for name in counts]
+        assert one.get("evicted") == two.get("evicted")
         # Candidates whose scores are equal but for rounding may change places in an AUC.
         for metric, allowed in (("log_loss", 1e-3), ("calibration", 1e-3), ("auc", 0.02),
                                 ("gauc", 0.02)):  # fmt: skip
             for objective, value in one[metric].items():
                 expected = None if value is None else pytest.approx(value, abs=allowed)
                 assert two[metric][objective] == expected, (metric, objective)
+    assert sum(row.get("evicted", {}).get("item", 0) for row in rows(together)) > 0
     newest = latest_version(together / "models")
     assert newest == latest_version(tmp_path / "alone" / "models") == 6
     alone, both = (

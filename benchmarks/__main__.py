@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks import (
     abtest,
+    closed_loop,
     kernels,
     peers,
     rank_latency,
@@ -26,6 +27,7 @@ if __name__ == "__main__":
         set_step,
         training,
         world,
+        closed_loop,
         abtest,
     ):
         path = RESULTS / f"{benchmark.__name__.rpartition('.')[2]}.json"

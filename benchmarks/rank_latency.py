@@ -1,7 +1,7 @@
 """How long a request takes each model: ranking it, and learning from it.
 
     python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--precision bf16]
-        [--grid] [--json PATH]
+        [--grid] [--only rank] [--json PATH]
 
 Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
 forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
@@ -262,6 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--counts", action="store_true", help="all cross features, for all models")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of ranking")
     parser.add_argument("--grid", action="store_true", help="ranking against m and against n")
+    parser.add_argument("--only", choices=("rank", "train"), help="one of the two tasks")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -275,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = QUICK_SIZES if options.quick else GRID if options.grid else SIZES
     # A busy machine does not lengthen CPU time; of several threads it would be the sum.
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    only = ("rank",) if options.grid else ("rank", "train")
+    only = ("rank",) if options.grid else (options.only,) if options.only else ("rank", "train")
     results = [
         result
         for size in sizes

@@ -1,7 +1,7 @@
 """How many requests a second the closed loop lives, before and after its rankers were made fast.
 
     python -m benchmarks.closed_loop [--quick] [--models A,B] [--preset NAME] [--users N]
-        [--days N] [--trials N] [--json PATH]
+        [--days N] [--set NAME=VALUE] [--trials N] [--json PATH]
 
 One arm lives its days by the plain path (`python -m simulator run --plain 1`): users ask,
 candidates are retrieved, the arm's ranker answers, users respond, the model learns. The same days
@@ -43,6 +43,7 @@ from ifa_ray.data.tables import Columns
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import RankModel
 from ifa_ray.ranker import ModelRanker, Ranker
+from simulator.commands.settings import add_set, read_setting
 from simulator.compile_ahead import compile_ahead
 from simulator.opening import open_run
 from simulator.plain_run import MakeRanker, live_arm
@@ -60,18 +61,19 @@ SAME = 0.995
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-    """A run: a preset with few users and days."""
+    """A run: a preset with few users and days, and other settings by name."""
 
     preset: str
     users: int
     days: int
     trials: int
+    settings: tuple[str, ...] = ()
 
     def config(self) -> RunConfig:
         """Its settings: one replicate, the arms of all models."""
         changes = {"arms": MODELS, "replicates": 1, "users": self.users, "days": self.days,
                    "shards": 1}  # fmt: skip
-        return override(preset(self.preset), changes)
+        return override(preset(self.preset), changes | dict(map(read_setting, self.settings)))
 
 
 FULL = Size(preset="quick", users=16, days=4, trials=3)
@@ -243,6 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--users", type=int, metavar="N", help=f"default: {FULL.users}")
     parser.add_argument("--days", type=int, metavar="N", help=f"default: {FULL.days}")
     parser.add_argument("--trials", type=int, metavar="N", help=f"default: {FULL.trials}")
+    add_set(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -253,7 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(str(unknown_name("models", name, MODELS)))
     named = ("preset", "users", "days", "trials")
     changes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
-    size = dataclasses.replace(QUICK if options.quick else FULL, **changes)
+    size = dataclasses.replace(
+        QUICK if options.quick else FULL, settings=tuple(options.set), **changes
+    )
     found = measure(size, models)
     print(table(found))
     print("\n".join(["", *verdicts(found)]))

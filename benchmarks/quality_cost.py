@@ -1,13 +1,13 @@
 """Quality against cost of every model as one figure, from the tables of two pages.
 
-    python -m benchmarks.quality_cost [--quality docs/models.md] [--costs docs/performance.md]
-        [--out docs/quality-cost.svg]
+    python -m benchmarks.quality_cost [--quality docs/models.md] [--section "Tables 2 and 3"]
+        [--costs docs/performance.md] [--out docs/quality-cost.svg]
 
-Nothing is measured here. Quality is the column "click, minus TWIN's" of the first table of one page
-that has it, with its 95% intervals (`python -m ifa_ray evaluate`); the cost is the column "rank ms"
-of the first table of the other that has it (`python -m benchmarks.rank_latency --only rank`). Models
-that stand in one of the tables alone are named and left out. Torch and numpy alone, but for the
-drawing, which is `ifa_ray.evaluation`'s.
+Nothing is measured here. Quality is the column "click, minus TWIN's" of the first table that has it
+in a section of one page, with its 95% intervals (`python -m ifa_ray evaluate`); cost is the column
+"rank ms" of the first table of the other that has it (`python -m benchmarks.rank_latency --only
+rank`). Models that stand in one of the tables alone are named and left out. Torch and numpy alone,
+but for the drawing, which is `ifa_ray.evaluation`'s.
 """
 
 from __future__ import annotations
@@ -19,11 +19,24 @@ from pathlib import Path
 
 from ifa_ray.errors import ConfigError
 
-__all__ = ["column", "difference", "draw", "main"]
+__all__ = ["column", "difference", "draw", "main", "section"]
 
 QUALITY, COST, CONTROL = "click, minus TWIN's", "rank ms", "twin"
+SECTION = "Tables 2 and 3"
 DOCS = Path(__file__).parents[1] / "docs"
 _DIFFERENCE = re.compile(r"([+-]\d*\.\d+) \[([+-]\d*\.\d+), ([+-]\d*\.\d+)\]")
+
+
+def section(page: str, heading: str) -> str:
+    """The page from the first heading that begins so to its end.
+
+    Raises:
+        ConfigError: if there is no such heading.
+    """
+    found = re.search(rf"^#+ {re.escape(heading)}", page, flags=re.MULTILINE)
+    if found is None:
+        raise ConfigError(f"section == {heading!r}, must be how a heading of the page begins.")
+    return page[found.start() :]
 
 
 def column(page: str, name: str, *, containing: str = CONTROL) -> dict[str, str]:
@@ -102,9 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--{name}", type=Path, default=DOCS / default, metavar="PATH",
             help=f"{what} (default: docs/{default})",
         )  # fmt: skip
+    parser.add_argument(
+        "--section", default=SECTION, help="of the first page (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     try:
-        svg, left_out = draw(options.quality.read_text(), options.costs.read_text())
+        quality = section(options.quality.read_text(), options.section)
+        svg, left_out = draw(quality, options.costs.read_text())
     except (ConfigError, OSError) as error:
         parser.error(str(error))
     options.out.write_text(svg)

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.quality_cost import column, difference, draw, main
+from benchmarks.quality_cost import column, difference, draw, main, section
 from ifa_ray.errors import ConfigError
 
 QUALITY = """\
@@ -41,6 +41,13 @@ def test_a_table_of_other_models_is_passed_over():
     assert column(before + COSTS, "rank ms")["ifa"] == "50"
 
 
+def test_a_section_begins_at_its_heading():
+    page = "# Page\n## One\n| a |\n### Two and more\ntext\n## Three\n"
+    assert section(page, "Two").startswith("### Two and more\ntext")
+    with pytest.raises(ConfigError, match="section == 'Four'"):
+        section(page, "Four")
+
+
 def test_a_page_without_the_table_is_refused():
     with pytest.raises(ConfigError, match="'rank ms', must have one"):
         column(QUALITY, "rank ms")
@@ -66,7 +73,7 @@ def test_what_both_pages_have_is_drawn_and_the_rest_is_named():
 def test_the_pages_of_the_repository_give_a_figure_of_most_models(tmp_path, capsys):
     main(["--out", str(tmp_path / "figure.svg")])
     labels = {e.text for e in ElementTree.parse(tmp_path / "figure.svg").iter()}
-    assert {"twin", "ifa", "ifa_plus", "din", "sim_hard", "full_attention"} <= labels
+    assert {"twin", "ifa", "ifa_plus", "din", "sim_hard", "eta", "ifa_linformer"} <= labels
     assert "figure:" in capsys.readouterr().out
 
 

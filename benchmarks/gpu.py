@@ -37,8 +37,9 @@ from ifa_ray.kernels.dispatch import has_triton, interpreted, naive
 from ifa_ray.kernels.reads import Reading, read_and_project
 from ifa_ray.kernels.sums import KeysValues, gathered_sums
 from ifa_ray.models import RankModel, build_model
-from ifa_ray.models.graphs import GraphedModel
+from ifa_ray.models.graphs import GraphedModel, unrecorded
 from ifa_ray.ranker import ModelRanker
+from ifa_ray.schema import RankRequest
 
 __all__ = ["Size", "main", "measure"]
 
@@ -168,7 +169,10 @@ def _frozen(name: str, size: Size, device: torch.device, items: ItemTable) -> Ra
 
 
 def _request(size: Size, device: torch.device, items: ItemTable) -> dict[str, Any]:
-    """One request in every form; `staged` and `slate` begin on the host and end there."""
+    """One request in every form; `staged` and `slate` begin on the host and end there.
+
+    `slate_by_graphs` is all that a served ranker does about one, checks and features included.
+    """
     model = _frozen("ifa", size, device, items)
     batch = _batch(size, items, 0, model.config)
     resident = batch.to(device)
@@ -201,12 +205,22 @@ def _request(size: Size, device: torch.device, items: ItemTable) -> dict[str, An
     ranker = ModelRanker(model, items, version=0)
     asked = request(items, size.m, size.n, seed=SEED, number=0)
     found["slate_from_a_request"] = timed(lambda: ranker.rank([asked]), device, 20)
+    found["slate_by_graphs"] = _or_error(lambda: _by_graphs(model, items, asked, device))
     plus = _frozen("ifa_plus", size, device, items)
     with torch.inference_mode():
         found["ifa_plus_kernels"] = timed(
             lambda: plus.log_probabilities(resident), device, size.trials
         )
     return found
+
+
+def _by_graphs(
+    model: RankModel, items: ItemTable, asked: RankRequest, device: torch.device
+) -> dict[str, float]:
+    """The same through a ranker with `graphs: true`, as it is served: padded, staged, replayed."""
+    with unrecorded() if device.type == "cpu" else contextlib.nullcontext():
+        ranker = ModelRanker(model, items, version=0, graphs=True)
+        return timed(lambda: ranker.rank([asked]), device, 100)
 
 
 def _softmax(

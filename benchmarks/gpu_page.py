@@ -33,6 +33,9 @@ def verdicts(found: dict[str, Any]) -> list[str]:
 
     us = at("request", "graph_staged", "p50_ms")
     wanted("one request, host to host, p50", None if us is None else us * 1e3, "<=", 200, " us")
+    us = at("request", "slate_by_graphs", "p50_ms")
+    what = "a slate by the served ranker, features included, p50"
+    wanted(what, None if us is None else us * 1e3, "<=", 200, " us")
     rates = [
         spent["candidates_per_s"]
         for spent in found["batched"].values()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["describe_machine"]
+__all__ = ["describe_machine", "has_amx"]
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -26,6 +26,14 @@ def describe_machine() -> dict[str, str | int]:
         "numpy": np.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bfloat16; False where nothing says so."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _cpu_name() -> str:

@@ -18,8 +18,9 @@ import torch
 
 from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import RankerError, unknown_name
+from ifa_ray.errors import ConfigError, RankerError, unknown_name
 from ifa_ray.models import RankModel
+from ifa_ray.models.graphs import GraphedModel
 from ifa_ray.models.kept import Recalled
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
@@ -55,6 +56,8 @@ class ModelRanker:
         version: int,
         clock: Callable[[], float] = time.perf_counter,
         precision: str = "fp32",
+        *,
+        graphs: bool = False,
     ) -> None:
         """Prepares the model for inference.
 
@@ -66,12 +69,20 @@ class ModelRanker:
             precision: of `PRECISIONS`. `bf16` scores all candidates in bfloat16 and the best few
                 again in float32: the same slates, and about half the towers' time where the
                 processor multiplies bfloat16 (AVX-512 BF16, AMX); much slower where it does not.
+            graphs: True pads requests to sizes that are recorded when first met, and replayed
+                (`ifa_ray.models.graphs`); scores then differ by rounding. One thread may rank.
 
         Raises:
-            ConfigError: on an unknown precision, with the near miss.
+            ConfigError: on an unknown precision, with the near miss; if graphs are asked for and
+                the model's device or the model has none, or `bf16` too.
         """
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
+        if graphs and precision != "fp32":
+            raise ConfigError(
+                f"precision == {precision!r}, must be 'fp32' with graphs == True: which candidates "
+                "are scored again depends on their scores, which no graph can record."
+            )
         self._screens = precision == "bf16"
         self._model = model
         self._items = items
@@ -81,6 +92,7 @@ class ModelRanker:
         self._rule = parse_ranking_rule(model.config.ranking_rule)
         self._set_step = _set_step(model, items)
         model.freeze()
+        self._graphed = GraphedModel.of_ranker(model) if graphs else None
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks each request on its own: no score depends on what else was in the call.
@@ -96,18 +108,18 @@ class ModelRanker:
         start = self._clock()
         validate_request(request)
         batch = build_batch([request], self._items, self._model.config)
-        if self._device.type != "cpu":
+        if self._device.type != "cpu" and self._graphed is None:
             batch = batch.to(self._device)
         return self._answer(request, batch, None, start)
 
     def _answer(
         self, request: RankRequest, batch: Batch, recalled: Recalled | None, start: float
     ) -> RankResponse:
-        """Scores a batch of one request, on the model's device, and makes its slate.
+        """Scores a batch of one request and makes its slate.
 
         Args:
             request: its latest behaviours suffice.
-            batch: its features.
+            batch: its features, on the model's device; with graphs on the host, which stage it.
             recalled: as in `RankModel.tower_inputs`.
             start: when the request was begun, by the clock.
         """
@@ -134,6 +146,9 @@ class ModelRanker:
         self, request: RankRequest, batch: Batch, recalled: Recalled | None
     ) -> npt.NDArray[np.float32]:
         """What the model says, [C, L]; with `bf16`, exact where it can be in the slate."""
+        if self._graphed is not None:
+            assert recalled is None  # what is kept of a history is in no batch
+            return self._graphed.log_probabilities(batch)[0].cpu().numpy()
         step, C = self._set_step, len(request.candidates_C)
         wanted = request.k if step is None else step.pool_size(C, request.k)
         pool = max(_POOL, 4 * wanted)

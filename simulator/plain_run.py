@@ -22,6 +22,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import LogError
+from ifa_ray.models import RankModel
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranker import ModelRanker, Ranker
@@ -43,7 +44,10 @@ from simulator.shard_memory import shard_before
 from simulator.warmup_log import live_warmups
 from simulator.world import World
 
-__all__ = ["run_plain", "stream_settings"]
+__all__ = ["MakeRanker", "live_arm", "run_plain", "stream_settings"]
+
+MakeRanker = Callable[[RankModel, ItemTable, int, Callable[[], float]], Ranker]
+"""As `ModelRanker`: a model, its catalogue, its version and a clock of seconds."""
 
 
 def run_plain(
@@ -108,10 +112,10 @@ def _live_arms(
     """Arms and their numbers of requests, as they end."""
     if processes == 1:
         for arm in arms:
-            yield arm, _live_arm(root, config, arm)
+            yield arm, live_arm(root, config, arm)
         return
     with worker_pool(min(processes, len(arms))) as pool:
-        futures = {pool.submit(_live_arm, root, config, arm): arm for arm in arms}
+        futures = {pool.submit(live_arm, root, config, arm): arm for arm in arms}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -122,16 +126,29 @@ def _live_arms(
             ) from None
 
 
-def _live_arm(root: Path, config: RunConfig, arm: Arm) -> int:
-    """Lives an arm to its end in this process; returns its number of requests."""
-    return _PlainArm(RunFolder(root), config, arm).live()
+def live_arm(root: Path, config: RunConfig, arm: Arm, make_ranker: MakeRanker = ModelRanker) -> int:
+    """Lives an arm to its end in this process, after the warm-up was lived.
+
+    Args:
+        root: of the run's folder.
+        config: of the run.
+        arm: of its arms.
+        make_ranker: makes the ranker of each version of a model that learns.
+
+    Returns:
+        Its number of requests.
+    """
+    return _PlainArm(RunFolder(root), config, arm, make_ranker).live()
 
 
 class _PlainArm:
     """One arm: learns a day, lives the days that its newest version may rank, and so on."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, arm: Arm) -> None:
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, arm: Arm, make_ranker: MakeRanker
+    ) -> None:
         self._folder, self._config, self._arm = folder, config, arm
+        self._make_ranker = make_ranker
         self._world = functools.cache(self._build_world)
         self._items = functools.cache(self._read_items)
         # (replicate, shard) -> the next day to live, and the shard as it stands before it.
@@ -221,9 +238,8 @@ class _PlainArm:
         models = self._folder.models(self._arm.name, replicate)
         # CPU time, which a busy machine does not inflate.
         clock: Callable[[], float] = time.thread_time
-        return ModelRanker(
-            load_model(version_folder(models, version), items), items, version, clock
-        )
+        model = load_model(version_folder(models, version), items)
+        return self._make_ranker(model, items, version, clock)
 
     def _build_world(self, replicate: int) -> World:
         return World(self._config.world, self._config.world_seed(replicate))

@@ -141,7 +141,9 @@ def test_imports_run_one_way(path):
 
 
 # The world's own costs are measured where the world is, and those of serving where Ray is.
-HEAVY = ("benchmarks/world", "benchmarks/__main__.py", "benchmarks/serving")
+HEAVY = (
+    "benchmarks/world", "benchmarks/closed_loop.py", "benchmarks/__main__.py", "benchmarks/serving",
+)  # fmt: skip
 LIGHT_FILES = [
     path
     for path in FILES

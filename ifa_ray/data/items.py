@@ -15,6 +15,9 @@ from ifa_ray.errors import LogError, RequestError
 
 __all__ = ["ItemTable"]
 
+# A table of rows by id may take 16 bytes an item, and 4 kB whatever it holds.
+_MAX_SPREAD, _ALWAYS_SPREAD = 4, 1_000
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ItemTable:
@@ -62,8 +65,31 @@ class ItemTable:
         """As `author_index_R`, of categories."""
         return _index_of(self.category_N)
 
+    @functools.cached_property
+    def _row_of_id(self) -> npt.NDArray[np.int32] | None:
+        """Each id's row, 0 where unknown and at the end; None where ids are too far apart."""
+        first, last = int(self.video_id_N[0]), int(self.video_id_N[-1])
+        if first < 0 or last >= _MAX_SPREAD * len(self) + _ALWAYS_SPREAD:
+            return None
+        row_of_id = np.zeros(last + 2, np.int32)
+        row_of_id[self.video_id_N] = np.arange(1, len(self) + 1)
+        return row_of_id
+
     def rows(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Rows of the embedding tables: 1 + the item's place here, 0 for an unknown id."""
+        """Rows of the embedding tables: 1 + the item's place here, 0 for an unknown id.
+
+        One look-up an id where ids are close together, as a log's that were numbered; a search
+        where they are not (`rows_by_search`).
+        """
+        row_of_id = self._row_of_id
+        if row_of_id is None or ids.dtype != np.int32:
+            return self.rows_by_search(ids)
+        # A negative id is a large one without its sign, and so unknown.
+        place = np.minimum(ids.astype(np.uint32), np.uint32(len(row_of_id) - 1))
+        return row_of_id[place].astype(np.int64)
+
+    def rows_by_search(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """As `rows` for any ids, O(log N) each: ten times slower at 10,000 of 50,000."""
         place = np.searchsorted(self.video_id_N, ids)
         place = np.minimum(place, len(self) - 1)
         return np.where(self.video_id_N[place] == ids, place + 1, 0)

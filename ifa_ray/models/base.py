@@ -141,9 +141,12 @@ class RankModel(nn.Module, ABC):
     Attributes:
         reads_candidates_together: whether a candidate's logits depend on which others are there
             (F_cc of the paper); where not, a model may learn from some candidates of a request.
+        recordable: whether what a batch makes it do depends on the batch's shapes alone, so that a
+            device may record it once and replay it (`ifa_ray.models.graphs`).
     """
 
     reads_candidates_together: ClassVar[bool] = False
+    recordable: ClassVar[bool] = False
 
     def __init__(
         self,

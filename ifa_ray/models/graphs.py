@@ -3,27 +3,56 @@
 A request of 10,000 by 10,000 keeps a large GPU busy for less time than Python needs to launch what
 it consists of. Here a request is padded to its bucket, staged in one pinned buffer, copied at once,
 and a graph recorded once is replayed. Elsewhere than on CUDA the same happens without pinning and
-recording, so that what is staged and padded can be tested. Knows models as functions of batches.
+recording, so that what is staged and padded can be tested; a ranker takes it there only inside
+`unrecorded`. Knows models as functions of batches.
 
 Letters as in `ifa_ray.models.base`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from ifa_ray.data.features import Batch
 from ifa_ray.data.padding import padded_to
+from ifa_ray.errors import ConfigError
 from ifa_ray.models.base import RankModel
+from ifa_ray.schema import MAX_CANDIDATES
 
-__all__ = ["GraphedModel"]
+__all__ = ["GraphedModel", "buckets_of", "unrecorded"]
+
+# One entry for each context that is open.
+_UNRECORDED: list[bool] = []
+
+# Of candidates: at most two and a half times what was asked for, and few enough to be recorded.
+_CANDIDATES = (500, 1_000, 2_500, 5_000, 10_000, 25_000, MAX_CANDIDATES)
 
 # So that every column begins where any type may.
 _ALIGNMENT = 64
 _WARM_UPS = 3
+
+
+@contextlib.contextmanager
+def unrecorded() -> Iterator[None]:
+    """Inside, `GraphedModel.of_ranker` takes a CPU: it pads and stages there, and records nothing.
+
+    Which is how the way of a request is tested where there is no GPU; it is slower than without.
+    """
+    _UNRECORDED.append(True)
+    try:
+        yield
+    finally:
+        _UNRECORDED.pop()
+
+
+def buckets_of(max_history: int) -> list[tuple[int, int]]:
+    """Sizes (C, T) for requests up to the contract's limits; a history is whole, or a quarter."""
+    lengths = {max(1, max_history // 4), max_history}
+    return [(C, T) for C in _CANDIDATES for T in sorted(lengths)]
 
 
 class GraphedModel:
@@ -44,6 +73,26 @@ class GraphedModel:
         self._model = model
         self._buckets = sorted(set(buckets))
         self._recorded: dict[tuple[int, int, int], _Recorded] = {}
+
+    @classmethod
+    def of_ranker(cls, model: RankModel) -> GraphedModel:
+        """With the buckets of `buckets_of`.
+
+        Raises:
+            ConfigError: if nothing can be recorded: not on CUDA, or what the model does depends on
+                what is in a batch.
+        """
+        name, device = model.config.name, model.device.type
+        if not model.recordable:
+            raise ConfigError(
+                f"graphs == True, must be False with the model {name}: what it does depends on "
+                "what is in a request, which no graph can record."
+            )
+        if device != "cuda" and not _UNRECORDED:
+            raise ConfigError(
+                f"graphs == True, must be False with a model on {device}: graphs are CUDA's."
+            )
+        return cls(model, buckets_of(model.config.max_history))
 
     def bucket(self, num_candidates: int, history_length: int) -> tuple[int, int] | None:
         """The smallest bucket that holds such a request; None if none does."""
@@ -109,7 +158,9 @@ class _Recorded:
                 self._model.log_probabilities(self._batch)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph), torch.inference_mode():
+        # Other threads may go on: one that loads the next version allocates, too.
+        recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+        with recording, torch.inference_mode():
             self._out = self._model.log_probabilities(self._batch)
 
 

@@ -23,6 +23,7 @@ class IFA(RankModel):
     """Candidates read the whole history, and each other, by linear attention."""
 
     reads_candidates_together = True
+    recordable = True
 
     def __init__(self, config: ModelConfig, items: ItemTable) -> None:
         super().__init__(config, items, extra_width=config.width)

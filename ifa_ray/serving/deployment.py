@@ -370,7 +370,7 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
             model = load_model(folder, items).to(device)
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
-        return ModelRanker(model, items, version, clock, settings.precision)
+        return ModelRanker(model, items, version, clock, settings.precision, graphs=settings.graphs)
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)

@@ -119,6 +119,8 @@ class AppSettings(BaseModel):
             a request: whoever sets it runs code.
         precision: of scoring; `bf16` gives the same slates, sooner where the processor multiplies
             bfloat16 (see `ifa_ray.ranker.ModelRanker`).
+        graphs: requests are padded to sizes that a card records once and replays; with `num_gpus`,
+            and models that can be recorded alone (`ifa`).
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.
         num_replicas, num_cpus: processes, and the cores that each of them reserves.
         num_gpus: of each replica, which then scores on it; a fraction shares a card between
@@ -159,6 +161,7 @@ class AppSettings(BaseModel):
     slots: list[SlotSettings] = Field(min_length=1)
     ranker: str | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    graphs: bool = False
     num_threads: int = Field(default=1, ge=1)
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1.0, ge=0)
@@ -266,6 +269,15 @@ class AppSettings(BaseModel):
             raise ConfigError(
                 f"num_gpus == {self.num_gpus}, must be 0 with ranker == {self.ranker!r}: what a "
                 "ranker of one's own does with a card is not known here."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_of_a_card(self) -> Self:
+        if self.graphs and (not self.num_gpus or self.state_bytes):
+            raise ConfigError(
+                f"graphs == True, must be False with num_gpus == {self.num_gpus} and state_bytes "
+                f"== {self.state_bytes}: a card records them, and no sums that are kept in memory."
             )
         return self
 

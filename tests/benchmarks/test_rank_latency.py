@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rank_latency import GRID, Result, main, verdicts
+from benchmarks.rank_latency import GRID, Result, main, verdict_in_bf16, verdicts
 from ifa_ray.models import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -55,13 +55,22 @@ def test_benchmarks_need_torch_and_numpy_alone():
     assert done.stdout.strip() == "[]"
 
 
-def test_verdicts_compare_medians_at_the_papers_size():
-    def result(task, model, p50_ms, m=10_000):
-        return Result(
-            model=model, task=task, m=m, n=10_000, width=64, top_k=100, trials=1, p50_ms=p50_ms,
-            p25_ms=p50_ms, p75_ms=p50_ms, min_ms=p50_ms, times_baseline=1.0,
-        )  # fmt: skip
+def result(task, model, p50_ms, m=10_000):
+    return Result(
+        model=model, task=task, m=m, n=10_000, width=64, top_k=100, trials=1, p50_ms=p50_ms,
+        p25_ms=p50_ms, p75_ms=p50_ms, min_ms=p50_ms, times_baseline=1.0,
+    )  # fmt: skip
 
+
+def test_what_is_wanted_in_bfloat16_is_wanted_of_a_processor_with_amx():
+    timed = [result("rank", "ifa", 13.0), result("rank", "twin", 1.0), result("train", "ifa", 1.0)]
+    (with_amx,), (without,) = (verdict_in_bf16(timed, amx) for amx in (True, False))
+    assert with_amx == "  rank ifa in bf16: 13.0 ms, wanted <= 12 with AMX: missed"
+    assert without.endswith("not measured, this processor has no AMX")
+    assert verdict_in_bf16([result("rank", "ifa", 1.0, m=5)], amx=True) == []
+
+
+def test_verdicts_compare_medians_at_the_papers_size():
     timed = [result("rank", "ifa", 50.0), result("rank", "twin", 490.0),
              result("train", "ifa", 200.0), result("rank", "ifa_plus", 1.0, m=5)]  # fmt: skip
     assert verdicts(timed) == [

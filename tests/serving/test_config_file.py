@@ -161,6 +161,17 @@ def test_a_ranker_of_ones_own_gets_no_card():
         AppSettings.model_validate({"name": "x", "slots": [slot], "ranker": "a:B", "num_gpus": 1})
 
 
+def test_graphs_need_a_card_and_no_sums_kept_in_memory():
+    slot = {"items": "items", "checkpoints": "c"}
+    args = {"name": "x", "slots": [slot], "graphs": True}
+    assert AppSettings.model_validate(args | {"num_gpus": 1}).graphs
+    with pytest.raises(ValueError, match=r"graphs == True, must be False with num_gpus == 0"):
+        AppSettings.model_validate(args)
+    kept = {"num_gpus": 1, "sequence_store": "s", "state_bytes": 2**20}
+    with pytest.raises(ValueError, match=r"and state_bytes == 1048576"):
+        AppSettings.model_validate(args | kept)
+
+
 @ALL
 def test_paths_are_those_that_a_run_writes(values):
     from ifa_ray.data.run_folder import RunFolder

@@ -8,7 +8,8 @@ from ifa_ray.config import CROSS_FEATURES
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.padding import padded_to
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.models.graphs import GraphedModel
+from ifa_ray.models.graphs import GraphedModel, buckets_of
+from ifa_ray.schema import MAX_CANDIDATES
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -46,6 +47,16 @@ def test_the_smallest_bucket_that_holds_a_request_is_taken():
     assert graphed.bucket(11, 10) == (50, 200)  # 10,000 cells either way, fewer candidates
     assert graphed.bucket(51, 10) == (100, 100)
     assert graphed.bucket(51, 101) is None
+
+
+def test_a_rankers_buckets_hold_every_request_that_the_contract_allows():
+    graphed = GraphedModel(make_model("ifa"), buckets_of(10_000))
+    assert graphed.bucket(10_000, 10_000) == (10_000, 10_000)
+    assert graphed.bucket(10_001, 2_501) == (25_000, 10_000)
+    assert graphed.bucket(1, 0) == (500, 2_500)
+    assert graphed.bucket(MAX_CANDIDATES, 10_000) == (MAX_CANDIDATES, 10_000)
+    assert len(buckets_of(10_000)) == 14
+    assert GraphedModel(make_model("ifa"), buckets_of(1)).bucket(3, 1) == (500, 1)
 
 
 @pytest.mark.parametrize("name", ["ifa", "ifa_plus"])

@@ -49,7 +49,7 @@ def no_ray_in_unit_tests(request, monkeypatch):
 def s3_server():
     """HOST:PORT of a server that speaks S3, from IFA_RAY_TEST_S3; its keys are `test` and `test`.
 
-    None is a dependency of the tests: moto's needs an older python-dateutil than is pinned here, so
+    None is a dependency of the tests: moto brings some thirty packages and an older dateutil, so
     it runs from an environment of its own:
 
         python -m venv moto && moto/bin/pip install 'moto[s3,server]'

@@ -2,8 +2,13 @@
 
 import numpy as np
 
+from ifa_ray.config import ModelConfig, TrainingConfig
+from ifa_ray.data.items import ItemTable
+from ifa_ray.data.log import write_items
 from ifa_ray.schema import History, RankRequest, RankResponse
 from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.training.checkpoint import save_checkpoint, version_folder
+from ifa_ray.training.loop import Learner
 
 SETTINGS = AppSettings(
     name="fake", slots=[SlotSettings(items="items", checkpoints="models")], max_body_bytes=100_000
@@ -27,6 +32,26 @@ def make_request(request_id=1, candidates=(3, 9, 4), k=2, history=((5, 1, 10), (
         k=k,
         **kw,
     )
+
+
+def small_training(folder, versions):
+    """A catalogue in `items.parquet` and that many versions in `models`; returns the catalogue."""
+    rng = np.random.default_rng(0)
+    items = ItemTable(
+        video_id_N=np.arange(20, dtype=np.int32),
+        author_id_N=rng.integers(0, 4, 20).astype(np.int32),
+        category_N=rng.integers(0, 4, 20).astype(np.int32),
+        duration_ms_N=rng.integers(2_000, 90_000, 20).astype(np.int32),
+        upload_ms_N=np.arange(20, dtype=np.int64),
+        content_ND=rng.normal(size=(20, 4)).astype(np.float32),
+    )
+    write_items(folder / "items.parquet", items)
+    model = ModelConfig(name="ifa", width=8, num_heads=2, tower_widths=(8,))
+    for version in range(versions):
+        learner = Learner(model, TrainingConfig(), items, version)
+        save_checkpoint(version_folder(folder / "models", version), learner, version=version,
+                        log_watermark={}, metrics={})  # fmt: skip
+    return items
 
 
 class LargestIdFirst:

@@ -5,22 +5,17 @@ import shutil
 import threading
 import time
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
-from serving_fakes import LargestIdFirst, make_request
+from serving_fakes import LargestIdFirst, make_request, small_training
 
-from ifa_ray.config import ModelConfig, TrainingConfig
-from ifa_ray.data.items import ItemTable
-from ifa_ray.data.log import write_items
 from ifa_ray.errors import CheckpointError
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.following import Following, look_once
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.slots import Loaded, Slot
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.checkpoint import load_model, version_folder
 from ifa_ray.training.storage import VersionStore
 
 ASKED = make_request(5, candidates=range(12), k=4)
@@ -30,22 +25,7 @@ ASKED = make_request(5, candidates=range(12), k=4)
 def made(tmp_path_factory):
     """A catalogue, and the folder of a training with versions 0 to 2."""
     folder = tmp_path_factory.mktemp("made")
-    rng = np.random.default_rng(0)
-    items = ItemTable(
-        video_id_N=np.arange(20, dtype=np.int32),
-        author_id_N=rng.integers(0, 4, 20).astype(np.int32),
-        category_N=rng.integers(0, 4, 20).astype(np.int32),
-        duration_ms_N=rng.integers(2_000, 90_000, 20).astype(np.int32),
-        upload_ms_N=np.arange(20, dtype=np.int64),
-        content_ND=rng.normal(size=(20, 4)).astype(np.float32),
-    )
-    write_items(folder / "items.parquet", items)
-    model = ModelConfig(name="ifa", width=8, num_heads=2, tower_widths=(8,))
-    for version in range(3):
-        learner = Learner(model, TrainingConfig(), items, version)
-        save_checkpoint(version_folder(folder / "models", version), learner, version=version,
-                        log_watermark={}, metrics={})  # fmt: skip
-    return folder, items
+    return folder, small_training(folder, versions=3)
 
 
 def push(made, url, versions, tmp_path):

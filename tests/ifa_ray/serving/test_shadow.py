@@ -6,11 +6,8 @@ import threading
 import numpy as np
 import pytest
 from lives import append_of, life_of
-from serving_fakes import LargestIdFirst, make_request
+from serving_fakes import LargestIdFirst, make_request, small_training
 
-from ifa_ray.config import ModelConfig, TrainingConfig
-from ifa_ray.data.items import ItemTable
-from ifa_ray.data.log import write_items
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, RankResponse
@@ -21,8 +18,7 @@ from ifa_ray.serving.settings import AppSettings
 from ifa_ray.serving.shadow import Shadow
 from ifa_ray.serving.shadow_files import LineLog
 from ifa_ray.serving.slots import Loaded
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.checkpoint import load_model, version_folder
 
 
 class SmallestIdFirst:
@@ -247,24 +243,7 @@ def test_a_line_longer_than_a_file_is_still_one_line(tmp_path):
 def files(tmp_path_factory):
     """A catalogue and two versions of a model."""
     folder = tmp_path_factory.mktemp("shadow")
-    rng = np.random.default_rng(0)
-    items = ItemTable(
-        video_id_N=np.arange(20, dtype=np.int32),
-        author_id_N=rng.integers(0, 4, 20).astype(np.int32),
-        category_N=rng.integers(0, 4, 20).astype(np.int32),
-        duration_ms_N=rng.integers(2_000, 90_000, 20).astype(np.int32),
-        upload_ms_N=np.arange(20, dtype=np.int64),
-        content_ND=rng.normal(size=(20, 4)).astype(np.float32),
-    )
-    write_items(folder / "items.parquet", items)
-    model = ModelConfig(name="ifa", width=8, num_heads=2, tower_widths=(8,))
-    for version in range(2):
-        save_checkpoint(
-            version_folder(folder / "models", version),
-            Learner(model, TrainingConfig(), items, version),
-            version=version, log_watermark={}, metrics={},
-        )  # fmt: skip
-    return folder, items
+    return folder, small_training(folder, versions=2)
 
 
 def settings(folder, **shadow):

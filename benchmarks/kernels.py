@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import tracemalloc
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from ifa_ray.models.base import Candidates, TowerInputs
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.linear_attention import SequenceState
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import OBJECTIVES
 
 __all__ = ["Part", "Size", "main", "measure", "verdicts"]
@@ -175,17 +177,19 @@ def _attention_parts(model: IFA, size: Size, batch: Batch, embedded: torch.Tenso
 
 
 def _tower_parts(model: IFA, size: Size, inputs: TowerInputs) -> list[Part]:
-    """The towers: the first layer of all at once, then each."""
-    m, D, L = size.m, size.width, len(OBJECTIVES)
-    layers = [(4 * D, L * size.tower_widths[0], 1)]
-    layers += [
-        (i, o, L) for i, o in zip(size.tower_widths[:-1], size.tower_widths[1:], strict=True)
-    ]
+    """The towers that the ranking rule names, one after the other, and the slate's other ones.
+
+    Of untrained weights no candidate is left out by its impression's tower alone, so this is the
+    most that a request may cost (`ifa_ray.screening`).
+    """
+    m, D = size.m, size.width
+    towers = parse_ranking_rule(model.config.ranking_rule).objectives
+    widths = (4 * D, *size.tower_widths)
     return [
         Part(
-            name="towers",
-            run=lambda: model.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC),
-            products=tuple(((m, i, o), times) for i, o, times in layers),
+            name=f"towers of the rule, {len(towers)} of {len(OBJECTIVES)}",
+            run=lambda: [model.logits_of(inputs, only=(tower,)) for tower in towers],
+            products=tuple(((m, i, o), len(towers)) for i, o in itertools.pairwise(widths)),
         )
     ]
 

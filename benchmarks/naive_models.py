@@ -36,6 +36,11 @@ class _Unprepared(RankModel):
         """Prepares nothing: a request embeds and projects its own items."""
         self.eval()
 
+    @property
+    def scores_apart(self) -> bool:
+        """False: all that the model says of every candidate is computed."""
+        return False
+
     def log_probabilities(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor:
         """As `RankModel.log_probabilities`."""
         lp_BCL = logsigmoid(self._logits(self.tower_inputs(batch, recalled)))

@@ -36,6 +36,7 @@ from ifa_ray.errors import unknown_name
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.models.history_keeper import HistoryKeeper, part_of
 from ifa_ray.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.stateful_ranker import StatefulRanker
@@ -86,7 +87,7 @@ class Growth:
     Attributes:
         cached_ms, cached_p25_ms, cached_p75_ms: of ranking from the state; the median, quartiles.
         whole_ms: of ranking from the whole history, median; None if it was not.
-        towers_ms: of what no state can save, the towers on all candidates, median.
+        towers_ms: of what no state can save, the rule's towers on all candidates, median.
         times_first: cached, relative to the shortest history; median of trials' ratios.
         of_whole: cached, relative to ranking the same request whole; as above.
         build_ms: of making the state, once.
@@ -225,13 +226,13 @@ def _model(name: str, size: Size, items: ItemTable, cross_features: tuple[str, .
 def _towers(
     model: RankModel, items: ItemTable, asked: RankRequest, precision: str
 ) -> Callable[[], torch.Tensor]:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype, rule = PRECISIONS[precision], parse_ranking_rule(model.config.ranking_rule)
     with torch.inference_mode():
         inputs = model.tower_inputs(build_batch([asked], items, model.config))
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        return model.log_probabilities_of(inputs, dtype)
+        return model.logits_of(inputs, dtype, rule.objectives)
 
     return run
 

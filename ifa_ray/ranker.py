@@ -24,18 +24,13 @@ from ifa_ray.models.graphs import GraphedModel
 from ifa_ray.models.kept import Recalled
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
+from ifa_ray.screening import DECIMALS, Contenders, contenders, worth_screening
 from ifa_ray.set_step.step import SetStep
 
 __all__ = ["PRECISIONS", "ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
 
-# Scores are rounded before they are compared: sums in another order, as with other thread counts or
-# instruction sets, differ by about 1e-6 and must not change a slate.
-_DECIMALS = 5
-
-PRECISIONS = ("fp32", "bf16")
-
-# Candidates that are scored again in float32, at least: a twentieth of a large set.
-_POOL = 512
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of the products that screen candidates; what is in a slate is scored in float32."""
 
 
 class Ranker(Protocol):
@@ -58,6 +53,7 @@ class ModelRanker:
         precision: str = "fp32",
         *,
         graphs: bool = False,
+        screens: bool = True,
     ) -> None:
         """Prepares the model for inference.
 
@@ -68,9 +64,11 @@ class ModelRanker:
             clock: seconds, for `rank_ms`.
             precision: of `PRECISIONS`. `bf16` scores all candidates in bfloat16 and the best few
                 again in float32: the same slates, and about half the towers' time where the
-                processor multiplies bfloat16 (AVX-512 BF16, AMX); much slower where it does not.
+                processor multiplies bfloat16 at twice the rate; slower where it does not.
             graphs: True pads requests to sizes that are recorded when first met, and replayed
                 (`ifa_ray.models.graphs`); scores then differ by rounding. One thread may rank.
+            screens: False computes all that the model says of every candidate, for the same slates
+                (`ifa_ray.screening`).
 
         Raises:
             ConfigError: on an unknown precision, with the near miss; if graphs are asked for and
@@ -83,7 +81,9 @@ class ModelRanker:
                 f"precision == {precision!r}, must be 'fp32' with graphs == True: which candidates "
                 "are scored again depends on their scores, which no graph can record."
             )
-        self._screens = precision == "bf16"
+        self._dtype = PRECISIONS[precision]
+        # On a device, finding out what can be left out costs more than it spares.
+        self._screens = screens and (model.device.type == "cpu" or precision != "fp32")
         self._model = model
         self._items = items
         self._version = version
@@ -124,67 +124,77 @@ class ModelRanker:
             start: when the request was begun, by the clock.
         """
         with torch.inference_mode():
-            log_p_CL = self._log_p(request, batch, recalled)
-        scores_C = self._rule.scores(log_p_CL)
-        if not np.isfinite(scores_C).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores_C))[0])
-            raise RankerError(
-                f"request {request.request_id}: score of candidate {request.candidates_C[bad]} "
-                f"== {scores_C[bad]} by version {self._version}, must be finite."
-            )
-        best_K, scores_K = self._slate(request, scores_C, log_p_CL)
+            if self._may_screen(request):
+                inputs = self._model.tower_inputs(batch, recalled)
+                found = contenders(
+                    self._model, inputs, self._rule, self._wanted(request), self._dtype
+                )
+                best_K, scores_K = self._slate(request, found)
+                taken = inputs.take(torch.from_numpy(best_K).to(self._device))
+                log_p_KL = self._model.log_probabilities_of(taken)[0].cpu().numpy()
+            else:
+                found = Contenders(
+                    np.arange(len(request.candidates_C)), self._log_p(batch, recalled)
+                )
+                best_K, scores_K = self._slate(request, found)
+                log_p_KL = found.log_p_PL[best_K]
         return RankResponse(
             request_id=request.request_id,
             ids_K=request.candidates_C[best_K],
             scores_K=scores_K,
             model_version=self._version,
-            probabilities_KL=np.exp(log_p_CL[best_K]),
+            probabilities_KL=np.exp(log_p_KL),
             rank_ms=(self._clock() - start) * 1e3,
         )
 
-    def _log_p(
-        self, request: RankRequest, batch: Batch, recalled: Recalled | None
-    ) -> npt.NDArray[np.float32]:
-        """What the model says, [C, L]; with `bf16`, exact where it can be in the slate."""
+    def _may_screen(self, request: RankRequest) -> bool:
+        """Whether some candidates may be left out unscored: where that is worth it."""
+        wanted, C = self._wanted(request), len(request.candidates_C)
+        return (
+            self._screens
+            and self._graphed is None
+            and worth_screening(C, wanted, self._dtype)
+            and self._model.scores_apart
+        )
+
+    def _wanted(self, request: RankRequest) -> int:
+        """How many of the best by score the slate is made of."""
+        step = self._set_step
+        if step is None:
+            return request.k
+        return step.pool_size(len(request.candidates_C), request.k)
+
+    def _log_p(self, batch: Batch, recalled: Recalled | None) -> npt.NDArray[np.float32]:
+        """What the model says of all candidates, [C, L]."""
         if self._graphed is not None:
             assert recalled is None  # what is kept of a history is in no batch
             return self._graphed.log_probabilities(batch)[0].cpu().numpy()
-        step, C = self._set_step, len(request.candidates_C)
-        wanted = request.k if step is None else step.pool_size(C, request.k)
-        pool = max(_POOL, 4 * wanted)
-        if not self._screens or 4 * pool > C:
-            of = () if recalled is None else (recalled,)
-            return self._model.log_probabilities(batch, *of)[0].cpu().numpy()
-        inputs = self._model.tower_inputs(batch, recalled)
-        log_p_CL = self._model.log_probabilities_of(inputs, torch.bfloat16)[0].cpu().numpy()
-        rough_C = self._rule.scores(log_p_CL)
-        order = np.argpartition(-rough_C, pool)
-        places_P, best_outside = order[:pool], rough_C[order[pool]]
-        taken = inputs.take(torch.from_numpy(places_P).to(self._device))
-        exact_PL = self._model.log_probabilities_of(taken)[0].cpu().numpy()
-        exact_P = self._rule.scores(exact_PL)
-        # How far rough scores are off, where both are known; twice as far, for where they are not.
-        doubt = 2 * np.abs(exact_P - rough_C[places_P]).max()
-        worst_wanted = np.partition(exact_P, pool - wanted)[pool - wanted]
-        if not worst_wanted > best_outside + doubt:  # NaN included: the exact scores say where
-            return self._model.log_probabilities_of(inputs)[0].cpu().numpy()
-        log_p_CL[places_P] = exact_PL
-        return log_p_CL
+        of = () if recalled is None else (recalled,)
+        return self._model.log_probabilities(batch, *of)[0].cpu().numpy()
 
     def _slate(
-        self,
-        request: RankRequest,
-        scores_C: npt.NDArray[np.float64],
-        log_p_CL: npt.NDArray[np.float32],
+        self, request: RankRequest, found: Contenders
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Places and scores of the slate: the top k, or what the set step makes of more."""
-        step = self._set_step
-        if step is None:
-            return top_k(request.candidates_C, scores_C, request.k)
-        pool = step.pool_size(len(scores_C), request.k)
-        pool_P, _ = top_k(request.candidates_C, scores_C, pool)
-        rounded_P = np.round(scores_C[pool_P], _DECIMALS)
-        best_K, worth_K = step.choose(request, pool_P, rounded_P, log_p_CL)
+        """Places and scores of the slate: the top k, or what the set step makes of more.
+
+        Raises:
+            RankerError: if a score is not finite.
+        """
+        ids_P = request.candidates_C[found.places_P]
+        scores_P = self._rule.scores(found.log_p_PL)
+        if not np.isfinite(scores_P).all():
+            bad = int(np.flatnonzero(~np.isfinite(scores_P))[0])
+            raise RankerError(
+                f"request {request.request_id}: score of candidate {ids_P[bad]} "
+                f"== {scores_P[bad]} by version {self._version}, must be finite."
+            )
+        best, scores = top_k(ids_P, scores_P, self._wanted(request))
+        if self._set_step is None:
+            return found.places_P[best], scores
+        rounded = np.round(scores_P[best], DECIMALS)
+        best_K, worth_K = self._set_step.choose(
+            request, found.places_P[best], rounded, found.log_p_PL[best]
+        )
         return best_K, worth_K.astype(np.float32)
 
 
@@ -239,7 +249,7 @@ def top_k(
     ids_C: npt.NDArray[np.int32], scores_C: npt.NDArray[np.float64], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Places and scores of the k best by rounded score, best first; equal ones in order of id."""
-    rounded_C = np.round(scores_C, _DECIMALS)
+    rounded_C = np.round(scores_C, DECIMALS)
     kth = np.partition(rounded_C, len(rounded_C) - k)[len(rounded_C) - k]
     contenders = np.flatnonzero(rounded_C >= kth)
     order = np.lexsort((ids_C[contenders], -rounded_C[contenders]))[:k]

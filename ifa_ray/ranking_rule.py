@@ -40,8 +40,25 @@ class RankingRule:
 
     weights: tuple[float, ...]
 
+    @property
+    def objectives(self) -> tuple[int, ...]:
+        """The places of those that scores depend on; the impression, which all build on, first."""
+        return (0, *(place for place, weight in enumerate(self.weights) if place and weight))
+
+    def bound(self, log_p_C: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """What no score exceeds, float64 [C], by log p(imp|can) alone.
+
+        A score is a sum of weights, none below 0, times logarithms of probabilities; what float32
+        may lose of them is added.
+        """
+        lost = 2.0**-22 * (self.weights[0] + 2 * sum(self.weights[1:]))
+        return (self.weights[0] - lost) * log_p_C.astype(np.float64)
+
     def scores(self, log_p_CL: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """One score per candidate from log p(objective|can), float64 [C]."""
+        """One score per candidate from log p(objective|can), float64 [C].
+
+        Columns that are not in `objectives` may hold anything.
+        """
         # log p(l|imp) = log p(l|can) - log p(imp|can), so the impression's share shrinks by each.
         shares = (self.weights[0] - sum(self.weights[1:]), *self.weights[1:])
         terms = [

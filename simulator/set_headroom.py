@@ -256,7 +256,7 @@ class _Study:
             for (of_rule, name), step in steps.items():
                 if of_rule == rule:
                     slates[rule, name] = np.stack([
-                        request.candidates_C[step.choose(request, p, s, log_p[row])[0]]
+                        request.candidates_C[step.choose(request, p, s, log_p[row][p])[0]]
                         for row, request, p, s in zip(rows, asked, pools, scores, strict=True)
                     ])  # fmt: skip
         ids_RC = np.stack([request.candidates_C for request in asked])

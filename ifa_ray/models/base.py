@@ -34,7 +34,15 @@ from ifa_ray.models.towers import Towers
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.set_step.response import SetResponse
 
-__all__ = ["Attended", "Behaviours", "Candidates", "Outputs", "RankModel", "TowerInputs"]
+__all__ = [
+    "Attended",
+    "Behaviours",
+    "Candidates",
+    "Outputs",
+    "RankModel",
+    "TowerInputs",
+    "log_probabilities_from",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,11 +121,13 @@ class TowerInputs:
         P = len(places_P)
         return TowerInputs(
             blocks=[
-                block[:, :1].expand(-1, P, -1) if block.stride(1) == 0 else block[:, places_P]
+                block[:, :1].expand(-1, P, -1)
+                if block.stride(1) == 0
+                else block.index_select(1, places_P)
                 for block in self.blocks
             ],
             user_BU=self.user_BU,
-            channel_BC=self.channel_BC[:, places_P],
+            channel_BC=self.channel_BC.index_select(1, places_P),
             auxiliary_BC=None,
         )
 
@@ -284,21 +294,36 @@ class RankModel(nn.Module, ABC):
         """Computes log p(objective|can), [B, C, L] float32 (section 4.3); see `tower_inputs`."""
         logits_BCL = self.fused_logits(batch, recalled)
         if logits_BCL is not None:
-            return _log_probabilities(logits_BCL)
+            return log_probabilities_from(logits_BCL)
         return self.log_probabilities_of(self.tower_inputs(batch, recalled))
 
-    def log_probabilities_of(
-        self, inputs: TowerInputs, dtype: torch.dtype = torch.float32
-    ) -> torch.Tensor:
+    def log_probabilities_of(self, inputs: TowerInputs) -> torch.Tensor:
         """Computes log p(objective|can), [B, C, L] float32, of what `tower_inputs` returned.
 
         Args:
             inputs: of a batch, or of some of its candidates.
-            dtype: of the towers' products, see `Towers.forward`.
         """
-        return _log_probabilities(
-            self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype)
-        )
+        return log_probabilities_from(self.logits_of(inputs))
+
+    def logits_of(
+        self,
+        inputs: TowerInputs,
+        dtype: torch.dtype = torch.float32,
+        only: tuple[int, ...] | None = None,
+    ) -> torch.Tensor:
+        """Computes logits, [B, C, L] float32, of what `tower_inputs` returned.
+
+        Args:
+            inputs: of a batch, or of some of its candidates.
+            dtype: of the towers' products, see `Towers.forward`.
+            only: objectives, as in `Towers.forward`.
+        """
+        return self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype, only)
+
+    @property
+    def scores_apart(self) -> bool:
+        """Whether `logits_of` some candidates or objectives costs less than of all."""
+        return self.towers.plain
 
     @property
     def history_reads(self) -> int:
@@ -314,6 +339,7 @@ class RankModel(nn.Module, ABC):
         """Prepares a model whose weights will not change for fast inference."""
         self.eval()
         self.items.freeze()
+        self.towers.freeze()
         for module in self.modules():
             if isinstance(module, PerItem):
                 module.freeze(self.items)
@@ -332,10 +358,11 @@ class RankModel(nn.Module, ABC):
                 yield parameter
 
 
-def _log_probabilities(logits_BCL: torch.Tensor) -> torch.Tensor:
-    """In log space, where a product of small probabilities keeps its precision.
+def log_probabilities_from(logits_BCL: torch.Tensor) -> torch.Tensor:
+    """Log p(objective|can) of logits [..., L], the impression's first (section 4.3).
 
-    The impression's is log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
+    In log space, where a product of small probabilities keeps its precision: the impression's is
+    log sigmoid(a), each other's log sigmoid(a) + log sigmoid(b).
     """
     log_sigmoid_BCL = logsigmoid(logits_BCL.float())
     impression_BC1 = log_sigmoid_BCL[..., :1]

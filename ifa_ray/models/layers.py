@@ -107,19 +107,6 @@ class TowerLayer(nn.Module):
             return torch.bmm(x_LNI, self.weight)
         return torch.baddbmm(self.bias, x_LNI, self.weight)
 
-    def infer(self, x_LNI: torch.Tensor) -> torch.Tensor:
-        """As `forward`, in the type of its input; one output is always float32.
-
-        A layer of one output is no product of matrices, and four times faster.
-        """
-        if self.weight.shape[2] > 1:
-            weight_LIO = self.weight.to(x_LNI.dtype)
-            if self.bias is None:
-                return torch.bmm(x_LNI, weight_LIO)
-            return torch.baddbmm(self.bias.to(x_LNI.dtype), x_LNI, weight_LIO)
-        out_LN1 = (x_LNI.float() * self.weight.mT).sum(dim=2, keepdim=True)
-        return out_LN1 if self.bias is None else out_LN1 + self.bias
-
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:

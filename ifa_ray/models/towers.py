@@ -18,6 +18,7 @@ from torch import nn
 from ifa_ray.data.features import NUM_CHANNELS
 from ifa_ray.models.layers import Dense, Table, TowerLayer
 from ifa_ray.models.modules import Gate, mix_experts
+from ifa_ray.models.tower_weights import TowerWeights
 
 __all__ = ["Towers"]
 
@@ -27,7 +28,8 @@ _RELU_GAIN = math.sqrt(2.0)
 # Small, so that a tower with skips starts close to one without.
 _SKIP_GAIN = 0.3
 
-# Candidates scored at once: their first hidden layer is 2 MiB, where the products are fastest.
+# Candidates scored at once, by four towers: their first hidden layer is 2 MiB, where the products
+# are fastest.
 _CHUNK_CANDIDATES = 1024
 
 # Few candidates are shown; starting there saves every model the same first steps.
@@ -65,6 +67,7 @@ class Towers(nn.Module):
         super().__init__()
         self.fusible = True
         """Whether the first layer may be made by kernels, from the weights and in float32."""
+        self._frozen: dict[tuple[tuple[int, ...], torch.dtype], TowerWeights] | None = None
         self._objectives = objectives
         widths = (*tower_widths, 1)
         # With MMoE as many experts as there were towers, and beside them their gates.
@@ -109,12 +112,26 @@ class Towers(nn.Module):
         assert isinstance(last.bias, torch.Tensor)
         last.bias.flatten()[0] += _IMPRESSION_BIAS
 
+    def freeze(self) -> None:
+        """Lays weights out for inference once, when they are first needed.
+
+        Until the module is put back into training mode its weights must not change.
+        """
+        self._frozen = {}
+
+    def train(self, mode: bool = True) -> Towers:
+        """Sets the mode; training forgets what was laid out."""
+        if mode:
+            self._frozen = None
+        return super().train(mode)
+
     def forward(
         self,
         blocks: list[torch.Tensor],
         user_BU: torch.Tensor,
         channel_BC: torch.Tensor,
         dtype: torch.dtype = torch.float32,
+        only: tuple[int, ...] | None = None,
     ) -> torch.Tensor:
         """Computes logits.
 
@@ -124,12 +141,21 @@ class Towers(nn.Module):
             channel_BC: channels as in `Batch`.
             dtype: of the products where nothing is learned and no optional module is on; sums are
                 float32. In bfloat16 a logit is off by some hundredths.
+            only: the objectives wanted, by their places; all by default. The others cost nothing
+                where nothing is learned and no optional module is on.
 
         Returns:
-            [B, C, L] float32.
+            [B, C, L] float32, L of the objectives wanted, in their order.
         """
         if not torch.is_grad_enabled() and self.plain:
-            return self._infer(blocks, user_BU, channel_BC, dtype)
+            return self._infer(blocks, user_BU, channel_BC, dtype, only)
+        logits_BCL = self._learning(blocks, user_BU, channel_BC)
+        return logits_BCL if only is None else logits_BCL[..., list(only)]
+
+    def _learning(
+        self, blocks: list[torch.Tensor], user_BU: torch.Tensor, channel_BC: torch.Tensor
+    ) -> torch.Tensor:
+        """As `forward`, with gradients and every optional module."""
         x_BCX = torch.cat(blocks, dim=-1)
         if self.norm is not None:
             x_BCX = self.norm(x_BCX)
@@ -191,6 +217,7 @@ class Towers(nn.Module):
         user_BU: torch.Tensor,
         channel_BC: torch.Tensor,
         dtype: torch.dtype,
+        only: tuple[int, ...] | None,
     ) -> torch.Tensor:
         """As `forward`, where nothing is kept for gradients and no optional module is on.
 
@@ -198,36 +225,50 @@ class Towers(nn.Module):
         never written to memory: 20 MB for each layer at 10,000 candidates.
         """
         B, C = channel_BC.shape
-        step = _CHUNK_CANDIDATES if channel_BC.device.type == "cpu" else C
-        bias_BH = self.from_blocks.bias + self.from_user(user_BU)
-        varying: list[torch.Tensor] = []
-        weights: list[torch.Tensor] = []
-        weights_XH = self.from_blocks.weight.T.split([block.shape[2] for block in blocks])
-        for block, weight_XH in zip(blocks, weights_XH, strict=True):
-            # Expanded: the same for all candidates, as F_u is. One block must stay.
-            if block.stride(1) == 0 and (varying or block is not blocks[-1]):
-                bias_BH = bias_BH + block[:, 0] @ weight_XH
-            else:
-                varying.append(block)
-                weights.append(weight_XH)
-        weight_XH, bias_BH = torch.cat(weights).to(dtype), bias_BH.to(dtype)
-        rows_YH: torch.Tensor | None = None
-        if self.channel is not None and self.from_channel is not None:
-            rows_YH = self.from_channel(self.channel.weight).to(dtype)
-        logits_BCL = user_BU.new_empty(B, C, self._objectives)
+        weights = self._weights(tuple(range(self._objectives)) if only is None else only, dtype)
+        step = C
+        if channel_BC.device.type == "cpu":
+            step = _CHUNK_CANDIDATES * self._objectives // weights.towers
+        bias_BH = weights.bias_H + user_BU @ weights.user_UH
+        weight_XH = weights.blocks_XH
+        # Expanded: the same for all candidates, as F_u is. One block must stay.
+        alike = [block.stride(1) == 0 for block in blocks]
+        alike[-1] = alike[-1] and not all(alike)
+        if any(alike):
+            parts = weights.exact_XH.split([block.shape[2] for block in blocks])
+            for block, part_XH in itertools.compress(zip(blocks, parts, strict=True), alike):
+                bias_BH = bias_BH + block[:, 0] @ part_XH
+            varying = [not expanded for expanded in alike]
+            blocks = list(itertools.compress(blocks, varying))
+            weight_XH = torch.cat(list(itertools.compress(parts, varying))).to(dtype)
+        bias_BH = bias_BH.to(dtype)
+        logits_BCL = user_BU.new_empty(B, C, weights.towers)
         for b in range(B):
             for start in range(0, C, step):
                 part = slice(start, start + step)
-                x_NX = torch.cat([block[b, part] for block in varying], dim=-1).to(dtype)
+                x_NX = torch.cat([block[b, part] for block in blocks], dim=-1).to(dtype)
                 hidden_NH = torch.addmm(bias_BH[b], x_NX, weight_XH)
-                if rows_YH is not None:
-                    hidden_NH += nn.functional.embedding(channel_BC[b, part], rows_YH)
-                x_LNH = hidden_NH.view(len(x_NX), self._objectives, -1).transpose(0, 1)
-                for layer in self.layers:
-                    assert isinstance(layer, TowerLayer)
-                    x_LNH = layer.infer(x_LNH.relu_())
-                logits_BCL[b, part] = x_LNH[..., 0].T
+                if weights.channel_YH is not None:
+                    hidden_NH += nn.functional.embedding(channel_BC[b, part], weights.channel_YH)
+                logits_BCL[b, part] = weights.logits(hidden_NH).T
         return logits_BCL
+
+    def _weights(self, only: tuple[int, ...], dtype: torch.dtype) -> TowerWeights:
+        """Some towers' weights for inference: laid out anew, or once where they are frozen."""
+        if self._frozen is not None and (only, dtype) in self._frozen:
+            return self._frozen[only, dtype]
+        channel_YH = None
+        if self.channel is not None and self.from_channel is not None:
+            channel_YH = self.from_channel(self.channel.weight)
+        first = self.from_blocks.weight.T, self.from_user.weight.T, self.from_blocks.bias
+        layers = [layer for layer in self.layers if isinstance(layer, TowerLayer)]
+        weights = TowerWeights.of(
+            first=(*first, channel_YH), layers=layers, towers=self._objectives, only=only,
+            dtype=dtype,
+        )  # fmt: skip
+        if self._frozen is not None:
+            self._frozen[only, dtype] = weights
+        return weights
 
     def _towers_of(self, first_NX: torch.Tensor) -> torch.Tensor:
         """What each tower makes of the first product, [L, N, H]: its own part, or a mixture."""

@@ -107,7 +107,7 @@ class SetStep:
         request: RankRequest,
         pool_P: npt.NDArray[np.int64],
         scores_P: npt.NDArray[np.float64],
-        log_p_CL: npt.NDArray[np.float32],
+        log_p_PL: npt.NDArray[np.float32],
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """The slate of a request.
 
@@ -115,13 +115,13 @@ class SetStep:
             request: k, the history and the candidates.
             pool_P: places of the best candidates by score, best first.
             scores_P: of these, finite.
-            log_p_CL: of all candidates.
+            log_p_PL: of these; columns of objectives that the rule leaves out may hold anything.
 
         Returns:
             k places among the candidates in the order to show them, and scores that never
             increase (see `fill_slate`).
         """
-        gains = self._gains(request, pool_P, log_p_CL)
+        gains = self._gains(request, pool_P, log_p_PL)
         chosen_K, worth_K = fill_slate(scores_P, gains, request.k)
         return pool_P[chosen_K], worth_K
 
@@ -129,7 +129,7 @@ class SetStep:
         self,
         request: RankRequest,
         pool_P: npt.NDArray[np.int64],
-        log_p_CL: npt.NDArray[np.float32],
+        log_p_PL: npt.NDArray[np.float32],
     ) -> Gains:
         rows_P = self._items.known_rows(request.candidates_C[pool_P])
         strength = self._config.set_strength
@@ -138,9 +138,9 @@ class SetStep:
         if self._config.set_step == "dpp":
             return Dpp(self._traits.content_RX[rows_P], strength)
         assert self._weights_LF is not None
-        log_p_PL = log_p_CL[pool_P].astype(np.float64)
+        exact_PL = log_p_PL.astype(np.float64)
         logits = {
-            at: _logit(log_p_PL[:, at] - log_p_PL[:, 0])
+            at: _logit(exact_PL[:, at] - exact_PL[:, 0])
             for at, weight in enumerate(self._rule_weights)
             if at > 0 and weight > 0
         }

@@ -27,11 +27,12 @@ def multiply_towers_in_bfloat16(model: RankModel) -> None:
         user_BU: torch.Tensor,
         channel_BC: torch.Tensor,
         dtype: torch.dtype = torch.float32,
+        only: tuple[int, ...] | None = None,
     ) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            return exact(blocks, user_BU, channel_BC, dtype)
+            return exact(blocks, user_BU, channel_BC, dtype, only)
         with torch.autocast(user_BU.device.type, dtype=torch.bfloat16):
-            logits_BCL = exact(blocks, user_BU, channel_BC)
+            logits_BCL = exact(blocks, user_BU, channel_BC, only=only)
         return logits_BCL.float()
 
     model.towers.fusible = False  # its products would not come here

@@ -108,48 +108,6 @@ def test_a_score_does_not_depend_on_what_else_was_asked(name):
         assert alone.scores_K.tolist() == response.scores_K.tolist()
 
 
-@pytest.mark.parametrize("set_step", ["off", "mmr"])
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_screening_in_bfloat16_changes_no_slate(name, set_step, monkeypatch):
-    monkeypatch.setattr("ifa_ray.ranker._POOL", 8)
-    step = {"set_step": set_step, "set_strength": 1.0, "set_pool": 4}
-    exact = ModelRanker(make_model(name, **step), ITEMS, version=0)
-    screened = ModelRanker(make_model(name, **step), ITEMS, version=0, precision="bf16")
-    asked = [make_request(150, k=3, seed=seed) for seed in range(6)]
-    for one, other in zip(exact.rank(asked), screened.rank(asked), strict=True):
-        assert one.ids_K.tolist() == other.ids_K.tolist()
-        np.testing.assert_allclose(one.scores_K, other.scores_K, atol=2e-5)
-        np.testing.assert_allclose(one.probabilities_KL, other.probabilities_KL, rtol=1e-4)
-
-
-def test_screening_scores_few_candidates_in_float32_unless_bfloat16_cannot_tell(monkeypatch):
-    monkeypatch.setattr("ifa_ray.ranker._POOL", 8)
-    scored = []
-
-    def spy(model):
-        towers = model.towers.forward
-
-        def forward(blocks, user, channel, dtype=torch.float32):
-            scored.append((dtype, channel.shape[1]))
-            return towers(blocks, user, channel, dtype)
-
-        monkeypatch.setattr(model.towers, "forward", forward)
-        return ModelRanker(model, ITEMS, version=0, precision="bf16")
-
-    ranker = spy(make_model())
-    ranker.rank([make_request(150, k=1)])
-    assert scored == [(torch.bfloat16, 150), (torch.float32, 8)]
-    scored.clear()
-    ranker.rank([make_request(20, k=1)])
-    assert scored == [(torch.float32, 20)], "too few to be worth it"
-    scored.clear()
-    alike = make_model()
-    with torch.no_grad():
-        alike.towers.from_blocks.weight.mul_(1e-6)
-    spy(alike).rank([make_request(150, k=1)])
-    assert scored == [(torch.bfloat16, 150), (torch.float32, 8), (torch.float32, 150)]
-
-
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="bf16"):
         ModelRanker(make_model(), ITEMS, version=0, precision="bf61")

@@ -10,7 +10,6 @@ Writes two synthetic logs (a catalogue and a week before the test included), run
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 
 __all__ = ["main", "measure", "write_logs"]
 
@@ -148,9 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{found['cpu_s']} CPU s, {found['wall_s']} s, peak {found['peak_gib']} GiB"
     )
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": describe_machine(), "rows": rows, **found}
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write(options.json, {"machine": describe_machine(), "rows": rows, **found})
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.naive_models import FORMS, in_form
+from benchmarks.results import write
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import concat_columns, read_impressions, read_timings
 from ifa_ray.data.run_folder import RunFolder
@@ -261,15 +262,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     found = measure(size, models)
     print(table(found))
-    print("\n".join(["", *verdicts(found)]))
+    lines = verdicts(found)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         document = {
-            "benchmark": "closed_loop", "machine": machine, "size": dataclasses.asdict(size),
+            "benchmark": "closed_loop", "machine": machine, "verdicts": lines,
+            "size": dataclasses.asdict(size),
             "results": [dataclasses.asdict(lived) for lived in found],
         }  # fmt: skip
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

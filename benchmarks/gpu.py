@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -29,6 +28,7 @@ from torch.nn.functional import logsigmoid, scaled_dot_product_attention
 from benchmarks.gpu_page import table, verdicts, what_ran
 from benchmarks.gpu_rates import copy_gb_per_s, describe_device, matmul_tflop_per_s, timed
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import Batch, build_batch
@@ -325,17 +325,17 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dry_run:  # times of an interpreter are no figures
         found = what_ran(found)
     print(table(found))
-    if not options.dry_run:
-        print("\n".join(["", *verdicts(found)]))
+    lines = [] if options.dry_run else verdicts(found)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.dry_run:
         print("a dry run on a CPU: it shows that the code runs, and nothing of any GPU.")
     if options.json:
         document = {
-            "benchmark": "gpu", "dry_run": options.dry_run, "machine": machine, "results": found,
+            "benchmark": "gpu", "dry_run": options.dry_run, "machine": machine, "verdicts": lines,
+            "results": found,
         }  # fmt: skip
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 def _triton_version() -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from benchmarks.turns import Spent, in_turns, multiplications
 from ifa_ray.config import ModelConfig
@@ -32,7 +32,6 @@ from ifa_ray.models.ifa import IFA
 from ifa_ray.models.linear_attention import SequenceState
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
-from ifa_ray.schema import OBJECTIVES
 
 __all__ = ["Part", "Size", "main", "measure", "verdicts"]
 
@@ -187,7 +186,7 @@ def _tower_parts(model: IFA, size: Size, inputs: TowerInputs) -> list[Part]:
     widths = (4 * D, *size.tower_widths)
     return [
         Part(
-            name=f"towers of the rule, {len(towers)} of {len(OBJECTIVES)}",
+            name="towers of the rule",
             run=lambda: [model.logits_of(inputs, only=(tower,)) for tower in towers],
             products=tuple(((m, i, o), len(towers)) for i, o in itertools.pairwise(widths)),
         )
@@ -275,12 +274,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
     for name in (WHOLE, PRODUCTS):
         print(f"  {name:<28} {found[name]['p50_ms']:8.2f}")
-    print("\n".join(["", *verdicts(found)]))
+    lines = verdicts(found)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
-        document = {"benchmark": "kernels", "machine": machine, "results": found}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        document = {"benchmark": "kernels", "machine": machine, "verdicts": lines, "results": found}
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.turns import in_turns
 from ifa_ray.models.chosen_attention import chosen_attention
 from ifa_ray.models.linear_attention import LinearAttention
@@ -195,15 +195,16 @@ def main(arguments: list[str] | None = None) -> None:
         f"  {PUBLIC}: {size.candidates_timed} candidates were timed, times "
         f"{size.m / size.candidates_timed:g}"
     )
-    print("\n".join(["", *verdicts(found)]))
+    lines = verdicts(found)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         document = {
-            "benchmark": "peers", "machine": machine, "size": dataclasses.asdict(size),
+            "benchmark": "peers", "machine": machine, "verdicts": lines,
+            "size": dataclasses.asdict(size),
             "results": found,
         }  # fmt: skip
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from benchmarks.machine import describe_machine, has_amx
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import CROSS_FEATURES, ModelConfig
 from ifa_ray.data.features import build_batch
@@ -302,9 +302,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     ]
     print(table(results))
-    print("\n".join(["", *verdicts(results)]))
-    print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"ranked in {options.precision}")
+    lines = verdicts(results)
     agreed: dict[str, float] = {}
     if options.precision != "fp32":
         agreed = {
@@ -313,19 +311,22 @@ def main(arguments: list[str] | None = None) -> None:
         for name, share in agreed.items():
             met = "met" if share >= AGREEMENT else "missed"
             wanted = f"wanted >= {AGREEMENT:.1%}: {met}"
-            print(f"  {name}: {share:.2%} of the slates' places as in fp32, {wanted}")
-        print("\n".join(verdict_in_bf16(results, has_amx())))
+            lines.append(f"  {name}: {share:.2%} of the slates' places as in fp32, {wanted}")
+        lines += verdict_in_bf16(results, has_amx())
+    print("\n".join(["", *lines]))
+    print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"ranked in {options.precision}")
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]
         document = {
             "benchmark": "rank_latency",
             "machine": machine,
+            "verdicts": lines,
             "precision": options.precision,
             "agreement": agreed,
             "results": rows,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.serving_load import NUM_ITEMS, SEED
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import ModelConfig, TrainingConfig
@@ -328,20 +329,21 @@ def main(arguments: list[str] | None = None) -> None:
     ports = (options.port, options.port + 1)
     results = run(size, options.seconds, long_s, ports)
     print("\n".join(["", f"m = {size.m:,}, n = {size.n:,}, {size.trials} trials", ""]))
-    print("\n".join(verdicts(results)))
+    lines = verdicts(results)
+    print("\n".join(lines))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     print("the loads' client, Serve's proxy and the replicas share the cores")
     if options.json:
         document = {
             "benchmark": "serving",
             "machine": machine,
+            "verdicts": lines,
             "size": dataclasses.asdict(size),
             "seconds": options.seconds,
             "long_s": long_s,
             "results": results,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

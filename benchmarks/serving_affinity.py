@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import secrets
 import statistics
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.serving import Served, Size
 from benchmarks.serving_load import SEED
 from benchmarks.synthetic import request
@@ -172,8 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         document = {"benchmark": "serving_affinity", "machine": machine,
                     "load": dataclasses.asdict(load), "results": results}  # fmt: skip
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import logging
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue
 from benchmarks.training_costs import learner_of_size
 from ifa_ray.data.log import write_items
@@ -156,8 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         document = {"benchmark": "serving_publish", "machine": machine, "results": found}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

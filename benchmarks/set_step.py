@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import SET_STEPS, ModelConfig
 from ifa_ray.data.items import ItemTable
@@ -29,12 +29,15 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 
-__all__ = ["Cost", "measure"]
+__all__ = ["Cost", "measure", "verdicts"]
 
 SEED = 0
 NUM_ITEMS = 50_000
 SESSION_MS = 25 * 60_000
 SESSION_IMPRESSIONS = 30
+
+# Of a request of IFA, wanted of the learned step.
+SHARE = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +139,16 @@ def _ranker(
     return config, ModelRanker(model, items, version=0)
 
 
+def verdicts(costs: list[Cost]) -> list[str]:
+    """A line for each size, for what the learned step may add."""
+    return [
+        f"  a learned step at {c.m:,} candidates: {c.share:.1%} of a request, "
+        f"wanted <= {SHARE:.0%}: {'met' if c.share <= SHARE else 'missed'}"
+        for c in costs
+        if c.set_step == "learned"
+    ]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(
@@ -157,12 +170,15 @@ def main(arguments: list[str] | None = None) -> None:
             f"{c.m:7,} {c.n:7,} {c.k:4} {c.pool:5} {c.set_step:<8} {c.rank_ms:9.2f} "
             f"{c.step_ms:9.2f} {c.share:5.1%}"
         )
+    lines = verdicts(costs)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         rows = [dataclasses.asdict(cost) for cost in costs]
-        document = {"benchmark": "set_step", "machine": machine, "results": rows}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        document = {
+            "benchmark": "set_step", "machine": machine, "verdicts": lines, "results": rows,
+        }  # fmt: skip
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import CROSS_FEATURES, ModelConfig
 from ifa_ray.data.features import build_batch
@@ -321,19 +321,20 @@ def main(arguments: list[str] | None = None) -> None:
         for result in measure(size, name, cross_features, precision=options.precision)
     ]
     print(table(results))
-    print("\n".join(["", *verdicts(results)]))
+    lines = verdicts(results)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     print(f"ranked in {options.precision}, cross features {', '.join(cross_features)}")
     if options.json:
         document = {
             "benchmark": "state_growth",
             "machine": machine,
+            "verdicts": lines,
             "precision": options.precision,
             "cross_features": cross_features,
             "results": [dataclasses.asdict(result) for result in results],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.training_costs import measure_memory, measure_optimizers, measure_publishing
 from benchmarks.training_log import write_log
 from benchmarks.training_workers import measure_workers
@@ -251,12 +252,17 @@ def main(arguments: list[str] | None = None) -> None:
         "workers": measure_workers(size.model(models[0]), size.m, size.n, steps=size.steps),
     }
     _print(found)
-    print("\n".join(["", *verdicts(found)]))
+    lines = verdicts(found)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
-        document = {"benchmark": "training", "machine": machine, "results": found}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        document = {
+            "benchmark": "training",
+            "machine": machine,
+            "verdicts": lines,
+            "results": found,
+        }
+        write(options.json, document)
 
 
 if __name__ == "__main__":

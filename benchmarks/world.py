@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import numba
 import torch
 
 from benchmarks.machine import describe_machine
+from benchmarks.results import write
 from benchmarks.world_memory import FULL_USERS, measure_memory
 from benchmarks.world_stages import Result, Size, measure_faiss, measure_stages
 from simulator.config import uncalibrated_config, world_config
@@ -113,14 +113,15 @@ def main(arguments: list[str] | None = None) -> None:
         QUICK if options.quick else FULL, options.full_scale, compare=not options.quick
     )
     print(table(results))
-    if not options.quick:
-        print("\n".join(["", *verdicts(results)]))
+    lines = [] if options.quick else verdicts(results)
+    print("\n".join(["", *lines]))
     print("\n" + ", ".join(f"{name} {value}" for name, value in machine.items()))
     if options.json:
         rows = [dataclasses.asdict(result) for result in results]
-        document = {"benchmark": "world", "machine": machine, "results": rows}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        document = {
+            "benchmark": "world", "machine": machine, "verdicts": lines, "results": rows,
+        }  # fmt: skip
+        write(options.json, document)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def quick(tmp_path_factory):
 
 
 def test_every_part_has_a_floor_of_its_own(quick):
-    assert set(quick["parts"]) >= {"features", "sums of the history", "F_cc", "towers"}
+    assert set(quick["parts"]) >= {"features", "sums of the history", "F_cc", "towers of the rule"}
     for row in quick["parts"].values():
         assert row["p50_ms"] > 0
         assert row["floor_ms"] > 0

@@ -20,19 +20,19 @@ __all__ = ["TowerWeights"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TowerWeights:
-    """Contiguous weights of L towers; products are computed in `blocks_XH`'s type.
+    """Weights of L towers; products with candidates are computed in `blocks_XH`'s type.
 
     Attributes:
-        exact_XH, blocks_XH: the first layer's, of candidate blocks; float32, and in the type.
-        user_UH, bias_H: the first layer's, of user features; float32.
+        exact_HX, blocks_XH: the first layer's, of candidate blocks; float32, and in the type.
+        user_HU, bias_H: the first layer's, of user features, and its biases; float32.
         channel_YH: what each channel adds to the first layer, in the type; None without channels.
         layers: weights [L, I, O] and biases [L, 1, O] of each later layer, in the type, but of one
             output: weights [L, 1, I], and float32.
     """
 
-    exact_XH: torch.Tensor
+    exact_HX: torch.Tensor
     blocks_XH: torch.Tensor
-    user_UH: torch.Tensor
+    user_HU: torch.Tensor
     bias_H: torch.Tensor
     channel_YH: torch.Tensor | None
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -50,7 +50,7 @@ class TowerWeights:
         """Takes some of all towers' weights.
 
         Args:
-            first: the first layer's of blocks [X, H], of user features [U, H], biases [H] and
+            first: the first layer's of blocks [H, X], of user features [H, U], biases [H] and
                 channels [Y, H], H of all towers.
             layers: the later ones.
             towers: how many there are.
@@ -58,11 +58,11 @@ class TowerWeights:
             dtype: of the products.
         """
 
-        def taken(first_XH: torch.Tensor) -> torch.Tensor:
-            return first_XH.unflatten(-1, (towers, -1))[..., list(only), :].flatten(-2)
+        def taken(first_HX: torch.Tensor) -> torch.Tensor:
+            return first_HX.unflatten(0, (towers, -1))[list(only)].flatten(0, 1)
 
-        blocks_XH, user_UH, bias_H, channel_YH = first
-        exact_XH = taken(blocks_XH)
+        blocks_HX, user_HU, bias_H, channel_YH = first
+        exact_HX = taken(blocks_HX)
         later = []
         for layer in layers:
             assert layer.bias is not None
@@ -72,11 +72,11 @@ class TowerWeights:
             else:
                 later.append((weight_LIO.mT.contiguous(), bias_L1O))
         return cls(
-            exact_XH=exact_XH,
-            blocks_XH=exact_XH.to(dtype),
-            user_UH=taken(user_UH),
+            exact_HX=exact_HX,
+            blocks_XH=exact_HX.T.contiguous().to(dtype),
+            user_HU=taken(user_HU),
             bias_H=taken(bias_H),
-            channel_YH=None if channel_YH is None else taken(channel_YH).to(dtype),
+            channel_YH=None if channel_YH is None else taken(channel_YH.T).T.contiguous().to(dtype),
             layers=tuple(later),
         )
 

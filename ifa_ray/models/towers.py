@@ -229,13 +229,13 @@ class Towers(nn.Module):
         step = C
         if channel_BC.device.type == "cpu":
             step = _CHUNK_CANDIDATES * self._objectives // weights.towers
-        bias_BH = weights.bias_H + user_BU @ weights.user_UH
+        bias_BH = weights.bias_H + nn.functional.linear(user_BU, weights.user_HU)
         weight_XH = weights.blocks_XH
         # Expanded: the same for all candidates, as F_u is. One block must stay.
         alike = [block.stride(1) == 0 for block in blocks]
         alike[-1] = alike[-1] and not all(alike)
         if any(alike):
-            parts = weights.exact_XH.split([block.shape[2] for block in blocks])
+            parts = weights.exact_HX.T.split([block.shape[2] for block in blocks])
             for block, part_XH in itertools.compress(zip(blocks, parts, strict=True), alike):
                 bias_BH = bias_BH + block[:, 0] @ part_XH
             varying = [not expanded for expanded in alike]
@@ -260,7 +260,7 @@ class Towers(nn.Module):
         channel_YH = None
         if self.channel is not None and self.from_channel is not None:
             channel_YH = self.from_channel(self.channel.weight)
-        first = self.from_blocks.weight.T, self.from_user.weight.T, self.from_blocks.bias
+        first = self.from_blocks.weight, self.from_user.weight, self.from_blocks.bias
         layers = [layer for layer in self.layers if isinstance(layer, TowerLayer)]
         weights = TowerWeights.of(
             first=(*first, channel_YH), layers=layers, towers=self._objectives, only=only,

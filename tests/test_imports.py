@@ -142,7 +142,8 @@ def test_imports_run_one_way(path):
 
 # The world's own costs are measured where the world is, and those of serving where Ray is.
 HEAVY = (
-    "benchmarks/world", "benchmarks/closed_loop.py", "benchmarks/screening.py", "benchmarks/serving",
+    "benchmarks/world", "benchmarks/closed_loop.py", "benchmarks/screening.py",
+    "benchmarks/serving",
 )  # fmt: skip
 LIGHT_FILES = [
     path

@@ -241,7 +241,6 @@ def verdicts(found: dict[str, Any]) -> list[str]:
         f"  {what}: {value:.3g}{unit}, wanted <= {limit:g}{unit}: "
         f"{'met' if value <= limit else 'missed'}"
         for what, value, limit, unit in (
-            ("an IFA request", found[WHOLE]["p50_ms"], 40, " ms"),
             ("an IFA request over its own products", times, 2, "x"),
             ("peak memory of a request over the tables", memory, 64, " MB"),
         )

@@ -3,10 +3,13 @@
     python -m benchmarks.rank_latency [--quick] [--models A,B] [--counts] [--precision bf16]
         [--grid] [--only rank] [--json PATH]
 
-Ranking goes through `ModelRanker.rank`, checks and features included; a training step is features,
-forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids in
-place of the loss. Models take turns within a trial, so that a busy machine slows all of them alike;
-with one thread its CPU time is what is measured. Torch and numpy alone.
+Ranking goes through `ModelRanker.rank`, checks and features included, with weights as they were
+drawn: by these no candidate can be left out, so this is the most that a request costs
+(`benchmarks.screening` has models that have learned). `whole` is the same with every tower of every
+candidate, which is the forward pass of a step. A training step is features, forward, backward and
+the optimisers, on one request, with a plain mean of log-sigmoids in place of the loss. Models take
+turns within a trial, so that a busy machine slows all of them alike; with one thread its CPU time
+is what is measured. Torch and numpy alone.
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["Result", "agreement", "measure", "table", "verdict_in_bf16", "verdicts"]
+__all__ = ["TASKS", "Result", "agreement", "measure", "table", "verdict_in_bf16", "verdicts"]
 
 BASELINE = "ifa"
+TASKS = ("rank", "whole", "train")
 SEED = 0
 NUM_ITEMS = 50_000
 
@@ -75,14 +79,14 @@ QUICK_SIZES = (Size(m=200, n=400, width=16, top_k=4, tower_widths=(16,), trials=
 
 # What is wanted at m = n = 10,000: (task, model) in milliseconds, or as a multiple of another's.
 TARGETS = (
-    (("rank", "ifa"), None, "<=", 60.0),
+    (("rank", "ifa"), None, "<=", 40.0),
     (("rank", "ifa_plus"), None, "<=", 60.0),
     (("rank", "ifa_plus"), ("rank", "ifa"), "<=", 1.6),
     (("rank", "twin"), ("rank", "ifa"), ">=", 10.0),
     (("rank", "twin"), ("rank", "ifa_plus"), ">=", 10.0),
     (("rank", "full_attention"), ("rank", "ifa"), ">=", 8.0),
     (("rank", "full_attention"), ("rank", "ifa_plus"), ">=", 8.0),
-    (("train", "ifa"), ("rank", "ifa"), "<=", 4.0),
+    (("train", "ifa"), ("whole", "ifa"), "<=", 4.0),
 )
 
 
@@ -91,7 +95,7 @@ class Result:
     """Milliseconds of one model at one size.
 
     Attributes:
-        task: `rank` or `train`.
+        task: `rank`, `whole` or `train`.
         p50_ms, p25_ms, p75_ms: of the trials.
         min_ms: the least disturbed trial.
         times_baseline: ratio of the medians to the baseline's.
@@ -117,7 +121,7 @@ def measure(
     cross_features: tuple[str, ...] = ("channel",),
     clock: Callable[[], float] = time.perf_counter,
     precision: str = "fp32",
-    only: tuple[str, ...] = ("rank", "train"),
+    only: tuple[str, ...] = TASKS,
 ) -> list[Result]:
     """Times models at one size at the tasks named, `ifa` among them, after a warm-up of each."""
     items = catalogue(NUM_ITEMS, SEED)
@@ -125,11 +129,13 @@ def measure(
         request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
     ]
     results = []
-    tasks = (("rank", functools.partial(_prepare_rank, precision=precision)),
-             ("train", _prepare_train))  # fmt: skip
-    for task, prepare in tasks:
-        if task not in only:
-            continue
+    tasks = {
+        "rank": functools.partial(_prepare_rank, precision=precision),
+        "whole": functools.partial(_prepare_rank, precision="fp32", screens=False),
+        "train": _prepare_train,
+    }
+    for task in only:
+        prepare = tasks[task]
         work = {name: prepare(_config(name, size, cross_features), items) for name in models}
         seconds: dict[str, list[float]] = {name: [] for name in models}
         for run in work.values():
@@ -199,10 +205,10 @@ def _config(name: str, size: Size, cross_features: tuple[str, ...]) -> ModelConf
 
 
 def _prepare_rank(
-    config: ModelConfig, items: ItemTable, precision: str
+    config: ModelConfig, items: ItemTable, precision: str, *, screens: bool = True
 ) -> Callable[[RankRequest], object]:
     model = build_model(config, items, SEED)
-    ranker = ModelRanker(model, items, version=0, precision=precision)
+    ranker = ModelRanker(model, items, version=0, precision=precision, screens=screens)
     return lambda asked: ranker.rank([asked])
 
 
@@ -279,7 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--counts", action="store_true", help="all cross features, for all models")
     parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of ranking")
     parser.add_argument("--grid", action="store_true", help="ranking against m and against n")
-    parser.add_argument("--only", choices=("rank", "train"), help="one of the two tasks")
+    parser.add_argument("--only", choices=TASKS, help="one of the tasks")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -293,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = QUICK_SIZES if options.quick else GRID if options.grid else SIZES
     # A busy machine does not lengthen CPU time; of several threads it would be the sum.
     clock = time.process_time if options.threads == 1 else time.perf_counter
-    only = ("rank",) if options.grid else (options.only,) if options.only else ("rank", "train")
+    only = ("rank",) if options.grid else (options.only,) if options.only else TASKS
     results = [
         result
         for size in sizes

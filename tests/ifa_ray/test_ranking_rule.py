@@ -2,9 +2,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.errors import ConfigError
+from ifa_ray.models.base import log_probabilities_from
 from ifa_ray.ranking_rule import RANKING_RULES, parse_ranking_rule
 from ifa_ray.schema import OBJECTIVES
 
@@ -69,3 +71,20 @@ def test_a_wrong_rule_says_what_is_wrong(rule, message):
         ModelConfig(name="ifa", ranking_rule=rule)
     assert message in str(error.value)
     assert "ranking_rule" in str(error.value)
+
+
+@pytest.mark.parametrize("rule", ["pitctr", "long_view", "imp", "is_click", "imp^0.01*is_like^100"])
+def test_no_score_exceeds_its_bound_and_objectives_are_what_it_is_made_of(rule):
+    logits_CL = torch.randn(20_000, len(OBJECTIVES), generator=torch.Generator().manual_seed(0))
+    log_p_CL = log_probabilities_from(20 * logits_CL).numpy()
+    read = parse_ranking_rule(rule)
+    bound_C = read.bound(log_p_CL[:, 0])
+    assert (read.scores(log_p_CL) <= bound_C).all()
+    certain_CL = log_p_CL.copy()
+    certain_CL[:, 1:] = log_p_CL[:, :1]  # all else is certain: nothing is left but the bound
+    np.testing.assert_allclose(read.scores(certain_CL), bound_C, rtol=2e-4, atol=2e-2)
+    others = [place for place in range(len(OBJECTIVES)) if place not in read.objectives]
+    expected_C = read.scores(log_p_CL)
+    log_p_CL[:, others] = math.nan
+    np.testing.assert_array_equal(read.scores(log_p_CL), expected_C)
+    assert read.objectives[0] == 0

@@ -129,7 +129,7 @@ def measure(
         request(items, size.m, size.n, seed=SEED, number=number) for number in range(size.trials)
     ]
     results = []
-    tasks = {
+    tasks: dict[str, Callable[[ModelConfig, ItemTable], Callable[[RankRequest], object]]] = {
         "rank": functools.partial(_prepare_rank, precision=precision),
         "whole": functools.partial(_prepare_rank, precision="fp32", screens=False),
         "train": _prepare_train,

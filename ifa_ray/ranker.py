@@ -62,9 +62,9 @@ class ModelRanker:
             items: the catalogue that the model was built with.
             version: reported in every response.
             clock: seconds, for `rank_ms`.
-            precision: of `PRECISIONS`. `bf16` scores all candidates in bfloat16 and the best few
-                again in float32: the same slates, and about half the towers' time where the
-                processor multiplies bfloat16 at twice the rate; slower where it does not.
+            precision: of `PRECISIONS`. `bf16` computes the rule's towers in bfloat16 for all
+                candidates and again in float32 for the best: the same slates. For processors with
+                AMX; where bfloat16 is multiplied no faster than float32 it is slower.
             graphs: True pads requests to sizes that are recorded when first met, and replayed
                 (`ifa_ray.models.graphs`); scores then differ by rounding. One thread may rank.
             screens: False computes all that the model says of every candidate, for the same slates

@@ -117,8 +117,8 @@ class AppSettings(BaseModel):
         ranker: `package.module:Class` of a ranker of one's own, made as Class(items=..., seed=...);
             None ranks with the checkpoints. From the command line or a config only, never from
             a request: whoever sets it runs code.
-        precision: of scoring; `bf16` gives the same slates, sooner where the processor multiplies
-            bfloat16 (see `ifa_ray.ranker.ModelRanker`).
+        precision: of scoring; `bf16` gives the same slates, sooner only where the processor
+            multiplies bfloat16 much faster than float32 (see `ifa_ray.ranker.ModelRanker`).
         graphs: requests are padded to sizes that a card records once and replays; with `num_gpus`,
             and models that can be recorded alone (`ifa`).
         num_threads: of one replica's scoring. Scores may differ in the last bit between counts.

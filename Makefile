@@ -21,9 +21,9 @@ help:
 run: $(INSTALLED)
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" && . deploy/env.sh && python -m simulator run --preset quick
 
-# Tests that start no Ray first: they fail fast.
+# Tests that start no Ray first: they fail fast, and two of their files run at once.
 test: $(INSTALLED_DEV)
-	.venv/bin/python -m pytest -q -m "not cluster"
+	.venv/bin/python -m pytest -q -m "not cluster" -n 2 --dist loadfile
 	.venv/bin/python -m pytest -q -m cluster
 
 lint: $(INSTALLED_DEV)

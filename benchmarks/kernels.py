@@ -176,7 +176,7 @@ def _attention_parts(model: IFA, size: Size, batch: Batch, embedded: torch.Tenso
 
 
 def _tower_parts(model: IFA, size: Size, inputs: TowerInputs) -> list[Part]:
-    """The towers that the ranking rule names, one after the other, and the slate's other ones.
+    """The towers that the ranking rule names, one after the other.
 
     Of untrained weights no candidate is left out by its impression's tower alone, so this is the
     most that a request may cost (`ifa_ray.screening`).

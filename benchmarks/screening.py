@@ -5,9 +5,9 @@
 
 One arm lives its days by the plain path (`python -m simulator run --plain 1`) and learns; every
 request is ranked twice, in turns, with `ifa_ray.screening` and by computing every tower of every
-candidate. Both must give the same slate, or the benchmark ends there. Before the first day's
-training the weights are as they were drawn; what is spared from then on is the model's doing. CPU
-time of one thread.
+candidate. Both must give the same slate, or the benchmark ends there. Version 0 has learned from
+the warm-up, each later one from a day more; what is spared is the model's doing. CPU time of one
+thread. --set adds to the default's settings, or to those of a preset that is named.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.results import write
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import RankerError
+from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models import RankModel
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.ranking_rule import parse_ranking_rule
@@ -38,7 +38,7 @@ from simulator.commands.settings import add_set, read_setting
 from simulator.compile_ahead import compile_ahead
 from simulator.opening import open_run
 from simulator.plain_run import live_arm
-from simulator.presets import PRESETS, RunConfig, override, preset
+from simulator.presets import MODEL_ARMS, PRESETS, RunConfig, override, preset
 from simulator.warmup_log import live_warmups
 
 __all__ = ["Screened", "main", "measure", "table", "verdicts"]
@@ -234,9 +234,12 @@ def main(arguments: list[str] | None = None) -> None:
     changes = {name: getattr(options, name) for name in named if getattr(options, name) is not None}
     if options.models is not None:
         changes["models"] = tuple(dict.fromkeys(options.models.split(",")))
-    if options.set or options.preset:
-        changes["settings"] = tuple(options.set)
-    size = dataclasses.replace(QUICK if options.quick else FULL, **changes)
+        for name in changes["models"]:
+            if name not in MODEL_ARMS:
+                parser.error(str(unknown_name("models", name, MODEL_ARMS)))
+    base = QUICK if options.quick else FULL
+    changes["settings"] = (*(() if options.preset else base.settings), *options.set)
+    size = dataclasses.replace(base, **changes)
     found = measure(size)
     print(table(found))
     lines = verdicts(found)

@@ -56,3 +56,9 @@ def test_a_slate_that_differs_ends_the_benchmark(monkeypatch):
     monkeypatch.setattr(ModelRanker, "rank", rank_backwards)
     with pytest.raises(RankerError, match="the two slates differ"):
         screening.measure(screening.QUICK)
+
+
+def test_an_unknown_model_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        screening.main(["--models", "ifa_pluss"])
+    assert "models == 'ifa_pluss'" in capsys.readouterr().err

@@ -13,7 +13,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.data.run_folder import (
+    WARMUP,
+    RunFolder,
+    ShardDay,
+    is_half_written,
+    remove_half_written,
+    write_atomically,
+)
 from ifa_ray.errors import ConfigError
 from simulator.presets import RunConfig
 
@@ -41,9 +48,11 @@ def open_run(root: Path, config: RunConfig, resume: bool) -> Iterator[RunFolder]
     _require_writable(root)
     with _locked(root):
         if resume:
+            remove_half_written(root)
             _verify(folder, config)
         else:
             _require_empty(root)
+            remove_half_written(root)
             text = json.dumps(config.to_dict(), indent=1, sort_keys=True)
             write_atomically(folder.config, text.encode())
         yield folder
@@ -97,7 +106,8 @@ def _require_writable(root: Path) -> None:
 def _require_empty(root: Path) -> None:
     if not root.is_dir():
         return  # absent, or not a folder, which `_require_writable` says better
-    found = sorted(path.name for path in root.iterdir() if path.name != LOCK)
+    entries = [path for path in root.iterdir() if not is_half_written(path)]
+    found = sorted(path.name for path in entries if path.name != LOCK)
     if found:
         raise ConfigError(
             f"out == {str(root)!r} holds {len(found)} entries ({', '.join(found[:3])}, ...), "

@@ -27,6 +27,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,16 @@ from typing import Any
 from ifa_ray.data.tables import sha256_of
 from ifa_ray.errors import LogError
 
-__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "is_run", "write_atomically"]
+__all__ = [
+    "TABLES",
+    "WARMUP",
+    "RunFolder",
+    "ShardDay",
+    "is_half_written",
+    "is_run",
+    "remove_half_written",
+    "write_atomically",
+]
 
 WARMUP = "warmup"
 TABLES = ("impressions", "requests", "timings")
@@ -57,6 +68,25 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_half_written(root: Path) -> None:
+    """Removes what killed processes were writing below `root`, files and folders.
+
+    For whoever holds the folder's lock, before anything writes: a living writer would lose its own.
+    """
+    for path in list(root.rglob(".*.tmp")):
+        if not is_half_written(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def is_half_written(path: Path) -> bool:
+    """Whether it has the name under which something is written before it gets its own."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.data.run_folder import write_atomically
+from ifa_ray.data.run_folder import is_half_written, remove_half_written, write_atomically
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.training.checkpoint import latest_version, load_file, version_folder
 from ifa_ray.training.checkpoint_files import read_bytes
@@ -60,7 +60,7 @@ class OfflineFolder:
         return self.root / "gates" / f"version={version:05d}.json"
 
     def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Makes the folder, or checks that it is what shall be continued.
+        """Makes the folder, or checks that it is what shall be continued; call it `locked`.
 
         Raises:
             ConfigError: if it holds something else, other settings, or versions that nobody asked
@@ -75,6 +75,7 @@ class OfflineFolder:
                     f"out == {str(self.root)!r}, must be absent, empty or of a training: it holds "
                     f"{', '.join(found[:3])}."
                 )
+            remove_half_written(self.root)
             write_atomically(path, text.encode())
             return
         try:
@@ -87,6 +88,7 @@ class OfflineFolder:
                 f"out == {str(self.root)!r} holds version {latest_version(self.models)}, must be "
                 "without versions. Continue it with --resume, or choose another --out."
             )
+        remove_half_written(self.root)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -160,7 +162,8 @@ class OfflineFolder:
         return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
 
     def _foreign(self) -> list[str]:
-        return sorted(entry.name for entry in self.root.iterdir() if entry.name != ".lock")
+        entries = [entry for entry in self.root.iterdir() if not is_half_written(entry)]
+        return sorted(entry.name for entry in entries if entry.name != ".lock")
 
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:

@@ -40,6 +40,14 @@ def test_a_finished_run_is_not_started_again(tmp_path, config):
         pass
 
 
+def test_what_a_killed_start_left_behind_is_removed(tmp_path, config):
+    partial = tmp_path / ".config.json.17.tmp"
+    for resume in (False, True):
+        partial.write_text("{")
+        with open_run(tmp_path, config, resume=resume):
+            assert not partial.exists()
+
+
 @pytest.mark.parametrize("name", ["absent", ""])
 def test_resuming_needs_a_run(tmp_path, config, name):
     with (

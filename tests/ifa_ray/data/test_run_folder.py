@@ -4,7 +4,14 @@ import os
 
 import pytest
 
-from ifa_ray.data.run_folder import TABLES, WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.data.run_folder import (
+    TABLES,
+    WARMUP,
+    RunFolder,
+    ShardDay,
+    remove_half_written,
+    write_atomically,
+)
 from ifa_ray.errors import LogError
 
 KEY = ShardDay("twin", 1, 2, 3)
@@ -80,3 +87,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(folder):
+    folder.commit(KEY, {})
+    mine = folder.root / ".notes.tmp"
+    mine.write_text("the user's own")
+    before = sorted(folder.root.rglob("*"))
+    half = folder.root / "models" / ".version=00001.17.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    (folder.root / "log" / ".shard=03.parquet.17.tmp").write_bytes(b"ro")
+    remove_half_written(folder.root)
+    half.parent.rmdir()
+    assert sorted(folder.root.rglob("*")) == before
+    folder.verify(KEY)

@@ -113,6 +113,7 @@ def test_a_killed_worker_ends_the_command_and_a_killed_command_its_workers(log, 
     _, alive = psutil.wait_procs(ranks, timeout=30)
     assert alive == []
 
+    (out / "plots" / ".log_loss.svg.17.tmp").write_text("what it was writing")
     assert main(command(log, out, "--workers", "2", "--resume")) == 0
     expected = contents(together)
     assert contents(out).keys() == expected.keys()

@@ -204,8 +204,9 @@ def _request(size: Size, device: torch.device, items: ItemTable) -> dict[str, An
             found[name] = timed(_softmax(size, device, heads, dtype), device, size.trials // 5 + 1)
     ranker = ModelRanker(model, items, version=0)
     asked = request(items, size.m, size.n, seed=SEED, number=0)
-    found["slate_from_a_request"] = timed(lambda: ranker.rank([asked]), device, 20)
-    found["slate_by_graphs"] = _or_error(lambda: _by_graphs(model, items, asked, device))
+    trials = size.trials // 5 + 1
+    found["slate_from_a_request"] = timed(lambda: ranker.rank([asked]), device, trials)
+    found["slate_by_graphs"] = _or_error(lambda: _by_graphs(model, items, asked, device, trials))
     plus = _frozen("ifa_plus", size, device, items)
     with torch.inference_mode():
         found["ifa_plus_kernels"] = timed(
@@ -215,12 +216,12 @@ def _request(size: Size, device: torch.device, items: ItemTable) -> dict[str, An
 
 
 def _by_graphs(
-    model: RankModel, items: ItemTable, asked: RankRequest, device: torch.device
+    model: RankModel, items: ItemTable, asked: RankRequest, device: torch.device, trials: int
 ) -> dict[str, float]:
     """The same through a ranker with `graphs: true`, as it is served: padded, staged, replayed."""
     with unrecorded() if device.type == "cpu" else contextlib.nullcontext():
         ranker = ModelRanker(model, items, version=0, graphs=True)
-        return timed(lambda: ranker.rank([asked]), device, 100)
+        return timed(lambda: ranker.rank([asked]), device, trials)
 
 
 def _softmax(

@@ -15,7 +15,11 @@ def test_the_quick_benchmark_measures_every_part(tmp_path, capsys):
         ("rest", "response kernel alone"), ("closed", "a request"), ("50", "history"),
     ):  # fmt: skip
         assert wanted in rows
-    assert all(row["p50"] >= 0 for row in document["results"])
+    # Memory is a difference, and below 0 where what earlier work had is given back meanwhile.
+    differences = ("memory that only this process has", "pages of the files in memory")
+    figures = [row for row in document["results"] if not row["name"].startswith(differences)]
+    assert len(figures) == len(document["results"]) - 2
+    assert all(row["p50"] > 0 for row in figures)
     assert "numba" in document["machine"]
     assert "bytes/impression" in capsys.readouterr().out
 

@@ -24,6 +24,7 @@ The prehistory of a replicate, which all its arms share, is day 0 of the pseudo 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -75,13 +76,15 @@ def remove_half_written(root: Path) -> None:
 
     For whoever holds the folder's lock, before anything writes: a living writer would lose its own.
     """
-    for path in list(root.rglob(".*.tmp")):
-        if not is_half_written(path):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    # On a cluster a killed driver's actors may still be dying, and finish a file at this moment.
+    # What is gone by itself is passed over, which `os.walk` does too.
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            with contextlib.suppress(FileNotFoundError):
+                if is_half_written(path) and path.is_dir():
+                    shutil.rmtree(path)
+                elif is_half_written(path):
+                    path.unlink()
 
 
 def is_half_written(path: Path) -> bool:

@@ -24,29 +24,18 @@ The prehistory of a replicate, which all its arms share, is day 0 of the pseudo 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.data.half_written import temporary_of
 from ifa_ray.data.tables import sha256_of
 from ifa_ray.errors import LogError
 
-__all__ = [
-    "TABLES",
-    "WARMUP",
-    "RunFolder",
-    "ShardDay",
-    "is_half_written",
-    "is_run",
-    "remove_half_written",
-    "write_atomically",
-]
+__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "is_run", "write_atomically"]
 
 WARMUP = "warmup"
 TABLES = ("impressions", "requests", "timings")
@@ -60,7 +49,7 @@ def is_run(path: Path) -> bool:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all: a temporary name beside it, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -69,27 +58,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def remove_half_written(root: Path) -> None:
-    """Removes what killed processes were writing below `root`, files and folders.
-
-    For whoever holds the folder's lock, before anything writes: a living writer would lose its own.
-    """
-    # On a cluster a killed driver's actors may still be dying, and finish a file at this moment.
-    # What is gone by itself is passed over, which `os.walk` does too.
-    for folder, folders, files in os.walk(root):
-        for path in (Path(folder, name) for name in (*folders, *files)):
-            with contextlib.suppress(FileNotFoundError):
-                if is_half_written(path) and path.is_dir():
-                    shutil.rmtree(path)
-                elif is_half_written(path):
-                    path.unlink()
-
-
-def is_half_written(path: Path) -> bool:
-    """Whether it has the name under which something is written before it gets its own."""
-    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ifa_ray.data.half_written import temporary_of
 from ifa_ray.errors import LogError
 from ifa_ray.schema import SCHEMA_VERSION
 
@@ -115,7 +116,7 @@ def _written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary name; renames it to `path` once its bytes are on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `*.parquet`, so that a reader who lists the folder never sees half a file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         yield temporary
         _sync(temporary)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ifa_ray.data.half_written import temporary_of
 from ifa_ray.errors import CheckpointError
 
 __all__ = ["read_bytes", "remove_folder", "sync_folder", "write_folder", "write_sealed"]
@@ -42,7 +43,7 @@ def write_sealed(
     folder.parent.mkdir(parents=True, exist_ok=True)
     for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
         shutil.rmtree(stale)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(folder)
     temporary.mkdir()
     try:
         with ThreadPoolExecutor(1, "disk") as disk:

@@ -23,7 +23,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.data.run_folder import is_half_written, remove_half_written, write_atomically
+from ifa_ray.data.half_written import is_half_written, remove_half_written
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.training.checkpoint import latest_version, load_file, version_folder
 from ifa_ray.training.checkpoint_files import read_bytes

@@ -4,14 +4,8 @@ import os
 
 import pytest
 
-from ifa_ray.data.run_folder import (
-    TABLES,
-    WARMUP,
-    RunFolder,
-    ShardDay,
-    remove_half_written,
-    write_atomically,
-)
+from ifa_ray.data.half_written import is_half_written, remove_half_written, temporary_of
+from ifa_ray.data.run_folder import TABLES, WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import LogError
 
 KEY = ShardDay("twin", 1, 2, 3)
@@ -94,7 +88,8 @@ def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(folder):
     mine = folder.root / ".notes.tmp"
     mine.write_text("the user's own")
     before = sorted(folder.root.rglob("*"))
-    half = folder.root / "models" / ".version=00001.17.tmp"
+    half = temporary_of(folder.root / "models" / "version=00001")
+    assert is_half_written(half)
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     (folder.root / "log" / ".shard=03.parquet.17.tmp").write_bytes(b"ro")

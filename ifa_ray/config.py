@@ -1,13 +1,20 @@
-"""Frozen settings of models and training, checked where they are made.
+"""Frozen settings, checked where they are made: one system for all that can be configured.
 
-Knows nothing of what they configure. A run is a function that returns a complete config:
-see `simulator.presets`.
+A setting is a field of a `Config`: its type, its default, the sentence that says what it is and the
+rule that its value must meet, in one place. Checks, JSON, command-line flags and `--set` are made
+of that. Knows nothing of what is configured; runs with the standard library alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Mapping
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
 from ifa_ray.errors import ConfigError, unknown_name
@@ -23,8 +30,16 @@ __all__ = [
     "Config",
     "ModelConfig",
     "TrainingConfig",
+    "add_flags",
+    "convert",
+    "flags_given",
+    "read_setting",
     "require",
+    "setting",
 ]
+
+_REQUIRED: Any = dataclasses.MISSING
+
 
 CROSS_FEATURES = ("channel", "user", "category", "author")
 """What a platform knows of a user and a candidate together (f_ui); every model of a comparison gets
@@ -52,11 +67,37 @@ SET_STEPS = ("off", "mmr", "dpp", "learned")
 
 
 SPARSE_OPTIMIZERS = ("adam", "rowwise_adagrad")
-"""Of the hashed tables, whose gradients are sparse: see `ifa_ray.training.loop`."""
+"""Of the hashed tables, whose gradients are sparse: see `ifa_ray.training.learner`."""
 
 
 TOWER_PRECISIONS = ("float32", "bfloat16")
 """Of products in the towers: see `ifa_ray.training.precision`."""
+
+
+def setting(
+    default: Any = _REQUIRED,
+    doc: str = "",
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Collection[str] | None = None,
+) -> Any:
+    """Declares a setting: a field of a `Config` with a sentence and a rule.
+
+    Args:
+        default: its value where none is given; required without. A `Config` or a tuple may be one.
+        doc: what it is, with its unit; shown by `--help`.
+        ge: least value of a number, or of each of a tuple's; None is within all bounds.
+        gt: value that it must exceed.
+        le: greatest value.
+        lt: value that it must stay below.
+        choices: the names that are allowed, for a name or each of a tuple's, which then holds none
+            of them twice.
+    """
+    rule = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "doc": doc}
+    return dataclasses.field(default=default, metadata=rule)
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -67,164 +108,316 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Base of frozen configs: to and from plain dicts, unknown keys refused."""
+    """Base of frozen configs. A subclass with rules between fields adds them in `check`."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                _check(field, each)
+            if isinstance(value, tuple) and field.metadata.get("choices"):
+                require(len(set(value)) == len(value), field.name, value, "named once each")
+        self.check()
+
+    def check(self) -> None:
+        """Checks what no single field's rule can say.
+
+        Raises:
+            ConfigError: naming field, value and rule.
+        """
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, ready for JSON."""
-        values = dataclasses.asdict(self)
-        for name in values:
-            value = getattr(self, name)
-            if isinstance(value, Config):  # which may leave out what older readers do not know
-                values[name] = value.to_dict()
-        return values
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the config from plain values.
+        """Builds the config, nested ones included, from plain values.
 
         Raises:
-            ConfigError: on a key that is not a field, with the near miss.
+            ConfigError: on a key that is not a field, with the near miss, a missing one, or a value
+                of another type or outside its rule.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__} == {values!r}, must be an object of settings.")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:
                 raise unknown_name(f"{cls.__name__} field", key, fields)
-        lists_as_tuples = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return cls(**lists_as_tuples)
+        for name, field in fields.items():
+            is_given = name in values or field.default is not dataclasses.MISSING
+            if not is_given and field.default_factory is dataclasses.MISSING:
+                raise ConfigError(f"{name} is missing, must be given.")
+        return cls(**{key: convert(cls, key, value) for key, value in values.items()})
+
+    def replace(self, changes: Mapping[str, Any]) -> Self:
+        """A copy with some settings replaced; dots reach nested ones: `{"model.width": 64}`.
+
+        All changes are made together, because what one setting may be depends on others.
+
+        Raises:
+            ConfigError: as `from_dict`.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        changed: dict[str, Any] = {}
+        nested: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            outer, dot, inner = name.partition(".")
+            if outer not in names:
+                raise unknown_name("setting", outer, names)
+            if not dot:
+                changed[outer] = convert(type(self), outer, value)
+            elif isinstance(getattr(self, outer), Config):
+                nested.setdefault(outer, {})[inner] = value
+            else:
+                raise ConfigError(f"setting == {name!r}, must be a setting: {outer} has no parts.")
+        for outer, values in nested.items():
+            changed[outer] = changed.get(outer, getattr(self, outer)).replace(values)
+        return dataclasses.replace(self, **changed)
+
+
+def convert(cls: type[Config], name: str, value: Any) -> Any:
+    """A plain value as the type of a setting: lists as tuples, objects as configs, 1 as 1.0.
+
+    Raises:
+        ConfigError: if it is of another type.
+    """
+    hint = _hints(cls)[name]
+    try:
+        return _converted(hint, value)
+    except TypeError:
+        raise ConfigError(f"{name} == {value!r}, must be of type {_spelled(hint)}.") from None
+
+
+def add_flags(
+    parser: argparse._ActionsContainer, cls: type[Config], names: Iterable[str], **flags: str
+) -> None:
+    """Adds a flag for each of some settings: `--top-k` for `top_k`, with its sentence as help.
+
+    Dots reach nested configs: `model.top_k` is `--top-k` too. `flags_given` reads what was typed.
+
+    Args:
+        parser: of the command, or a group of it.
+        cls: whose settings.
+        names: of the settings, in the order of `--help`.
+        **flags: another name of a flag, by the last part of the setting's name.
+    """
+    for name in names:
+        owner, field = _field(cls, name)
+        hint, default = _hints(owner)[field.name], field.default
+        flag = flags.get(field.name, field.name).replace("_", "-")
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        said = "" if default is _REQUIRED or default is None else f" (default: {shown or 'none'})"
+        choices = field.metadata.get("choices")
+        among = f"; of {', '.join(choices)}" if choices else ""
+        kind: dict[str, Any] = {"type": functools.partial(_typed, hint), "metavar": "X"}
+        if _spelled(hint) == "bool":
+            kind = {"action": argparse.BooleanOptionalAction}
+        text = f"{field.metadata.get('doc', '')}{among}{said}".replace("%", "%%")
+        parser.add_argument(
+            f"--{flag}", dest=f"setting:{name}", default=argparse.SUPPRESS, help=text, **kind
+        )
+
+
+def flags_given(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings that were typed as flags of `add_flags`, by their names, for `Config.replace`."""
+    prefix = "setting:"
+    return {k[len(prefix) :]: v for k, v in vars(options).items() if k.startswith(prefix)}
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """Reads `NAME=VALUE`, the form of `--set`; the value is JSON, or a plain word.
+
+    Raises:
+        ConfigError: if there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"set == {text!r}, must be NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _check(field: dataclasses.Field[Any], value: Any) -> None:
+    """Holds a value to its field's rule."""
+    rule = field.metadata
+    if value is None or not rule:
+        return
+    choices = rule.get("choices")
+    if choices is not None and value not in choices:
+        raise unknown_name(field.name, value, choices)
+    if isinstance(value, float):
+        require(math.isfinite(value), field.name, value, "a finite number")
+    low, high = rule.get("ge"), rule.get("le")
+    above, below = rule.get("gt"), rule.get("lt")
+    if (low is not None or above is not None) and (high is not None or below is not None):
+        left = f"[{low}" if low is not None else f"({above}"
+        right = f"{high}]" if high is not None else f"{below})"
+        said = f"in {left}, {right}"
+    else:
+        bounds = ((">=", low), (">", above), ("<=", high), ("<", below))
+        said = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+    fits = (
+        (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+        and (below is None or value < below)
+    )
+    require(fits, field.name, value, said)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _field(cls: type[Config], name: str) -> tuple[type[Config], dataclasses.Field[Any]]:
+    """The field of a dotted name, and the config that has it."""
+    outer, dot, inner = name.partition(".")
+    if dot:
+        return _field(_hints(cls)[outer], inner)
+    return cls, {field.name: field for field in dataclasses.fields(cls)}[outer]
+
+
+def _converted(hint: Any, value: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        kinds = typing.get_args(hint)
+        for kind in kinds:
+            if type(value) is kind:  # 1 stays an int where either would do
+                return value
+        for kind in kinds:
+            try:
+                return _converted(kind, value)
+            except TypeError:
+                continue
+        raise TypeError
+    if hint is Any:
+        return value
+    if hint is None or hint is type(None):
+        if value is not None:
+            raise TypeError
+        return None
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        inner = typing.get_args(hint)[0]
+        return tuple(_converted(inner, each) for each in value)
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return value if isinstance(value, hint) else hint.from_dict(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise TypeError
+    return value
+
+
+def _typed(hint: Any, text: str) -> Any:
+    """What was typed for a setting, as its type; `none` where it may be None or empty."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    if text == "none" and type(None) in kinds:
+        return None
+    for kind in kinds:
+        try:
+            if typing.get_origin(kind) is tuple:
+                parts = [] if text in ("", "none") else text.split(",")
+                return tuple(_typed(typing.get_args(kind)[0], part.strip()) for part in parts)
+            if kind in (int, float, str):
+                return kind(text)
+        except ValueError:
+            continue
+    raise argparse.ArgumentTypeError(f"{text!r}, must be of type {_spelled(hint)}")
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """One ranking model. Only the long-sequence module differs between models of equal settings.
+    """One ranking model. Only the long-sequence module differs between models of equal settings."""
 
-    Attributes:
-        name: a key of `ifa_ray.models.MODELS`.
-        width: D, of an item embedding and of the attention.
-        num_heads: heads of softmax attention and of TWIN's search.
-        top_k: k, how many behaviours a two-stage or short-sequence model looks at (paper: 100).
-        max_history: T, behaviours beyond the latest T are not read.
-        phi: kernel feature map of linear attention: softplus (paper's default) or relu.
-        tower_widths: hidden widths of each objective's tower.
-        ranking_rule: a name or an expression, see `ifa_ray.ranking_rule`; one rule for all arms.
-        set_step: one of `SET_STEPS`; off takes the best candidates by score alone.
-        set_strength: how much the set step departs from the scores; 0 is not at all.
-        set_pool: how many of the best candidates by score the set step chooses from.
-        strict_paper_concat: True keeps the printed [F_cs, F_cc, F_u, F_cro]; False adds F_can and
-            F_can * F_cs, which every model then gets.
-        id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
-        cross_features: of `CROSS_FEATURES`, those that are on.
-        modules: of `MODULES`, those that are on; none in the paper's experiments.
-        ifa_plus_without: parts of `ifa_plus` switched off, for ablations; see
-            `ifa_ray.models.ifa_plus.PARTS`.
-    """
+    name: str = setting(doc="of a model; see `ifa_ray.models.MODELS`")
+    width: int = setting(32, "D, of an item embedding and of the attention", ge=1)
+    num_heads: int = setting(4, "heads of softmax attention and of TWIN's search", ge=1)
+    top_k: int = setting(
+        100, "k, impressions that a two-stage or short-sequence model looks at (paper: 100)", ge=1
+    )
+    max_history: int = setting(
+        10_000, "T, impressions beyond the latest T are not attended to", ge=1
+    )
+    phi: str = setting(
+        "softplus",
+        "kernel feature map of linear attention (paper: softplus)",
+        choices=("relu", "softplus"),
+    )
+    tower_widths: tuple[int, ...] = setting((64, 32), "hidden widths of every tower", ge=1)
+    ranking_rule: str = setting("pitctr", "a name or an expression: see `ifa_ray.ranking_rule`")
+    set_step: str = setting(
+        "off", "how a slate is made of scored candidates; off: the best by score", choices=SET_STEPS
+    )
+    set_strength: float = setting(
+        6.0, "how much re-ranking departs from the scores; 0 is not at all", ge=0, le=1000
+    )
+    set_pool: int = setting(100, "best candidates by score that re-ranking chooses from", ge=1)
+    strict_paper_concat: bool = setting(
+        False,
+        "the towers' input as printed, [F_cs, F_cc, F_u, F_cro]; without it F_can and "
+        "F_can * F_cs are added, for every model",
+    )
+    id_buckets: int = setting(20_000, "rows of the hashed item table", ge=1)
+    author_buckets: int = setting(5_000, "rows of the hashed author table", ge=1)
+    user_buckets: int = setting(2_000, "rows of the hashed user table", ge=1)
+    cross_features: tuple[str, ...] = setting(
+        ("channel",), "features of user and candidate together", choices=CROSS_FEATURES
+    )
+    modules: tuple[str, ...] = setting((), "optional modules of the paper", choices=MODULES)
+    ifa_plus_without: tuple[str, ...] = setting((), "parts of ifa_plus switched off, for ablations")
 
-    name: str
-    width: int = 32
-    num_heads: int = 4
-    top_k: int = 100
-    max_history: int = 10_000
-    phi: str = "softplus"
-    tower_widths: tuple[int, ...] = (64, 32)
-    ranking_rule: str = "pitctr"
-    set_step: str = "off"
-    set_strength: float = 6.0
-    set_pool: int = 100
-    strict_paper_concat: bool = False
-    id_buckets: int = 20_000
-    author_buckets: int = 5_000
-    user_buckets: int = 2_000
-    cross_features: tuple[str, ...] = ("channel",)
-    modules: tuple[str, ...] = ()
-    ifa_plus_without: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for field in ("width", "num_heads", "top_k", "max_history", "id_buckets",
-                      "author_buckets", "user_buckets"):  # fmt: skip
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
+    def check(self) -> None:
+        """Checks rules between settings."""
         require(self.width % self.num_heads == 0, "width", self.width,
                 f"a multiple of num_heads == {self.num_heads}")  # fmt: skip
-        if self.phi not in ("softplus", "relu"):
-            raise unknown_name("phi", self.phi, ("softplus", "relu"))
         parse_ranking_rule(self.ranking_rule)
-        if self.set_step not in SET_STEPS:
-            raise unknown_name("set_step", self.set_step, SET_STEPS)
-        require(0 <= self.set_strength <= 1000, "set_strength", self.set_strength, "in [0, 1000]")
-        require(self.set_pool >= 1, "set_pool", self.set_pool, ">= 1")
-        require(all(w >= 1 for w in self.tower_widths), "tower_widths", self.tower_widths,
-                "positive widths")  # fmt: skip
-        _require_names("cross_features", self.cross_features, CROSS_FEATURES)
-        _require_names("modules", self.modules, MODULES)
         require(bool(self.tower_widths) or "mmoe" not in self.modules, "tower_widths",
                 self.tower_widths, "at least one width: the experts of mmoe")  # fmt: skip
 
 
-def _require_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in known:
-            raise unknown_name(field, name, known)
-    require(len(set(names)) == len(names), field, names, "named once each")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """How a model learns from the stream; the same for every arm of a comparison.
+    """How a model learns from the stream; the same for every arm of a comparison."""
 
-    Attributes:
-        batch_size: requests per step, each with its whole candidate set.
-        learning_rate: of Adam, dense and sparse.
-        objective_weights: of the losses, in the order of `OBJECTIVES`.
-        sparse_optimizer: one of `SPARSE_OPTIMIZERS`. Adam keeps two numbers for each weight of a
-            hashed table, row-wise Adagrad one for each row.
-        sparse_learning_rate: of the hashed tables; None is `learning_rate`.
-        tower_precision: of the towers' products while learning, one of `TOWER_PRECISIONS`.
-        negative_rate: of the candidates of which nothing happened, how many are learned from, each
-            counting for so many more; all are tested. Below 1 for models alone whose candidates do
-            not read each other.
-        evict_after_days, evict_after_requests: a row of a hashed table that nothing has learned
-            from for so many days of the log's clock, or so many requests, goes back to where it
-            began (`ifa_ray.training.visits`). One of the two at most; None keeps all rows.
-    """
+    batch_size: int = setting(4, "requests per step, each with its whole candidate set", ge=1)
+    learning_rate: float = setting(3e-3, "of Adam", gt=0)
+    objective_weights: tuple[float, ...] = setting(
+        (1.0,) * len(OBJECTIVES), "weights of the losses, in the order of the objectives"
+    )
+    sparse_optimizer: str = setting(
+        "adam",
+        "of the hashed tables; Adam keeps two numbers a weight, row-wise Adagrad one a row",
+        choices=SPARSE_OPTIMIZERS,
+    )
+    sparse_learning_rate: float | None = setting(
+        None, "of the hashed tables; none: learning_rate", gt=0
+    )
+    negative_rate: float = setting(
+        1.0,
+        "share of the candidates without any label that is learned from, each counting for more",
+        gt=0,
+        le=1,
+    )
+    tower_precision: str = setting("float32", "of the towers' products", choices=TOWER_PRECISIONS)
+    evict_after_days: float | None = setting(
+        None, "rows of hashed tables unused for so many days begin anew; none: never", gt=0
+    )
+    evict_after_requests: int | None = setting(None, "or for so many requests", ge=1)
 
-    batch_size: int = 4
-    learning_rate: float = 3e-3
-    objective_weights: tuple[float, ...] = (1.0,) * len(OBJECTIVES)
-    sparse_optimizer: str = "adam"
-    sparse_learning_rate: float | None = None
-    tower_precision: str = "float32"
-    negative_rate: float = 1.0
-    evict_after_days: float | None = None
-    evict_after_requests: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "batch_size", self.batch_size, ">= 1")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "> 0")
+    def check(self) -> None:
+        """Checks rules between settings."""
         require(len(self.objective_weights) == len(OBJECTIVES), "objective_weights",
                 self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip
-        if self.sparse_optimizer not in SPARSE_OPTIMIZERS:
-            raise unknown_name("sparse_optimizer", self.sparse_optimizer, SPARSE_OPTIMIZERS)
-        if self.tower_precision not in TOWER_PRECISIONS:
-            raise unknown_name("tower_precision", self.tower_precision, TOWER_PRECISIONS)
-        rate = self.sparse_learning_rate
-        require(rate is None or rate > 0, "sparse_learning_rate", rate, "> 0")
-        require(0 < self.negative_rate <= 1, "negative_rate", self.negative_rate, "in (0, 1]")
         days, requests = self.evict_after_days, self.evict_after_requests
-        require(days is None or days > 0, "evict_after_days", days, "> 0")
-        require(requests is None or requests >= 1, "evict_after_requests", requests, ">= 1")
         require(days is None or requests is None, "evict_after_days", days,
                 f"None with evict_after_requests == {requests}: one clock alone")  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values; those that came later are left out while they are unused.
-
-        So a checkpoint of a training that does not use them is what it was before they existed.
-        """
-        values = super().to_dict()
-        for name in (
-            "sparse_optimizer", "sparse_learning_rate", "tower_precision", "negative_rate",
-            "evict_after_days", "evict_after_requests",
-        ):  # fmt: skip
-            if values[name] == getattr(type(self), name):
-                del values[name]
-        return values

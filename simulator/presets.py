@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -165,22 +165,6 @@ class RunConfig(Config):
             fits = limit.isdecimal() and least <= int(limit) <= most
             rule = f"ARM=N with one of the arms and N in [{least}, {most}]"
             require(arm in names and fits, "candidate_limits", text, rule)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the config, nested ones included, from plain values."""
-        nested: dict[str, type[Config]] = {
-            "world": WorldConfig,
-            "model": ModelConfig,
-            "training": TrainingConfig,
-        }
-        built = {
-            key: nested[key].from_dict(value)
-            if key in nested and isinstance(value, Mapping)
-            else value
-            for key, value in values.items()
-        }
-        return super().from_dict(built)
 
     @property
     def parsed_arms(self) -> tuple[Arm, ...]:
@@ -363,37 +347,5 @@ def _preset_file(path: Path) -> RunConfig:
 
 
 def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Replaces settings by name; `world.` and `model.` prefixes reach the nested configs.
-
-    Raises:
-        ConfigError: on an unknown name, or a value outside its rule.
-    """
-    top: dict[str, Any] = {}
-    pending: dict[str, dict[str, Any]] = {}
-    for name, value in changes.items():
-        outer, dot, inner = name.partition(".")
-        if not dot:
-            top |= _setting(config, "setting", name, value)
-        elif outer in ("world", "model", "training"):
-            fields = _setting(getattr(config, outer), f"{outer} setting", inner, value)
-            pending.setdefault(outer, {}).update(fields)
-        else:
-            raise ConfigError(f"setting {outer}.*, must be one of world.*, model.*, training.*.")
-    # Together, because what one setting may be depends on others.
-    for outer, fields in pending.items():
-        top[outer] = dataclasses.replace(getattr(config, outer), **fields)
-    return dataclasses.replace(config, **top)
-
-
-def _setting(config: Config, kind: str, name: str, value: Any) -> dict[str, Any]:
-    """A field to replace, its name and type checked."""
-    names = [field.name for field in dataclasses.fields(config)]
-    if name not in names:
-        raise unknown_name(kind, name, names)
-    value = tuple(value) if isinstance(value, list) else value
-    expected = type(getattr(config, name))
-    if expected is float and type(value) is int:
-        value = float(value)
-    if type(value) is not expected:
-        raise ConfigError(f"{name} == {value!r}, must be of type {expected.__name__}.")
-    return {name: value}
+    """Replaces settings by name; `world.` and `model.` prefixes reach the nested configs."""
+    return config.replace(changes)

@@ -1,4 +1,4 @@
-"""`make hashes OUT=FILE`: hashes of what the commands write, to hold a refactoring to the same bytes.
+"""Hashes of what the commands write, to hold a refactoring to the same bytes.
 
     python tests/house/hashes.py --out before.json
     ... change the code ...
@@ -34,9 +34,12 @@ PARTS = ("plain", "ray", "evaluate", "train", "served")
 MEASURED = re.compile(
     r"(_s|_ms|seconds|_per_s|memory|memory_bytes|started|wall|cpu|cost|costs|time|times|programs?)$"
     r"|^(provenance|machine|versions?|git_commit|command|host|parts|out|root|path|facts|data)$"
+    # What was asked for is no result, and may be written in other words.
+    r"|^(config|config_hash|settings|settings_hash|model|training|schema|sha256|bytes|files)$"
 )
-MEASURED_FILES = re.compile(r"timing|training_time|times|parts\.json|\.lock|events\.out")
-WEIGHTS = {".parquet", ".safetensors"}
+NOT_HASHED = re.compile(
+    r"timing|training_time|times|parts|(config|settings)\.json|\.lock|events\.out"
+)
 
 
 def main():
@@ -68,10 +71,10 @@ def hashes(work, only):
     if "train" in only:
         trained = work / "trained"
         command("ifa_ray", "train", "--data", plain, "--arm", "warmup", "--model", "ifa_plus",
-                "--out", trained, "--width", "16", "--max-history", "100", "--publish-every", "40",
-                "--metrics-every", "20", "--id-buckets", "2000", "--tower-widths", "16",
+                "--out", trained, "--width", "16", "--max-history", "100", "--publish-every", "8",
+                "--metrics-every", "4", "--id-buckets", "2000", "--tower-widths", "16",
                 "--cross-features", "channel,category,author", "--max-auc-drop", "none",
-                "--max-loss-ratio", "none")  # fmt: skip
+                "--max-loss-ratio", "none", "--batch-size", "2")  # fmt: skip
         found |= of_folder("train", trained)
     if "served" in only:
         found["served/answers"] = of_json(served(plain))
@@ -141,16 +144,34 @@ def of_folder(part, root):
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
-        if path.is_symlink() or not path.is_file() or MEASURED_FILES.search(name):
+        if path.is_symlink() or not path.is_file() or NOT_HASHED.search(name):
             continue
-        if path.suffix in WEIGHTS:
+        if path.suffix == ".parquet":
             found[f"{part}/{name}"] = digest(path.read_bytes())
+        elif path.suffix == ".safetensors":
+            found[f"{part}/{name}"] = of_tensors(path.read_bytes())
+        elif path.name == "result.json":
+            for key, value in json.loads(path.read_bytes()).items():
+                if not MEASURED.search(key):
+                    found[f"{part}/{name}:{key}"] = of_json(value)
         elif path.suffix == ".json":
             found[f"{part}/{name}"] = of_json(json.loads(path.read_bytes()))
         elif path.suffix == ".jsonl":
             lines = path.read_text().splitlines()
             found[f"{part}/{name}"] = of_json([json.loads(line) for line in lines])
     return found
+
+
+def of_tensors(data):
+    """Of names, types, shapes and values; what else a file's header says is not of the weights."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header.pop("__metadata__", None)
+    parts = [json.dumps({k: [v["dtype"], v["shape"]] for k, v in header.items()}, sort_keys=True)]
+    for name in sorted(header):
+        low, high = header[name]["data_offsets"]
+        parts.append(digest(data[8 + size + low : 8 + size + high]))
+    return digest("".join(parts).encode())
 
 
 def of_json(values):

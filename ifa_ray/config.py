@@ -31,7 +31,6 @@ __all__ = [
     "ModelConfig",
     "TrainingConfig",
     "add_flags",
-    "convert",
     "flags_given",
     "read_setting",
     "require",
@@ -114,7 +113,7 @@ class Config:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             for each in value if isinstance(value, tuple) else (value,):
-                _check(field, each)
+                _check(field, each, value)
             if isinstance(value, tuple) and field.metadata.get("choices"):
                 require(len(set(value)) == len(value), field.name, value, "named once each")
         self.check()
@@ -148,7 +147,8 @@ class Config:
             is_given = name in values or field.default is not dataclasses.MISSING
             if not is_given and field.default_factory is dataclasses.MISSING:
                 raise ConfigError(f"{name} is missing, must be given.")
-        return cls(**{key: convert(cls, key, value) for key, value in values.items()})
+        hints = typing.get_type_hints(cls)
+        return cls(**{key: _convert(hints[key], key, value) for key, value in values.items()})
 
     def replace(self, changes: Mapping[str, Any]) -> Self:
         """A copy with some settings replaced; dots reach nested ones: `{"model.width": 64}`.
@@ -159,6 +159,7 @@ class Config:
             ConfigError: as `from_dict`.
         """
         names = [field.name for field in dataclasses.fields(self)]
+        hints = typing.get_type_hints(type(self))
         changed: dict[str, Any] = {}
         nested: dict[str, dict[str, Any]] = {}
         for name, value in changes.items():
@@ -166,7 +167,7 @@ class Config:
             if outer not in names:
                 raise unknown_name("setting", outer, names)
             if not dot:
-                changed[outer] = convert(type(self), outer, value)
+                changed[outer] = _convert(hints[outer], outer, value)
             elif isinstance(getattr(self, outer), Config):
                 nested.setdefault(outer, {})[inner] = value
             else:
@@ -176,13 +177,8 @@ class Config:
         return dataclasses.replace(self, **changed)
 
 
-def convert(cls: type[Config], name: str, value: Any) -> Any:
-    """A plain value as the type of a setting: lists as tuples, objects as configs, 1 as 1.0.
-
-    Raises:
-        ConfigError: if it is of another type.
-    """
-    hint = _hints(cls)[name]
+def _convert(hint: Any, name: str, value: Any) -> Any:
+    """A plain value as the type of a setting: lists as tuples, objects as configs, 1 as 1.0."""
     try:
         return _converted(hint, value)
     except TypeError:
@@ -204,7 +200,7 @@ def add_flags(
     """
     for name in names:
         owner, field = _field(cls, name)
-        hint, default = _hints(owner)[field.name], field.default
+        hint, default = typing.get_type_hints(owner)[field.name], field.default
         flag = flags.get(field.name, field.name).replace("_", "-")
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         said = "" if default is _REQUIRED or default is None else f" (default: {shown or 'none'})"
@@ -240,8 +236,8 @@ def read_setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _check(field: dataclasses.Field[Any], value: Any) -> None:
-    """Holds a value to its field's rule."""
+def _check(field: dataclasses.Field[Any], value: Any, shown: Any) -> None:
+    """Holds a value, which may be one of a tuple that is shown, to its field's rule."""
     rule = field.metadata
     if value is None or not rule:
         return
@@ -249,7 +245,7 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
     if choices is not None and value not in choices:
         raise unknown_name(field.name, value, choices)
     if isinstance(value, float):
-        require(math.isfinite(value), field.name, value, "a finite number")
+        require(math.isfinite(value), field.name, shown, "a finite number")
     low, high = rule.get("ge"), rule.get("le")
     above, below = rule.get("gt"), rule.get("lt")
     if (low is not None or above is not None) and (high is not None or below is not None):
@@ -265,19 +261,14 @@ def _check(field: dataclasses.Field[Any], value: Any) -> None:
         and (high is None or value <= high)
         and (below is None or value < below)
     )
-    require(fits, field.name, value, said)
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    require(fits, field.name, shown, said)
 
 
 def _field(cls: type[Config], name: str) -> tuple[type[Config], dataclasses.Field[Any]]:
     """The field of a dotted name, and the config that has it."""
     outer, dot, inner = name.partition(".")
     if dot:
-        return _field(_hints(cls)[outer], inner)
+        return _field(typing.get_type_hints(cls)[outer], inner)
     return cls, {field.name: field for field in dataclasses.fields(cls)}[outer]
 
 

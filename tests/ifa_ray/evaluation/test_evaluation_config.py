@@ -23,7 +23,7 @@ from ifa_ray.evaluation import EvaluationConfig
         ({"batch_size": -4}, "batch_size == -4, must be >= 1"),
         ({"width": 9}, "width == 9, must be a multiple of num_heads"),
         ({"max_history": 0}, "max_history == 0, must be >= 1"),
-        ({"tower_widths": [8, 0]}, r"tower_widths == \(8, 0\), must be positive"),
+        ({"tower_widths": [8, 0]}, r"tower_widths == \(8, 0\), must be >= 1"),
         ({"replicate": "every"}, "replicate == 'every', must be a number >= 0, or each"),
         ({"replicate": -2}, "replicate == -2, must be a number"),
         ({"cross_features": ["authr"]}, "cross_features == 'authr'.* Did you mean 'author'"),

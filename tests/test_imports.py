@@ -16,7 +16,6 @@ FILES = sorted(
 RAY_AT_HOME = (
     "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/population.py",
     "simulator/retrieval_actor.py", "simulator/loop.py", "benchmarks/serving.py",
-    "benchmarks/serving_publish.py",
 )  # fmt: skip
 
 # They are measured on machines without Ray or tables.
@@ -30,8 +29,7 @@ TORCH_AND_NUMPY = (
 
 # They measure what only a served ranker has.
 SERVED = (
-    "benchmarks.serving", "benchmarks.serving_affinity", "benchmarks.serving_load",
-    "benchmarks.serving_publish",
+    "benchmarks.serving", "benchmarks.serving_load",
 )  # fmt: skip
 
 # They hold kernels, and are loaded where there is a GPU, or an interpreter was asked for.
@@ -76,8 +74,7 @@ FORBIDDEN = {
     **{
         f"benchmarks.{name}": ("simulator",)
         for name in (
-            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "peers", "rank_latency",
-            "set_step", "synthetic",
+            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "rank_latency", "synthetic",
         )
     },
 }  # fmt: skip
@@ -142,8 +139,7 @@ def test_imports_run_one_way(path):
 
 # The world's own costs are measured where the world is, and those of serving where Ray is.
 HEAVY = (
-    "benchmarks/world", "benchmarks/closed_loop.py", "benchmarks/screening.py",
-    "benchmarks/serving",
+    "benchmarks/world", "benchmarks/serving",
 )  # fmt: skip
 LIGHT_FILES = [
     path

@@ -36,12 +36,12 @@ def test_results_and_verdicts_are_kept_and_what_cannot_be_measured_is_said(
 def test_one_that_breaks_is_named_and_the_others_are_run(tmp_path, capfd, monkeypatch):
     (tmp_path / "kernels.json").write_text('{"verdicts": ["old: met"]}')
     monkeypatch.setitem(suite.SUITE, "kernels", suite.Benchmark("no_such_module", "parts"))
-    monkeypatch.setitem(suite.SUITE, "set_step", suite.Benchmark("set_step", "steps", ("--quick",)))
-    assert suite.main(["--only", "kernels,set_step", "--out", str(tmp_path)]) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert suite.main(["--only", "kernels,gpu", "--out", str(tmp_path)]) == 1
     said = capfd.readouterr().out
     assert "broke: kernels" in said
     assert "old: met" not in said
-    assert (tmp_path / "set_step.json").exists()
+    assert "the same request on a GPU: not measured" in said
 
 
 def test_verdicts_are_counted_by_kind():

@@ -5,10 +5,10 @@
 
 Ranking goes through `ModelRanker.rank`, checks and features included, with weights as they were
 drawn: by these no candidate can be left out, so this is the most that a request costs. `whole` is
-the same with every tower of every candidate, which is the forward pass of a step. A training step is features, forward, backward and
-the optimisers, on one request, with a plain mean of log-sigmoids in place of the loss. Models take
-turns within a trial, so that a busy machine slows all of them alike; with one thread its CPU time
-is what is measured. Torch and numpy alone.
+the same with every tower of every candidate, which is the forward pass of a step. A training step
+is features, forward, backward and the optimisers, on one request, with a plain mean of log-sigmoids
+in place of the loss. Models take turns within a trial, so that a busy machine slows
+all of them alike; with one thread its CPU time is what is measured. Torch and numpy alone.
 """
 
 from __future__ import annotations

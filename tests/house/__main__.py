@@ -20,9 +20,8 @@ def main():
     for measure in measures.all_measures():
         ok = measure.value <= measure.aim
         missed += not ok
-        print(
-            f"{'ok    ' if ok else 'MISSED'} {measure.value:>7,}  aim {measure.aim:>7,}  {measure.name}"
-        )
+        verdict = "ok    " if ok else "MISSED"
+        print(f"{verdict} {measure.value:>7,}  aim {measure.aim:>7,}  {measure.name}")
         for line in measure.details if not ok else ():
             print(f"{'':26}{line}")
     return 1 if missed else 0

@@ -1,4 +1,4 @@
-"""Plays policies in an environment, or measures its speed: `python -m simulator.environments`.
+"""Plays policies in an environment: `python -m simulator.environments`.
 
 Knows the command line only.
 """
@@ -13,12 +13,10 @@ from typing import Any
 
 from ifa_ray.errors import IfaRayError
 from simulator.config import SCALES, WORLDS
-from simulator.environments.evaluate import POLICIES, evaluate, measure_speed
-from simulator.environments.registration import IDS
-from simulator.environments.settings import REWARDS
+from simulator.environments import IDS, REWARDS
+from simulator.environments.policies import POLICIES, evaluate
 
 EXIT_USAGE = 2
-
 HELP = f"""\
 Plays policies in an environment: the same episodes for each, so that they can be compared on pairs.
 A model is trained on the users' prehistory first.
@@ -28,7 +26,6 @@ policies: {", ".join(POLICIES)}
 examples:
   python -m simulator.environments --env simulator/Session-v0 --policy ifa --episodes 50 --seed 1
   python -m simulator.environments --policy random,popularity,ifa,oracle --users 256
-  python -m simulator.environments --env simulator/Ranking-v0 --speed
 """
 
 
@@ -36,10 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
-        return _speed(args) if args.speed else _evaluate(args)
+        report = evaluate(
+            args.env,
+            tuple(name.strip() for name in args.policy.split(",")),
+            episodes=args.episodes,
+            seed=args.seed,
+            scale=args.scale,
+            epochs=args.epochs,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+            world=args.world,
+            world_seed=args.world_seed,
+            users=args.users,
+            reward=args.reward,
+        )
     except IfaRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    print(json.dumps(report, indent=1) if args.json else _table(report))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,33 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--users", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--reward", default="watch_s", help=f"one of {', '.join(REWARDS)}")
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help="of models; default: 1")
-    parser.add_argument("--speed", action="store_true", help="requests per CPU second instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
-
-
-def _evaluate(args: argparse.Namespace) -> int:
-    report = evaluate(
-        args.env, tuple(name.strip() for name in args.policy.split(",")),
-        episodes=args.episodes, seed=args.seed, scale=args.scale, world=args.world,
-        world_seed=args.world_seed, users=args.users, reward=args.reward, epochs=args.epochs,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )  # fmt: skip
-    print(json.dumps(report, indent=1) if args.json else _table(report))
-    return 0
-
-
-def _speed(args: argparse.Namespace) -> int:
-    found = measure_speed(
-        args.env, (16, 64, 256), 3.0, scale=args.scale, world=args.world, users=args.users
-    )
-    if args.json:
-        print(json.dumps(found))
-        return 0
-    print(f"{args.env}, {args.scale}/{args.world}: requests per CPU second, random actions")
-    for name, rate in found.items():
-        print(f"  {name if name == 'single' else f'batch of {name}':<14} {rate:>9,.0f}")
-    return 0
 
 
 def _table(report: Mapping[str, Any]) -> str:
@@ -96,16 +82,16 @@ def _table(report: Mapping[str, Any]) -> str:
         f"{'requests':>10}{'regret, s/request':>22}",
     ]
     for name, row in report["policies"].items():
-        over = "" if name == first else _pair(row["over_first"], row["over_first_se"])
+        over = "" if name == first else _pair(row, "over_first")
         lines.append(
-            f"{name:<16}{_pair(row['return'], row['return_se']):>22}{over:>22}"
-            f"{row['requests']:>10.2f}{_pair(row['regret_s'], row['regret_s_se']):>22}"
+            f"{name:<16}{_pair(row, 'return'):>22}{over:>22}"
+            f"{row['requests']:>10.2f}{_pair(row, 'regret_s'):>22}"
         )
     return "\n".join(lines)
 
 
-def _pair(mean: float, error: float) -> str:
-    return f"{mean:.1f} +- {error:.1f}"
+def _pair(row: Mapping[str, float], name: str) -> str:
+    return f"{row[name]:.1f} +- {row[f'{name}_se']:.1f}"
 
 
 if __name__ == "__main__":

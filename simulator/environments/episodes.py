@@ -1,231 +1,233 @@
-"""Many episodes side by side: users ask, are shown slates, and live on. One numpy pass over all.
+"""One possible future of a simulated user: requests, slates, reactions, sessions and days.
 
-Knows the seams of the world and the order in which a request goes through them; no Gymnasium, no
-rewards. The order is that of `simulator.day`, whose users all live one day together; here each row
-is at its own moment.
+Knows the parts of the world and the order in which a request passes them, that of `simulator.day`;
+no Gymnasium, no rewards.
 
-An episode is a copy of a user at the end of the prehistory, living on under an id of its own, its
-*key*. Whatever the world draws from then on is keyed by it, so an episode is one of the user's
-possible futures, depends on nothing but its key and the slates shown, and not on which episodes lie
-beside it.
+An episode copies a user at the end of the prehistory and continues it under an id of its own, its
+*key*. Every later draw of the world is keyed by it, so an episode depends on its key and the slates
+shown, and on nothing else.
 
-Letters: B rows (episodes side by side), R some of them, C candidates, K slate size, T history
-length, S sessions of a day.
+Letters: C candidates, K slate size, S sessions of a day; U and R are always 1 here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
-from collections.abc import Iterator
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.config import DAY_MS, START_MS
+from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.schema import History
+from simulator.config import DAY_MS, START_MS, WorldConfig
 from simulator.crn import Purpose, uniform
-from simulator.environments.histories import RowHistories
-from simulator.environments.starts import Population
-from simulator.profiles import long_profiles, make_query
-from simulator.queries import Candidates, RetrievalQuery
-from simulator.set_value import Moment
-from simulator.slates import fill_random_slots, show
+from simulator.day import DayLog, run_warmup
+from simulator.profiles import LongProfiles, long_profiles, make_query
+from simulator.set_value import Moment, fresh_utility, oracle_set, slate_watch_s
+from simulator.slates import Visit, fill_random_slots, show
 from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
-from simulator.users import drift, mood_topics
-from simulator.world import ShardState
+from simulator.users import drift, history_targets, mood_topics
+from simulator.world import ShardState, World
 
-__all__ = ["Episodes", "Shown"]
+MAX_POPULATIONS = 4
+QUIET_S = 3.0  # a prehistory that takes longer prints its progress, this often
+ORACLE_POOL = 200  # the oracle chooses from this many candidates of the highest utility
+_ROW = np.zeros(1, np.int64)
 
-Rows = npt.NDArray[np.int64]
-Ids = npt.NDArray[np.int32]
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Population:
+    """A world and its users at the end of their prehistory; shared, never changed.
+
+    Attributes:
+        world: catalogue and rules.
+        shard: users 0, 1, ... and their histories.
+        profiles: of the users' whole histories, as retrieval reads them.
+        log: of the prehistory; its last requests are logged with all their candidates.
+    """
+
+    world: World
+    shard: ShardState
+    profiles: LongProfiles
+    log: DayLog
+
+
+@functools.lru_cache(maxsize=MAX_POPULATIONS)
+def population(config: WorldConfig, world_seed: int, users: int) -> Population:
+    """Simulates the prehistory of a population; the populations used last are kept."""
+    world = World(config, world_seed)
+    shard = ShardState.new(world, np.arange(users, dtype=np.int32))
+    target = int(history_targets(config, shard.users).sum())
+    done, next_s = 0, time.monotonic() + QUIET_S
+
+    def progress(visit: Visit) -> None:
+        nonlocal done, next_s
+        done += len(visit.row_P)
+        if time.monotonic() >= next_s:
+            share = min(done / target, 1.0)
+            print(f"prehistory of {users} users: {share:.0%}", file=sys.stderr, flush=True)
+            next_s = time.monotonic() + QUIET_S
+
+    # In a thread of its own, because a notebook runs an event loop in this one.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        warmup = pool.submit(lambda: asyncio.run(run_warmup(world, shard, observe=progress)))
+        log = warmup.result()
+    profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
+    return Population(world=world, shard=shard, profiles=profiles, log=log)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """What became of R slates.
+    """The user's reaction to a slate.
 
     Attributes:
-        ids_RK: int32, as shown: one slot may hold a random item instead of the chosen one.
-        seen_RK: bool; a prefix of each row.
-        columns: the other columns of the impressions table by name, [R, K] each, 0 where not seen.
-        left_R: bool, left the session.
+        ids_K: int32, as shown: one slot may hold a random item instead of the chosen one.
+        seen_K: bool, a prefix.
+        columns: columns of the impressions table by name, [K] each, 0 where not seen.
+        left: the user left the session.
     """
 
-    ids_RK: Ids
-    seen_RK: npt.NDArray[np.bool_]
+    ids_K: npt.NDArray[np.int32]
+    seen_K: npt.NDArray[np.bool_]
     columns: dict[str, np.ndarray]
-    left_R: npt.NDArray[np.bool_]
+    left: bool
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Asked:
-    """Rows, increasing, that asked together, and what they asked."""
-
-    rows: Rows
-    query: RetrievalQuery
-
-    def without(self, rows: Rows) -> _Asked:
-        places = np.flatnonzero(~np.isin(self.rows, rows))
-        return _Asked(rows=self.rows[places], query=self.query.take(places))
-
-
-class Episodes:
-    """B episodes of a population's users, each at its own moment.
+class Episode:
+    """An episode of a user of a population, which comes on day 0.
 
     Attributes:
-        population: where they begin; never changed.
-        users, sessions: hidden state; `users.user_id_U` are the keys.
-        user_B: int64, whose future each is.
-        day_B, session_B, round_B: int32, of the pending request; the episode's first day is 0.
-        num_sessions_B, start_ms_BS: int64, the plan of the day.
-        time_ms_B: int64, of the pending request.
-        ids_BC, channels_BC: int32 and int8, the candidates of the pending request.
+        user_id: whose future it is.
+        day, session, round: int, of the pending request, from 0.
+        time_ms: of the pending request.
+        candidates: of the pending request, a batch of one.
+
+    Args:
+        population: where it begins.
+        user_id: of a user of the population.
+        key: int >= 0, which of the user's futures.
     """
 
-    def __init__(self, population: Population, num_rows: int) -> None:
-        self.population = population
-        config = population.world.config
-        nobody = np.zeros(num_rows, np.int64)
-        self.users = population.shard.users.take(nobody)
-        self.sessions = SessionState.new(config, np.zeros(num_rows, np.int32))
-        self.user_B = np.zeros(num_rows, np.int64)
-        self.day_B, self.session_B, self.round_B = (np.zeros(num_rows, np.int32) for _ in range(3))
-        self.num_sessions_B = np.zeros(num_rows, np.int64)
-        self.start_ms_BS = np.zeros((num_rows, config.max_sessions), np.int64)
-        self.time_ms_B = np.zeros(num_rows, np.int64)
-        self.ids_BC = np.zeros((num_rows, config.num_candidates), np.int32)
-        self.channels_BC = np.zeros((num_rows, config.num_candidates), np.int8)
-        self._profiles = population.profiles.take(nobody)
-        new_shard = functools.partial(ShardState.new, population.world, np.empty(0, np.int32))
-        self._histories = RowHistories(num_rows, new_shard)
-        self._asked: list[_Asked] = []
+    day: int
+    session: int
+    round: int
+    time_ms: int
+    _sessions: SessionState
 
-    def begin(self, rows: Rows, user_R: Rows, key_R: Ids) -> None:
-        """Starts new episodes in some rows: the user comes on day 0.
+    def __init__(self, population: Population, user_id: int, key: int) -> None:
+        world, self.population, self.user_id = population.world, population, user_id
+        self._users = population.shard.users.take(np.array([user_id]))
+        self._users.user_id_U[:] = key
+        self._profiles = population.profiles.take(np.array([user_id]))
+        self._histories = HistoryBlocks()
+        past = population.shard.histories.view(user_id)
+        self._histories.append(key, past.ids_T, past.actions_T, past.times_ms_T)
+        count_U, start_US = plan_day(world.config, world.seed, self._users, 0)
+        if count_U[0] == 0:
+            # An episode begins with a request, so a user whom the plan leaves at home comes once.
+            first_U = uniform(world.seed, Purpose.SESSION_START, self._users.user_id_U, 0, 0)
+            start_US[:, 0] = START_MS + (DAY_MS * day_fraction(first_U)).astype(np.int64)
+        self._begin_day(0, max(int(count_U[0]), 1), start_US[0])
 
-        Args:
-            rows: increasing.
-            user_R: whose futures they are.
-            key_R: int32 >= 0, which futures.
-        """
-        world, shard = self.population.world, self.population.shard
-        users = shard.users.take(user_R)
-        users.user_id_U[:] = key_R
-        self.users.put(rows, users)
-        self.user_B[rows] = user_R
-        self._profiles.put(rows, self.population.profiles.take(user_R))
-        self._histories.begin(rows, key_R, [shard.histories.view(int(user)) for user in user_R])
-        count_R, start_RS = plan_day(world.config, world.seed, users, 0)
-        # An episode begins with a request, so users whom the plan leaves at home come once.
-        first_R = day_fraction(uniform(world.seed, Purpose.SESSION_START, key_R, 0, 0))
-        start_RS[:, 0] = np.where(
-            count_R == 0, START_MS + (DAY_MS * first_R).astype(np.int64), start_RS[:, 0]
+    def ask(self) -> None:
+        """Makes the next request and retrieves its candidates."""
+        config, row = self.population.world.config, np.ones(1, np.int32)
+        self._query = make_query(
+            config,
+            self._histories,
+            self._profiles,
+            user_id_U=self._users.user_id_U,
+            day_U=self.day * row,
+            session_U=self.session * row,
+            round_U=self.round * row,
+            time_ms_U=np.array([self.time_ms]),
+            num_candidates=config.num_candidates,
         )
-        self.day_B[rows] = 0
-        self.num_sessions_B[rows] = np.maximum(count_R, 1)
-        self.start_ms_BS[rows] = start_RS
-        self.session_B[rows] = 0
-        self.begin_sessions(rows)
+        self.candidates = self.population.world.retrieval.retrieve(self._query)
 
-    def begin_day(self, rows: Rows, day: int, count_R: Rows, start_RS: npt.NDArray) -> None:
-        """Lets users come on a later day: a nightly job has seen all that they did before."""
-        self.day_B[rows] = day
-        self.num_sessions_B[rows] = count_R
-        self.start_ms_BS[rows] = start_RS
-        self.session_B[rows] = 0
-        for part, shard in self._histories.passes(rows):
-            observed = self.population.world.catalog.observed
-            self._profiles.put(
-                part, long_profiles(observed, shard.histories, self.users.user_id_U[part])
-            )
-        self.begin_sessions(rows)
-
-    def begin_sessions(self, rows: Rows) -> None:
-        """Starts session `session_B` of the day, not before the last one is well over."""
+    def show(self, ids_K: npt.NDArray[np.int32]) -> Shown:
+        """Shows candidates, best first, in answer to the pending request."""
         world = self.population.world
-        users = self.users.take(rows)
-        drift(world.config, world.seed, users, self.day_B[rows])
-        self.users.put(rows, users)
-        start_ms_R = self.start_ms_BS[rows, self.session_B[rows]]
-        self.time_ms_B[rows] = np.maximum(start_ms_R, users.last_ms_U + GAP_MS)
-        self.round_B[rows] = 0
-        mood_R = mood_topics(
-            world.config, world.seed, users, self.day_B[rows], self.session_B[rows]
+        slates = fill_random_slots(world, self._query, ids_K[None], self.candidates)
+        shard = ShardState(
+            user_ids=self._users.user_id_U, users=self._users, histories=self._histories
         )
-        self.sessions.put(rows, SessionState.new(world.config, mood_R))
+        visit = show(world, shard, _ROW, self._sessions, self._query, slates)
+        self.time_ms = int(visit.end_ms_R[0])
+        self.round += 1
+        place_P = visit.impressions["position"]
+        columns = {}
+        for name, column_P in visit.impressions.items():
+            columns[name] = np.zeros(len(ids_K), column_P.dtype)
+            columns[name][place_P] = column_P
+        seen_K = np.isin(np.arange(len(ids_K)), place_P)
+        return Shown(
+            ids_K=slates.ids_RK[0], seen_K=seen_K, columns=columns, left=bool(visit.left_R[0])
+        )
 
-    def ask(self, rows: Rows) -> None:
-        """Makes the next request of some rows and finds its candidates."""
-        world = self.population.world
-        kept = [asked.without(rows) for asked in self._asked]
-        self._asked = [asked for asked in kept if len(asked.rows)]
-        for part, shard in self._histories.passes(rows):
-            query = make_query(
-                world.config, shard.histories, self._profiles.take(part),
-                user_id_U=self.users.user_id_U[part], day_U=self.day_B[part],
-                session_U=self.session_B[part], round_U=self.round_B[part],
-                time_ms_U=self.time_ms_B[part], num_candidates=world.config.num_candidates,
-            )  # fmt: skip
-            found = self.population.retrieve(query)
-            self.ids_BC[part], self.channels_BC[part] = found.ids_UC, found.channels_UC
-            self._asked.append(_Asked(rows=part, query=query))
+    def come_again(self, gone_after_days: int) -> bool:
+        """Moves to the user's next session, on whatever day; False if the user is gone.
 
-    def show(self, rows: Rows, ids_RK: Ids) -> Shown:
-        """Answers the pending requests of some rows, which live through what they are shown.
-
-        Args:
-            rows: increasing; all have asked.
-            ids_RK: int32, candidates of each, best first.
+        Users of this world never decide to stay away for good: gone is a platform's definition, so
+        many days in a row without a session.
         """
         world = self.population.world
-        shown_RK, seen_RK = np.zeros_like(ids_RK), np.zeros(ids_RK.shape, bool)
-        columns: dict[str, np.ndarray] = {}
-        left_R = np.zeros(len(rows), bool)
-        for asked, part, histories_of in self._parts(rows):
-            place = np.searchsorted(rows, part)
-            query = asked.query.take(np.searchsorted(asked.rows, part))
-            found = Candidates(ids_UC=self.ids_BC[part], channels_UC=self.channels_BC[part])
-            slates = fill_random_slots(world, query, ids_RK[place], found)
-            shard = dataclasses.replace(
-                histories_of, user_ids=self.users.user_id_U, users=self.users
-            )
-            visit = show(world, shard, part, self.sessions, query, slates)
-            self.time_ms_B[part] = visit.end_ms_R
-            shown_RK[place], left_R[place] = slates.ids_RK, visit.left_R
-            cell = (place[visit.row_P], visit.impressions["position"])
-            seen_RK[cell] = True
-            for name, column_P in visit.impressions.items():
-                columns.setdefault(name, np.zeros(ids_RK.shape, column_P.dtype))[cell] = column_P
-        self.round_B[rows] += 1
-        for name in ("user_id", "video_id", "position"):  # said otherwise, or keys of the draws
-            columns.pop(name, None)
-        return Shown(ids_RK=shown_RK, seen_RK=seen_RK, columns=columns, left_R=left_R)
+        self.session += 1
+        if self.session < self._num_sessions:
+            self._begin_session()
+            return True
+        for day in range(self.day + 1, self.day + 1 + gone_after_days):
+            count_U, start_US = plan_day(world.config, world.seed, self._users, day)
+            if count_U[0] > 0:
+                # A nightly job has processed all that the user did before.
+                self._profiles = long_profiles(
+                    world.catalog.observed, self._histories, self._users.user_id_U
+                )
+                self._begin_day(day, int(count_U[0]), start_US[0])
+                return True
+        return False
 
-    def moment(self, rows: Rows) -> Moment:
-        """Everything about some pending requests, hidden parts included; for the oracle alone."""
-        return Moment(users=self.users.take(rows), sessions=self.sessions.take(rows),
-                      time_ms_R=self.time_ms_B[rows])  # fmt: skip
+    def history(self, limit: int) -> History:
+        """The latest `limit` impressions."""
+        return self._histories.view(int(self._users.user_id_U[0]), limit=limit)
 
-    def histories(self, rows: Rows, limit: int) -> tuple[np.ndarray, ...]:
-        """The latest impressions of some rows, padded on the left.
+    def oracle_slate(self) -> npt.NDArray[np.int32]:
+        """Ids [K], greedy by true expected watch time, boredom included; uses hidden state.
 
-        Returns:
-            ids int32 (-1 padded), actions uint8, times_ms int64 and mask int8 (1 = real), [R, T].
+        Greedy, so a slate that keeps the user longer with less now can exceed it.
         """
-        shape = (len(rows), limit)
-        ids_RT = np.full(shape, -1, np.int32)
-        actions_RT, mask_RT = np.zeros(shape, np.uint8), np.zeros(shape, np.int8)
-        times_RT = np.zeros(shape, np.int64)
-        for r, row in enumerate(rows.tolist()):
-            view = self._histories.view(row, limit)
-            start = limit - len(view)
-            ids_RT[r, start:], actions_RT[r, start:] = view.ids_T, view.actions_T
-            times_RT[r, start:], mask_RT[r, start:] = view.times_ms_T, 1
-        return ids_RT, actions_RT, times_RT, mask_RT
+        world, moment, ids_RC = self.population.world, self._moment(), self.candidates.ids_UC
+        if ids_RC.shape[1] > ORACLE_POOL:
+            utility_C = fresh_utility(world, moment, ids_RC)[0]
+            ids_RC = ids_RC[:, np.argsort(-utility_C, kind="stable")[:ORACLE_POOL]]
+        return oracle_set(world, moment, ids_RC, world.config.slate_size, repetition=True)[0]
 
-    def _parts(self, rows: Rows) -> Iterator[tuple[_Asked, Rows, ShardState]]:
-        """Who of `rows` asked together and has the histories in one shard."""
-        for asked in self._asked:
-            here = asked.rows[np.isin(asked.rows, rows)]
-            for part, shard in self._histories.passes(here):
-                yield asked, part, shard
+    def expected_watch_s(self, ids_K: npt.NDArray[np.int32]) -> float:
+        """True expected watch seconds of a slate as chosen, before random slots are filled."""
+        return float(slate_watch_s(self.population.world, self._moment(), ids_K[None])[0])
+
+    def _moment(self) -> Moment:
+        return Moment(
+            users=self._users, sessions=self._sessions, time_ms_R=np.array([self.time_ms])
+        )
+
+    def _begin_day(self, day: int, num_sessions: int, start_S: npt.NDArray[np.int64]) -> None:
+        self.day, self.session = day, 0
+        self._num_sessions, self._start_S = num_sessions, start_S
+        self._begin_session()
+
+    def _begin_session(self) -> None:
+        """Starts a session as planned, but not before the last one is well over."""
+        config, seed = self.population.world.config, self.population.world.seed
+        day_U, session_U = np.array([self.day], np.int32), np.array([self.session], np.int32)
+        drift(config, seed, self._users, day_U)
+        start_ms = int(self._start_S[self.session])
+        self.time_ms = max(start_ms, int(self._users.last_ms_U[0]) + GAP_MS)
+        self.round = 0
+        mood_U = mood_topics(config, seed, self._users, day_U, session_U)
+        self._sessions = SessionState.new(config, mood_U)

@@ -1,53 +1,63 @@
-"""Agents to compare with, and how any ranker of `ifa_ray` becomes an agent.
+"""Agents to compare with: rankers of `ifa_ray`, popularity, the oracle; and what they earn.
 
-Knows observations; only the oracle is given more, and says so. A policy answers all rows at once.
+Knows observations; only the oracle is given more. Episode i of every policy has the same seed, so
+policies meet the same users at the same moments and their difference is measured on pairs.
 
-Letters: B requests, C candidates, K slate size.
+Letters: B requests, C candidates, K slate size, E episodes.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.ranker import Ranker
+from ifa_ray.config import ModelConfig, TrainingConfig, require
+from ifa_ray.errors import unknown_name
+from ifa_ray.ranker import ModelRanker, RandomRanker, Ranker
 from ifa_ray.schema import History, RankRequest, validate_response
-from simulator.catalog import ObservedCatalog
+from ifa_ray.training.loop import Learner
+from ifa_ray.training.samples import LogFollower
 from simulator.config import START_MS
-from simulator.environments.spaces import Observation
-from simulator.environments.vector import RankingVectorEnv, RetentionVectorEnv, SessionVectorEnv
+from simulator.environments import IDS
+from simulator.environments.env import Observation, UserEnv
+from simulator.environments.episodes import Population
 from simulator.environments.wrappers import slates_of_scores
+from simulator.presets import MODEL_ARMS, preset
 
-__all__ = ["OraclePolicy", "Policy", "PopularityPolicy", "RankerPolicy", "request_of"]
+POLICIES = ("random", "popularity", *MODEL_ARMS, "oracle")
+"""Names of policies; a model is trained on the prehistory's log first."""
 
+ROWS = 64  # episodes played side by side
+
+Say = Callable[[str], None]
 Slates = npt.NDArray[np.int64]
 
 
 class Policy(Protocol):
-    """Anything that answers requests with slates."""
+    """Answers batched observations with places of candidates, [B, K]."""
 
-    def slates(self, observation: Observation) -> Slates:
-        """Places of candidates [B, K] for a batched observation."""
-        ...
+    def slates(self, observation: Observation) -> Slates: ...  # noqa: D102
 
 
 class RankerPolicy:
-    """Lets a ranker choose: ours, trained or not, or a class of one's own."""
+    """Lets a ranker choose: ours, trained or not, or a custom one."""
 
     def __init__(self, ranker: Ranker, k: int) -> None:
         self._ranker, self._k = ranker, k
 
     def slates(self, observation: Observation) -> Slates:
-        """The ranker's slates.
+        """Asks the ranker.
 
         Raises:
             RankerError: if an answer breaks the contract.
         """
-        requests = [
-            request_of(observation, row, self._k) for row in range(len(observation["user_id"]))
-        ]
+        num_rows = len(observation["user_id"])
+        requests = [request_of(observation, row, self._k) for row in range(num_rows)]
         slates = []
         for request, response in zip(requests, self._ranker.rank(requests), strict=True):
             validate_response(request, response)
@@ -60,32 +70,20 @@ class RankerPolicy:
 class PopularityPolicy:
     """Shows everybody the candidates that the platform shows most."""
 
-    def __init__(self, catalog: ObservedCatalog, k: int) -> None:
-        self._catalog, self._k = catalog, k
+    def __init__(self, population: Population) -> None:
+        self._popularity_N = population.world.catalog.observed.popularity_N
+        self._k = population.world.config.slate_size
 
     def slates(self, observation: Observation) -> Slates:
-        """The most popular candidates."""
-        popularity_BC = self._catalog.popularity_N[observation["candidate_ids"]]
+        """Ranks by popularity."""
+        popularity_BC = self._popularity_N[observation["candidate_ids"]]
         return slates_of_scores(np.log(popularity_BC), self._k)
 
 
-class OraclePolicy:
-    """Shows what the oracle would: it looks into the environment, as no agent may."""
-
-    def __init__(self, env: RankingVectorEnv | SessionVectorEnv | RetentionVectorEnv) -> None:
-        self._env = env
-
-    def slates(self, observation: Observation) -> Slates:
-        """The oracle's slates for what is pending."""
-        del observation
-        return self._env.oracle_slates()
-
-
 def request_of(observation: Observation, row: int, k: int) -> RankRequest:
-    """One row of a batched observation as the request that a ranker is asked.
+    """Makes the request of one row of a batched observation.
 
-    Histories hold no more than the observation shows. The id is made of user and second, as an
-    observation has no watermark.
+    The id is made of user and second, as an observation has no watermark.
     """
     past = observation["history_mask"][row] != 0
     user_id, time_ms = int(observation["user_id"][row, 0]), int(observation["time_ms"][row, 0])
@@ -102,3 +100,136 @@ def request_of(observation: Observation, row: int, k: int) -> RankRequest:
         ),
         k=k,
     )
+
+
+def evaluate(
+    env_id: str,
+    policies: tuple[str, ...],
+    *,
+    episodes: int,
+    seed: int,
+    scale: str,
+    epochs: int = 1,
+    say: Say = lambda _: None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Plays some policies in one environment of such settings; models are trained on its log first.
+
+    Returns:
+        JSON values: the settings, and for each policy mean and standard error of the return, of
+        the regret of a request, and of the return over that of the first policy on the same seeds.
+
+    Raises:
+        ConfigError: on an unknown name or a value outside its rule.
+    """
+    if env_id not in IDS:
+        raise unknown_name("env", env_id, IDS)
+    for name in policies:
+        if name not in POLICIES:
+            raise unknown_name("policy", name, POLICIES)
+
+    def make() -> UserEnv:
+        env: Any = gymnasium.make(env_id, scale=scale, oracle=True, **settings)
+        return env.unwrapped
+
+    played = {}
+    for name in policies:
+        started = time.monotonic()
+        policy = _policy(name, make(), scale, seed, epochs, say)
+        played[name] = play(make, policy, episodes, seed)
+        say(f"{name}: {episodes} episodes in {time.monotonic() - started:.1f} s")
+    first_E = played[policies[0]]["return"]
+    return {
+        "env": env_id,
+        "scale": scale,
+        **settings,
+        "episodes": episodes,
+        "seed": seed,
+        "policies": {name: _summary(found, first_E) for name, found in played.items()},
+    }
+
+
+def play(
+    make: Callable[[], UserEnv], policy: Policy | None, episodes: int, seed: int
+) -> Mapping[str, npt.NDArray[np.float64]]:
+    """Plays episodes with seeds `seed`, `seed + 1`, ..., side by side: a ranker gets batches.
+
+    The oracle (None) looks into the environments, as no agent may.
+
+    Returns:
+        `return`, `requests` and `regret_s` (mean of a request) of each episode, [E] each.
+    """
+    require(episodes >= 1, "episodes", episodes, ">= 1")
+    return_E, requests_E, regret_E = np.zeros((3, episodes))
+    for start in range(0, episodes, ROWS):
+        envs = {e: make() for e in range(start, min(start + ROWS, episodes))}
+        asked = {e: env.reset(seed=seed + e)[0] for e, env in envs.items()}
+        while asked:
+            names = next(iter(asked.values()))
+            batch = {name: np.stack([one[name] for one in asked.values()]) for name in names}
+            chosen = policy.slates(batch) if policy else [envs[e].oracle_slate() for e in asked]
+            for e, slate_K in zip(list(asked), chosen, strict=True):
+                asked[e], reward, terminated, truncated, info = envs[e].step(slate_K)
+                return_E[e] += reward
+                requests_E[e] += 1
+                regret_E[e] += info["regret_s"]
+                if terminated or truncated:
+                    del asked[e]
+    return {"return": return_E, "requests": requests_E, "regret_s": regret_E / requests_E}
+
+
+def train_on_prehistory(
+    population: Population,
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    seed: int,
+    epochs: int,
+    say: Say = lambda _: None,
+) -> ModelRanker:
+    """Trains a model on the logged requests of the prehistory, shown by the earlier policy."""
+    require(epochs >= 1, "epochs", epochs, ">= 1")
+    items = population.world.catalog.item_table()
+    learner = Learner(model, training, items, seed)
+    follower = LogFollower(max_history=model.max_history)
+    follower.append(population.log.impressions)
+    samples = follower.samples(population.log.requests, population.log.impressions)
+    samples.sort(key=lambda sample: (sample.request.time_ms, sample.request.request_id))
+    for epoch in range(epochs):
+        metrics = learner.train(samples)
+        unseen = "before learning from it" if epoch == 0 else "already seen"
+        found = ", ".join(
+            f"{name} AUC {metrics.auc[name] or 0:.3f}" for name in ("is_click", "long_view")
+        )
+        say(f"{model.name}: {len(samples)} requests ({unseen}): {found}")
+    return ModelRanker(learner.model, items, version=0)
+
+
+def _policy(name: str, env: UserEnv, scale: str, seed: int, epochs: int, say: Say) -> Policy | None:
+    """Makes the policy for environments over the population of `env`; None is the oracle."""
+    k = env.settings.world.slate_size
+    if name == "oracle":
+        return None
+    if name == "popularity":
+        return PopularityPolicy(env.population)
+    if name == "random":
+        return RankerPolicy(RandomRanker(env.items, seed), k)
+    config = preset(scale)
+    model = config.model.replace({"name": name})
+    ranker = train_on_prehistory(
+        env.population, model, config.training, seed=seed, epochs=epochs, say=say
+    )
+    return RankerPolicy(ranker, k)
+
+
+def _summary(
+    found: Mapping[str, npt.NDArray[np.float64]], first_E: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    columns = {**found, "over_first": found["return"] - first_E}
+    count = len(first_E)
+    summary = {}
+    for name, x_E in columns.items():
+        summary[name] = float(x_E.mean())
+        error = float(x_E.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+        summary[f"{name}_se"] = error
+    return summary

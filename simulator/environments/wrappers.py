@@ -1,13 +1,13 @@
-"""Other faces for the same environments: continuous actions and flat observations.
+"""Wrappers to continuous actions and flat observations, computed of what a platform can observe.
 
-Knows Gymnasium's wrappers and what can be computed of an observation. Most libraries of
-reinforcement learning want a `Box` of few numbers on both sides; a slate of 10 out of 1,000 ids is
-neither.
+Knows observations and the observed catalogue, nothing hidden. Most libraries of reinforcement
+learning want a `Box` of few numbers on both sides; a slate of 10 out of 1,000 ids is neither.
 
     env = gymnasium.make("simulator/Session-v0")
     env = FeatureObservation(ScoredSlates(env, by="weights"))
 
-Letters: B requests, C candidates, K slate size, F features, D content width, X width of an action.
+Letters: C candidates, T history length, K slate size, F features, D content width, G categories, X
+width of an action.
 """
 
 from __future__ import annotations
@@ -18,81 +18,48 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv, VectorWrapper
-from gymnasium.vector.utils import batch_space
 
 from ifa_ray.errors import RankerError, unknown_name
+from ifa_ray.schema import ACTIONS
 from simulator.catalog import ObservedCatalog
-from simulator.environments.features import (
-    CANDIDATE_FEATURES,
-    STATE_BOUND,
-    STATE_FEATURES,
-    candidate_features,
-    query_scores,
-    state_features,
-)
-from simulator.environments.spaces import Observation
+from simulator.config import DAY_MS
+from simulator.environments.env import Observation
+from simulator.profiles import NUM_RECENT, SMOOTHING
+from simulator.transition import GAP_MS
 
-__all__ = [
-    "SCORED_BY",
-    "FeatureObservation",
-    "ScoredSlates",
-    "VectorFeatureObservation",
-    "VectorScoredSlates",
-    "slates_of_scores",
-]
+Array = npt.NDArray[np.float64]
+
+CANDIDATE_FEATURES = (
+    "long_match", "recent_match", "author_match", "category_match", "popularity", "freshness",
+    "duration", "repetition",
+)  # fmt: skip
+"""Of a candidate: cosine of its content with the mean of all long views, and with the closest of
+the latest; log(1 + long views of its author); log lift of long views in its category; log
+popularity; exp(-age / 3 days); log duration; log(1 + impressions of its category in this session).
+"""
+
+STATE_FEATURES = (
+    "hour_sin", "hour_cos", "day", "session", "request", "log_history",
+    "click_rate", "long_rate", "like_rate", "click_rate_50", "long_rate_50",
+    "session_impressions", "session_click_rate", "session_long_rate",
+    *(f"mean_{name}" for name in CANDIDATE_FEATURES),
+    *(f"max_{name}" for name in CANDIDATE_FEATURES),
+)  # fmt: skip
+"""Of a request: its time and number; rates over the history, its latest 50 impressions and this
+session; means and maxima of the candidates' features."""
 
 SCORED_BY = ("scores", "weights", "query")
-"""What an action is: a score for each candidate; a weight for each of `CANDIDATE_FEATURES`; or a
-vector, each candidate scored by its content's inner product with it."""
+"""An action is a score for each candidate; a weight for each of `CANDIDATE_FEATURES`; or a vector,
+each candidate scored by its content's inner product with it."""
 
-# As a ranker's: sums in another order must not change a slate.
-_DECIMALS = 5
-
-_Actions = npt.NDArray[np.float32]
-
-
-def slates_of_scores(scores_BC: npt.NDArray, k: int) -> npt.NDArray[np.int64]:
-    """Places of the k highest rounded scores, best first, equal ones in order of place, [B, k]."""
-    return np.argsort(-np.round(scores_BC, _DECIMALS), axis=1, kind="stable")[:, :k]
-
-
-class _Scorer:
-    """Turns actions into slates, given the observation that they answer."""
-
-    def __init__(self, by: str, catalog: ObservedCatalog, num_candidates: int, k: int) -> None:
-        widths = {
-            "scores": num_candidates,
-            "weights": len(CANDIDATE_FEATURES),
-            "query": catalog.items.content_ND.shape[1],
-        }
-        if by not in widths:
-            raise unknown_name("by", by, SCORED_BY)
-        self._by, self._catalog, self._k = by, catalog, k
-        self.space = spaces.Box(-1.0, 1.0, (widths[by],), np.float32)
-
-    def slates(self, actions_BX: _Actions, observation: Observation) -> npt.NDArray[np.int64]:
-        """Places of candidates, int64 [B, K]."""
-        shape = (len(observation["time_ms"]), *(self.space.shape or ()))
-        wide_BX = np.asarray(actions_BX, np.float64)
-        if wide_BX.shape != shape:
-            raise RankerError(f"action has shape {wide_BX.shape[1:]}, must be {shape[1:]}.")
-        if not np.isfinite(wide_BX).all():
-            raise RankerError("action holds NaN or infinity, must be finite.")
-        if self._by == "scores":
-            return slates_of_scores(wide_BX, self._k)
-        if self._by == "query":
-            scores_BC = query_scores(self._catalog, observation, wide_BX)
-            return slates_of_scores(scores_BC, self._k)
-        features_BCF = candidate_features(self._catalog, observation)
-        scores_BC = np.zeros(features_BCF.shape[:2])
-        for f in range(features_BCF.shape[2]):  # a product's last bits may depend on the batch
-            scores_BC += features_BCF[:, :, f] * wide_BX[:, f, None]
-        return slates_of_scores(scores_BC, self._k)
+STATE_BOUND = 20.0
+FRESH_DAYS = 3.0
+LATEST = 50
+_DECIMALS = 5  # as a ranker's: sums in another order must not change a slate
 
 
 class ScoredSlates(
-    gymnasium.Wrapper[Observation, _Actions, Observation, npt.NDArray[np.int64]],
+    gymnasium.Wrapper[Observation, npt.NDArray[np.float32], Observation, npt.NDArray[np.int64]],
     gymnasium.utils.RecordConstructorArgs,
 ):
     """Actions are numbers in [-1, 1] that score candidates; the K best are shown.
@@ -105,8 +72,16 @@ class ScoredSlates(
     def __init__(self, env: gymnasium.Env, by: str = "weights") -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self, by=by)
         super().__init__(env)
-        self._scorer = _scorer(env, by)
-        self.action_space = self._scorer.space
+        self._catalog, world = _catalog(env), env.unwrapped.settings.world  # type: ignore[attr-defined]  # of UserEnv
+        self._by, self._k = by, world.slate_size
+        widths = {
+            "scores": world.num_candidates,
+            "weights": len(CANDIDATE_FEATURES),
+            "query": world.content_width,
+        }
+        if by not in widths:
+            raise unknown_name("by", by, SCORED_BY)
+        self.action_space = spaces.Box(-1.0, 1.0, (widths[by],), np.float32)
         self._observation: Observation = {}
 
     def reset(
@@ -114,49 +89,40 @@ class ScoredSlates(
     ) -> tuple[Observation, dict[str, Any]]:
         """Starts an episode."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._observation = _batch_of_one(observation)
+        self._keep(observation)
         return observation, info
 
-    def step(self, action: _Actions) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Shows the K candidates that the action scores highest.
 
         Raises:
             RankerError: if the action has another shape or is not finite.
         """
-        slate_K = self._scorer.slates(np.asarray(action)[None], self._observation)[0]
+        wide_X = np.asarray(action, np.float64)
+        if wide_X.shape != self.action_space.shape:
+            raise RankerError(
+                f"action has shape {wide_X.shape}, must be {self.action_space.shape}."
+            )
+        if not np.isfinite(wide_X).all():
+            raise RankerError("action holds NaN or infinity, must be finite.")
+        slate_K = slates_of_scores(self._scores(wide_X)[None], self._k)[0]
         observation, reward, terminated, truncated, info = self.env.step(slate_K)
-        self._observation = _batch_of_one(observation)
+        self._keep(observation)
         return observation, float(reward), terminated, truncated, info
 
+    def _scores(self, action_X: Array) -> Array:
+        if self._by == "scores":
+            return action_X
+        if self._by == "query":
+            content_ND = self._catalog.items.content_ND
+            return content_ND[self._observation["candidate_ids"]].astype(np.float64) @ action_X
+        return candidate_features(self._catalog, self._observation) @ action_X
 
-class VectorScoredSlates(VectorWrapper):
-    """`ScoredSlates` for batches."""
-
-    def __init__(self, env: VectorEnv, by: str = "weights") -> None:
-        super().__init__(env)
-        self._scorer = _scorer(env, by)
-        self.single_action_space = self._scorer.space
-        self.action_space = batch_space(self._scorer.space, env.num_envs)
-        self._observation: Observation = {}
-
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Starts episodes."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._observation = _copy(observation)
-        return observation, info
-
-    def step(self, actions: _Actions) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
-        """Shows each user the K candidates that the action scores highest.
-
-        Raises:
-            RankerError: if the actions have another shape or are not finite.
-        """
-        slates_BK = self._scorer.slates(actions, self._observation)
-        observation, reward_B, terminated_B, truncated_B, infos = self.env.step(slates_BK)
-        self._observation = _copy(observation)
-        return observation, reward_B, terminated_B, truncated_B, infos
+    def _keep(self, observation: Observation) -> None:
+        """Copies, because an agent's changes to an observation must not change its action."""
+        self._observation = {name: array.copy() for name, array in observation.items()}
 
 
 class FeatureObservation(
@@ -169,57 +135,99 @@ class FeatureObservation(
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._catalog = _catalog(env)
-        self.observation_space = _state_space()
+        self.observation_space = spaces.Box(
+            -STATE_BOUND, STATE_BOUND, (len(STATE_FEATURES),), np.float32
+        )
 
     def observation(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Its features."""
-        return state_features(self._catalog, _batch_of_one(observation))[0]
+        """Computes its features."""
+        return state_features(self._catalog, observation)
 
 
-class VectorFeatureObservation(VectorWrapper):
-    """`FeatureObservation` for batches."""
+def slates_of_scores(scores_BC: npt.NDArray, k: int) -> npt.NDArray[np.int64]:
+    """Places of the k highest rounded scores, best first, equal ones in order of place, [B, k]."""
+    return np.argsort(-np.round(scores_BC, _DECIMALS), axis=1, kind="stable")[:, :k]
 
-    def __init__(self, env: VectorEnv) -> None:
-        super().__init__(env)
-        self._catalog = _catalog(env)
-        self.single_observation_space = _state_space()
-        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
-    def reset(
-        self, *, seed: Any = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """Starts episodes."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return state_features(self._catalog, observation), info
+def candidate_features(catalog: ObservedCatalog, observation: Observation) -> Array:
+    """`CANDIDATE_FEATURES`, each standardised over a request's candidates, float64 [C, F]."""
+    raw_CF = raw_candidate_features(catalog, observation)
+    return (raw_CF - raw_CF.mean(axis=0)) / np.maximum(raw_CF.std(axis=0), 1e-6)
 
-    def step(self, actions: Any) -> tuple[npt.NDArray[np.float32], Any, Any, Any, dict[str, Any]]:
-        """Steps, and turns what is observed into features."""
-        observation, reward_B, terminated_B, truncated_B, infos = self.env.step(actions)
-        for row in np.flatnonzero(infos.get("_final_obs", False)):
-            last = _batch_of_one(infos["final_obs"][row])
-            infos["final_obs"][row] = state_features(self._catalog, last)[0]
-        features_BF = state_features(self._catalog, observation)
-        return features_BF, reward_B, terminated_B, truncated_B, infos
+
+def raw_candidate_features(catalog: ObservedCatalog, observation: Observation) -> Array:
+    """`CANDIDATE_FEATURES` as they are defined, float64 [C, F]; O(T + C D + G)."""
+    items, ids_C = catalog.items, observation["candidate_ids"]
+    past_T, actions_T, in_session_T = _past(observation)
+    long_T = _has(actions_T, "long_view")
+    liked, category_T = past_T[long_T], items.category_N[past_T]
+    content_CD = items.content_ND[ids_C].astype(np.float64)
+
+    total_D = items.content_ND[liked].sum(axis=0, dtype=np.float64)
+    matches_CR = content_CD @ items.content_ND[liked[-NUM_RECENT:]].T.astype(np.float64)
+    num_categories = int(items.category_N.max()) + 1
+    shown_G, liked_G, repeated_G = (
+        np.bincount(category_T[mask_T], minlength=num_categories)
+        for mask_T in (slice(None), long_T, in_session_T)
+    )
+    rate = len(liked) / max(len(past_T), 1)
+    smoothed_G = (liked_G + SMOOTHING * rate) / (shown_G + SMOOTHING)
+    lift_G = np.log(np.maximum(smoothed_G, 1e-3) / max(rate, 1e-3))
+    author_A = np.bincount(items.author_id_N[liked], minlength=len(catalog.author_start_A))
+    age_days_C = (observation["time_ms"] - items.upload_ms_N[ids_C]) / DAY_MS
+    features = {
+        "long_match": content_CD @ (total_D / max(float(np.linalg.norm(total_D)), 1e-9)),
+        "recent_match": matches_CR.max(axis=1, initial=0.0),
+        "author_match": np.log1p(author_A[items.author_id_N[ids_C]]),
+        "category_match": lift_G[items.category_N[ids_C]],
+        "popularity": np.log(len(items) * catalog.popularity_N[ids_C]),
+        "freshness": np.exp(-np.maximum(age_days_C, 0) / FRESH_DAYS),
+        "duration": np.log(items.duration_ms_N[ids_C] / 1000),
+        "repetition": np.log1p(repeated_G[items.category_N[ids_C]]),
+    }
+    return np.stack([features[name] for name in CANDIDATE_FEATURES], axis=1)
+
+
+def state_features(catalog: ObservedCatalog, observation: Observation) -> npt.NDArray[np.float32]:
+    """`STATE_FEATURES`, float32 [F], clipped to `STATE_BOUND`; none comes near it in practice."""
+    _, actions_T, in_session_T = _past(observation)
+    click_T, long_T, like_T = (_has(actions_T, n) for n in ("is_click", "long_view", "is_like"))
+    hour = observation["time_ms"][0] / DAY_MS % 1.0
+    raw_CF = raw_candidate_features(catalog, observation)
+    values = [
+        np.sin(2 * np.pi * hour), np.cos(2 * np.pi * hour),
+        observation["day"][0] / 7, observation["session"][0], observation["request"][0],
+        np.log1p(len(actions_T)), _rate(click_T), _rate(long_T), _rate(like_T),
+        _rate(click_T[-LATEST:]), _rate(long_T[-LATEST:]),
+        np.log1p(in_session_T.sum()), _rate(click_T[in_session_T]), _rate(long_T[in_session_T]),
+        *raw_CF.mean(axis=0), *raw_CF.max(axis=0),
+    ]  # fmt: skip
+    return np.clip(np.array(values), -STATE_BOUND, STATE_BOUND).astype(np.float32)
+
+
+def _past(
+    observation: Observation,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Items and actions of the history, oldest first, and a mask of those of this session."""
+    real_T = observation["history_mask"] != 0
+    times_T = np.append(observation["history_times_ms"][real_T], observation["time_ms"])
+    close_T = np.diff(times_T) < GAP_MS
+    in_session_T = np.logical_and.accumulate(close_T[::-1])[::-1]
+    return (
+        observation["history_ids"][real_T],
+        observation["history_actions"][real_T],
+        in_session_T,
+    )
+
+
+def _has(actions_T: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.bool_]:
+    return actions_T & np.uint8(1 << ACTIONS.index(name)) != 0
+
+
+def _rate(happened_T: npt.NDArray[np.bool_]) -> float:
+    return float(happened_T.mean()) if len(happened_T) else 0.0
 
 
 # Any: the environment below the wrappers is one of this package, which their types do not say.
 def _catalog(env: Any) -> ObservedCatalog:
-    return env.unwrapped.core.population.world.catalog.observed
-
-
-def _scorer(env: Any, by: str) -> _Scorer:
-    world = env.unwrapped.settings.world
-    return _Scorer(by, _catalog(env), world.num_candidates, world.slate_size)
-
-
-def _state_space() -> spaces.Box:
-    return spaces.Box(-STATE_BOUND, STATE_BOUND, (len(STATE_FEATURES),), np.float32)
-
-
-def _copy(observation: Observation) -> Observation:
-    """What the agent does to an observation must not change what an action means."""
-    return {name: array.copy() for name, array in observation.items()}
-
-
-def _batch_of_one(observation: Observation) -> Observation:
-    return {name: array[None].copy() for name, array in observation.items()}
+    return env.unwrapped.population.world.catalog.observed

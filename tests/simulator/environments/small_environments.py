@@ -5,16 +5,20 @@ import dataclasses
 import gymnasium
 import numpy as np
 
+import simulator.environments  # noqa: F401  registers the ids
 from simulator.config import world_config
-from simulator.environments import IDS
 
 USERS = 12
 SMALL = dataclasses.replace(
-    world_config("smoke"), num_items=1_200, num_candidates=80, warmup_candidates=40,
-    max_history=120, history_median=60.0, min_history=30, warmup_requests_per_user=2,
-)  # fmt: skip
-
-KINDS = tuple(name.partition("/")[2].partition("-")[0].lower() for name in IDS)
+    world_config("smoke"),
+    num_items=1_200,
+    num_candidates=80,
+    warmup_candidates=40,
+    max_history=120,
+    history_median=60.0,
+    min_history=30,
+    warmup_requests_per_user=2,
+)
 
 
 def small(kind, config=SMALL, **settings):
@@ -22,11 +26,9 @@ def small(kind, config=SMALL, **settings):
     return gymnasium.make(name, config=config, users=USERS, **settings)
 
 
-def small_batch(kind, num_envs, config=SMALL, mode="vector_entry_point", **settings):
+def small_batch(kind, num_envs, config=SMALL, **settings):
     name = f"simulator/{kind.capitalize()}-v0"
-    return gymnasium.make_vec(
-        name, num_envs=num_envs, vectorization_mode=mode, config=config, users=USERS, **settings
-    )
+    return gymnasium.make_vec(name, num_envs=num_envs, config=config, users=USERS, **settings)
 
 
 def actions_of(env, count, seed=3):

@@ -9,11 +9,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AutoresetMode
-from small_environments import KINDS, SMALL, USERS, small, small_batch
+from small_environments import SMALL, USERS, small
 
 from ifa_ray.errors import ConfigError, RankerError
 from simulator.environments import IDS, FeatureObservation, ScoredSlates
+from simulator.environments.env import KINDS
 from simulator.environments.wrappers import SCORED_BY
 
 ROOT = Path(__file__).parents[3]
@@ -43,20 +43,6 @@ def test_check_env_passes_on_wrapped_environments(kind, by):
     warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
     check_env(ScoredSlates(small(kind), by=by))
     check_env(FeatureObservation(ScoredSlates(small(kind), by=by)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_return_what_their_spaces_declare(kind):
-    batch = small_batch(kind, 3)
-    assert batch.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
-    observation, _ = batch.reset(seed=1)
-    assert observation in batch.observation_space
-    batch.action_space.seed(1)
-    for _ in range(3):
-        observation, reward_B, *ended, _ = batch.step(batch.action_space.sample())
-        assert observation in batch.observation_space
-        assert reward_B.dtype == np.float64
-        assert [flags.dtype for flags in ended] == [bool, bool]
 
 
 def test_environments_are_found_without_importing_the_package_first():
@@ -103,6 +89,7 @@ def test_rendering_says_in_a_line_what_became_of_the_slate():
         ({"reward": "returns"}, "reward == 'returns', must be another one"),
         ({"users": 0}, "users == 0, must be >= 1"),
         ({"world_seed": -1}, "world_seed == -1, must be >= 0"),
+        ({"horizon_days": 3}, "horizon_days == 3, must be left out"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -163,22 +150,3 @@ def test_environments_need_neither_torch_nor_ray_nor_tables():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
-
-
-def test_a_batch_checks_its_settings():
-    with pytest.raises(ConfigError, match="num_envs == 0, must be >= 1"):
-        small_batch("ranking", 0)
-    with pytest.raises(ConfigError, match="Did you mean 'SameStep'"):
-        small_batch("ranking", 2, autoreset_mode="same_step")
-    with pytest.raises(ConfigError, match="render_mode == 'ansi', must be None"):
-        small_batch("ranking", 2, render_mode="ansi")
-
-
-def test_a_batch_checks_seeds_and_masks():
-    batch = small_batch("ranking", 3)
-    with pytest.raises(ConfigError, match=r"len\(seed\) == 2, must be num_envs == 3"):
-        batch.reset(seed=[1, 2])
-    with pytest.raises(ConfigError, match="all True at the first reset"):
-        batch.reset(options={"reset_mask": np.array([True, False, True])})
-    with pytest.raises(ConfigError, match="reset\\(\\) was not called"):
-        batch.step(np.zeros((3, 8), int))

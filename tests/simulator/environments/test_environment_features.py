@@ -2,50 +2,48 @@
 
 import numpy as np
 import pytest
-from small_environments import actions_of, assert_same, small, small_batch
+from small_environments import actions_of, small, small_batch
 
 from ifa_ray.schema import ACTIONS
 from simulator.config import DAY_MS
-from simulator.environments import (
-    FeatureObservation,
-    ScoredSlates,
-    VectorFeatureObservation,
-    VectorScoredSlates,
-)
-from simulator.environments.features import (
+from simulator.environments import FeatureObservation, ScoredSlates
+from simulator.environments.wrappers import (
     CANDIDATE_FEATURES,
+    SCORED_BY,
     STATE_FEATURES,
     candidate_features,
     raw_candidate_features,
+    slates_of_scores,
     state_features,
 )
-from simulator.environments.wrappers import SCORED_BY, slates_of_scores
 
 
 @pytest.fixture(scope="module")
 def asked():
     """Requests in the midst of sessions, and the catalogue."""
-    batch = small_batch("session", 6)
-    batch.reset(seed=2)
-    observation, *_ = batch.step(np.tile(np.arange(8), (6, 1)))
-    return observation, batch.core.population.world.catalog.observed
+    requests = []
+    for seed in range(2, 8):
+        env = small("session").unwrapped
+        env.reset(seed=seed)
+        requests.append(env.step(np.arange(8))[0])
+    return requests, env.population.world.catalog.observed
 
 
-def past(observation, row):
+def past(observation):
     """(item, actions, time) of real behaviours, oldest first."""
-    real = np.flatnonzero(observation["history_mask"][row])
+    real = np.flatnonzero(observation["history_mask"])
     columns = ("history_ids", "history_actions", "history_times_ms")
-    return list(zip(*(observation[name][row][real].tolist() for name in columns), strict=True))
+    return list(zip(*(observation[name][real].tolist() for name in columns), strict=True))
 
 
 def happened(actions, name):
     return bool(actions >> ACTIONS.index(name) & 1)
 
 
-def naive(observation, catalog, row, candidate):
+def naive(observation, catalog, candidate):
     """The features of one candidate, as `CANDIDATE_FEATURES` says."""
-    items, now = catalog.items, int(observation["time_ms"][row, 0])
-    behaviours = past(observation, row)
+    items, now = catalog.items, int(observation["time_ms"][0])
+    behaviours = past(observation)
     long_views = [item for item, actions, _ in behaviours if happened(actions, "long_view")]
     mean = sum((items.content_ND[item].astype(float) for item in long_views), np.zeros(16))
     content = items.content_ND[candidate].astype(float)
@@ -75,31 +73,31 @@ def naive(observation, catalog, row, candidate):
 
 
 def test_candidate_features_are_what_they_are_said_to_be(asked):
-    observation, catalog = asked
-    raw_BCF = raw_candidate_features(catalog, observation)
-    for row in range(len(raw_BCF)):
-        for place, candidate in enumerate(observation["candidate_ids"][row].tolist()):
-            expected = naive(observation, catalog, row, candidate)
+    observations, catalog = asked
+    repetition = 0
+    for observation in observations:
+        raw_CF = raw_candidate_features(catalog, observation)
+        for place, candidate in enumerate(observation["candidate_ids"].tolist()):
+            expected = naive(observation, catalog, candidate)
             np.testing.assert_allclose(
-                raw_BCF[row, place], [expected[name] for name in CANDIDATE_FEATURES], atol=1e-6
+                raw_CF[place], [expected[name] for name in CANDIDATE_FEATURES], atol=1e-6
             )
-    assert raw_BCF[..., CANDIDATE_FEATURES.index("repetition")].max() > 0
+        repetition += raw_CF[:, CANDIDATE_FEATURES.index("repetition")].sum()
+    assert repetition > 0
 
 
 def test_standardised_features_have_mean_0_and_spread_1_or_0(asked):
-    features_BCF = candidate_features(asked[1], asked[0])
-    np.testing.assert_allclose(features_BCF.mean(axis=1), 0, atol=1e-9)
-    sd_BF = features_BCF.std(axis=1)
-    assert (np.isclose(sd_BF, 1) | np.isclose(sd_BF, 0)).all()
+    features_CF = candidate_features(asked[1], asked[0][0])
+    np.testing.assert_allclose(features_CF.mean(axis=0), 0, atol=1e-9)
+    sd_F = features_CF.std(axis=0)
+    assert (np.isclose(sd_F, 1) | np.isclose(sd_F, 0)).all()
 
 
 def test_state_features_count_clicks_of_all_of_the_latest_and_of_the_session(asked):
-    observation, catalog = asked
-    found_BF = state_features(catalog, observation)
-    assert found_BF.shape == (6, len(STATE_FEATURES))
-    for row in range(6):
-        named = dict(zip(STATE_FEATURES, found_BF[row], strict=True))
-        clicks = [happened(actions, "is_click") for _, actions, _ in past(observation, row)]
+    observations, catalog = asked
+    for observation in observations:
+        named = dict(zip(STATE_FEATURES, state_features(catalog, observation), strict=True))
+        clicks = [happened(actions, "is_click") for _, actions, _ in past(observation)]
         assert named["click_rate"] == pytest.approx(np.mean(clicks))
         assert named["click_rate_50"] == pytest.approx(np.mean(clicks[-50:]))
         assert named["log_history"] == pytest.approx(np.log1p(len(clicks)))
@@ -109,36 +107,18 @@ def test_state_features_count_clicks_of_all_of_the_latest_and_of_the_session(ask
 
 
 @pytest.mark.parametrize("by", SCORED_BY)
-def test_wrapped_batches_are_the_wrapped_single_environments_of_their_rows(by):
-    batch = VectorFeatureObservation(VectorScoredSlates(small_batch("session", 3), by=by))
+def test_batches_of_wrapped_environments_are_the_single_ones_of_their_rows(by):
+    wrappers = [lambda env: FeatureObservation(ScoredSlates(env, by=by))]
+    batch = small_batch("session", 3, wrappers=wrappers)
     observation_BF, _ = batch.reset(seed=6)
-    singles = [FeatureObservation(ScoredSlates(small("session"), by=by)) for _ in range(3)]
-    for row, env in enumerate(singles):
-        np.testing.assert_array_equal(env.reset(seed=6 + row)[0], observation_BF[row])
-    ended = [False] * 3
-    for action_BX in actions_of(batch, 6):
-        observation_BF, reward_B, terminated_B, truncated_B, _ = batch.step(action_BX)
-        for row, env in enumerate(singles):
-            if ended[row]:
-                found = env.reset()[0], 0.0, False, False
-            else:
-                found = env.step(action_BX[row])[:4]
-            expected = (observation_BF[row], reward_B[row], terminated_B[row], truncated_B[row])
-            assert_same(found[0], expected[0])
-            assert found[1:] == expected[1:]
-            ended[row] = bool(found[2] or found[3])
-
-
-def test_features_of_a_last_observation_are_given_where_the_next_episode_begins_at_once():
-    batch = VectorFeatureObservation(small_batch("ranking", 3, autoreset_mode="SameStep"))
-    batch.reset(seed=6)
-    slates_BK = np.tile(np.arange(8), (3, 1))
-    fresh_BF, *_, infos = batch.step(slates_BK)
+    action_BX = actions_of(batch, 1)[0]
+    after_BF, reward_B, *_ = batch.step(action_BX)
     for row in range(3):
-        env = FeatureObservation(small("ranking"))
-        env.reset(seed=6 + row)
-        np.testing.assert_array_equal(infos["final_obs"][row], env.step(slates_BK[row])[0])
-        np.testing.assert_array_equal(fresh_BF[row], env.reset()[0])
+        env = wrappers[0](small("session"))
+        np.testing.assert_array_equal(env.reset(seed=6 + row)[0], observation_BF[row])
+        observation, reward, *_ = env.step(action_BX[row])
+        np.testing.assert_array_equal(observation, after_BF[row])
+        assert reward == reward_B[row]
 
 
 def test_a_weight_shows_the_candidates_that_have_most_of_its_feature():

@@ -7,8 +7,7 @@ import gymnasium
 import pytest
 from gymnasium import spaces
 
-from simulator.environments import IDS
-from simulator.environments.settings import REWARDS
+from simulator.environments import IDS, REWARDS
 
 DOC = (Path(__file__).parents[3] / "docs" / "environments.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", DOC, flags=re.S)

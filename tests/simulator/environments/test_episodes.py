@@ -1,12 +1,12 @@
-"""Episodes repeat, do not depend on their company, and end as they say."""
+"""Episodes repeat, do not depend on their company, end as they say, and are the loop's days."""
 
+import asyncio
 import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from small_environments import (
-    KINDS,
     SMALL,
     USERS,
     actions_of,
@@ -16,7 +16,12 @@ from small_environments import (
     small_batch,
 )
 
-from ifa_ray.schema import pack_actions
+from ifa_ray.schema import RankResponse, pack_actions
+from simulator.day import run_day, run_warmup
+from simulator.environments.env import KINDS, repair
+from simulator.environments.episodes import Episode, population
+from simulator.transition import plan_day
+from simulator.world import ShardState
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,65 +36,29 @@ def test_another_seed_is_another_episode(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_is_to_the_bit_the_single_environments_of_its_rows_seeds(kind):
-    batch, singles = (
-        small_batch(kind, 4, mode=mode, oracle=True) for mode in ("vector_entry_point", "sync")
-    )
-    assert_same(batch.reset(seed=11), singles.reset(seed=11))
-    for action_BK in actions_of(batch, 12):
-        one, other = batch.step(action_BK), singles.step(action_BK)
-        assert_same(one, other)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_same_step_autoreset_is_gymnasiums_own_over_single_environments(kind):
-    name = "SameStep"
-    settings = {"horizon_days": 2} if kind == "retention" else {}
-    batch = small_batch(kind, 4, autoreset_mode=name, **settings)
-    singles = small_batch(kind, 4, mode="sync", vector_kwargs={"autoreset_mode": name}, **settings)
-    assert_same(batch.reset(seed=11), singles.reset(seed=11))
-    ended = 0
-    for action_BK in actions_of(batch, 14):
-        one, other = batch.step(action_BK), singles.step(action_BK)
-        assert_same(one, other)
-        ended += int(one[2].sum() + one[3].sum())
-    assert ended >= 4
-
-
-def test_rows_of_one_seed_live_the_same_episode_side_by_side():
-    batch = small_batch("retention", 5)
-    observation, _ = batch.reset(seed=[7, 7, 8, 7, 8])
-    alone, _ = small("retention").reset(seed=7)
-    for _ in range(8):
-        for name, array in observation.items():
-            np.testing.assert_array_equal(array[0], array[1], err_msg=name)
-            np.testing.assert_array_equal(array[0], array[3], err_msg=name)
-            np.testing.assert_array_equal(array[2], array[4], err_msg=name)
-        observation, *_ = batch.step(np.tile(np.arange(8), (5, 1)))
-    again, _ = batch.reset(seed=[7, 7, 8, 7, 8])
-    for row in (0, 1, 3):
-        assert_same({name: array[row] for name, array in again.items()}, alone)
-
-
-def test_rows_can_be_reset_one_by_one_while_the_others_go_on():
-    one, other = small_batch("session", 3), small_batch("session", 3)
-    one.reset(seed=1), other.reset(seed=1)
-    slates = np.tile(np.arange(8), (3, 1))
-    one.step(slates), other.step(slates)
-    kept, _ = one.reset(seed=[50, None, None], options={"reset_mask": np.array([1, 0, 0], bool)})
-    fresh, _ = small("session").reset(seed=50)
-    assert_same({name: array[0] for name, array in kept.items()}, fresh)
-    after_one, after_other = one.step(slates), other.step(slates)
-    for row in (1, 2):
-        assert_same(
-            {name: array[row] for name, array in after_one[0].items()},
-            {name: array[row] for name, array in after_other[0].items()},
-        )
+def test_rows_of_a_batch_are_the_single_environments_of_their_seeds(kind):
+    batch = small_batch(kind, 3, oracle=True)
+    observation, _ = batch.reset(seed=[7, 7, 8])
+    singles = [small(kind, oracle=True) for _ in range(3)]
+    expected = [env.reset(seed=seed)[0] for env, seed in zip(singles, (7, 7, 8), strict=True)]
+    ended = [False] * 3
+    for action_BK in actions_of(batch, 8):
+        for row in range(3):
+            assert_same({name: array[row] for name, array in observation.items()}, expected[row])
+        observation, *_, infos = batch.step(action_BK)
+        for row, env in enumerate(singles):
+            if ended[row]:
+                expected[row], ended[row] = env.reset()[0], False
+                continue
+            expected[row], _, terminated, truncated, info = env.step(action_BK[row])
+            ended[row] = terminated or truncated
+            assert infos["regret_s"][row] == info["regret_s"]
+            np.testing.assert_array_equal(infos["seen"][row], info["seen"])
 
 
 def test_episodes_leave_the_population_as_it_was():
     env = small("retention").unwrapped
-    shard = env.core.population.shard
+    shard = env.population.shard
     before = {name: array.copy() for name, array in shard.to_arrays().items()}
     lengths = [shard.histories.length(user) for user in range(USERS)]
     episode(env, 2)
@@ -99,9 +68,9 @@ def test_episodes_leave_the_population_as_it_was():
 
 def test_environments_over_the_same_world_share_its_population():
     first, second = small("ranking").unwrapped, small("session").unwrapped
-    assert first.core.population is second.core.population
+    assert first.population is second.population
     other = small("ranking", world_seed=1).unwrapped
-    assert other.core.population is not first.core.population
+    assert other.population is not first.population
 
 
 def test_a_user_can_be_chosen_and_lives_another_future_each_time():
@@ -283,3 +252,78 @@ def test_returned_data_belong_to_the_caller():
     first = env.step(np.arange(8))
     env.reset(seed=1)
     assert_same(first, env.step(np.arange(8)))
+
+
+@pytest.mark.parametrize(("num_candidates", "k"), [(4, 4), (9, 4), (30, 7), (1, 1)])
+def test_repair_keeps_first_occurrences_and_fills_with_the_lowest_indices_left_over(
+    num_candidates, k
+):
+    rng = np.random.default_rng(num_candidates * 100 + k)
+    for slate in rng.integers(num_candidates, size=(100, k)):
+        spare = (i for i in range(num_candidates) if i not in slate)
+        expected = []
+        for index in slate.tolist():
+            expected.append(next(spare) if index in expected else index)
+        assert repair(slate).tolist() == expected
+    assert repair(np.array([3, 3, 0, 3, 0])).tolist() == [3, 1, 0, 2, 4]
+
+
+DAYS = 3
+
+
+def impressions_of_the_loop():
+    """Rows (user, time, video, play) of some days under a ranker that takes the first ids."""
+    people = population(SMALL, 0, USERS)
+    world = people.world
+    shard = ShardState.new(world, np.arange(USERS, dtype=np.int32))
+
+    async def find(query):
+        return world.retrieval.retrieve(query)
+
+    async def rank(requests):
+        return [
+            RankResponse(
+                request_id=request.request_id,
+                ids_K=request.candidates_C[: request.k],
+                scores_K=np.zeros(request.k, np.float32),
+                model_version=0,
+            )
+            for request in requests
+        ]
+
+    async def live():
+        await run_warmup(world, shard)
+        return [
+            await run_day(world, shard, day, retrieve=find, rank=rank, model_version=0)
+            for day in range(DAYS)
+        ]
+
+    logs = asyncio.run(live())
+    names = ("user_id", "time_ms", "video_id", "play_time_ms", "is_click", "is_like", "is_rand")
+    columns = (np.concatenate([log.impressions[name] for log in logs]) for name in names)
+    return set(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def impressions_of_episode(user):
+    """The same of the episode whose key is the user's own id."""
+    episode, rows = Episode(population(SMALL, 0, USERS), user, user), set()
+    while episode.day < DAYS:
+        episode.ask()
+        shown = episode.show(episode.candidates.ids_UC[0, : SMALL.slate_size])
+        names = ("time_ms", "video_id", "play_time_ms", "is_click", "is_like", "is_rand")
+        values = (shown.columns[name][shown.seen_K].tolist() for name in names)
+        rows |= {(user, *row) for row in zip(*values, strict=True)}
+        if (shown.left or episode.round >= SMALL.max_requests) and not episode.come_again(DAYS):
+            break
+    return rows
+
+
+def test_an_episode_keyed_by_the_users_own_id_is_the_users_days_in_the_loop():
+    people = population(SMALL, 0, USERS)
+    count_U, _ = plan_day(SMALL, 0, people.shard.users, 0)
+    # A user whom the plan leaves at home on day 0 comes in an episode all the same.
+    users = np.flatnonzero(count_U).tolist()
+    assert len(users) >= USERS // 2
+    expected = {row for row in impressions_of_the_loop() if row[0] in users}
+    assert len(expected) > 100
+    assert set().union(*(impressions_of_episode(user) for user in users)) == expected

@@ -2,57 +2,46 @@
 
 import json
 
-import gymnasium
 import numpy as np
 import pytest
-from small_environments import SMALL, small, small_batch
+from small_environments import SMALL, small
 
 from ifa_ray.ranker import RandomRanker
 from ifa_ray.schema import validate_request
 from simulator.environments.__main__ import main
-from simulator.environments.evaluate import evaluate, play
+from simulator.environments.env import UserEnv
+from simulator.environments.episodes import population
 from simulator.environments.policies import (
-    OraclePolicy,
     PopularityPolicy,
     RankerPolicy,
+    evaluate,
+    play,
     request_of,
+    train_on_prehistory,
 )
-from simulator.environments.starts import population
-from simulator.environments.trained import train_on_prehistory
 from simulator.presets import preset
 
 
-def make(num_envs):
-    return small_batch("session", num_envs, oracle=True)
+def make():
+    return small("session", oracle=True).unwrapped
 
 
-def random_policy(env):
-    return RankerPolicy(RandomRanker(env.items, 0), SMALL.slate_size)
-
-
-def popularity_policy(env):
-    return PopularityPolicy(env.core.population.world.catalog.observed, SMALL.slate_size)
+def random_policy():
+    return RankerPolicy(RandomRanker(make().items, 0), SMALL.slate_size)
 
 
 def test_the_oracle_earns_more_than_popularity_and_popularity_more_than_chance():
     # Of the same 96 episodes; the differences below are several standard errors each.
-    random, popular, oracle = (
-        play(make, policy, episodes=96, seed=1)
-        for policy in (random_policy, popularity_policy, OraclePolicy)
-    )
-    assert oracle.return_E.mean() > 2 * popular.return_E.mean()
-    assert popular.return_E.mean() > 1.2 * random.return_E.mean()
-    assert random.regret_s_E.mean() > popular.regret_s_E.mean() > oracle.regret_s_E.mean() == 0
+    policies = (random_policy(), PopularityPolicy(make().population), None)
+    random, popular, oracle = (play(make, policy, episodes=96, seed=1) for policy in policies)
+    assert oracle["return"].mean() > 2 * popular["return"].mean()
+    assert popular["return"].mean() > 1.2 * random["return"].mean()
+    assert random["regret_s"].mean() > popular["regret_s"].mean() > oracle["regret_s"].mean() == 0
 
 
-def test_playing_again_gives_the_same_returns():
-    one, other = (play(make, random_policy, episodes=5, seed=4) for _ in range(2))
-    np.testing.assert_array_equal(one.return_E, other.return_E)
-
-
-def test_episodes_do_not_depend_on_how_many_are_played():
-    few, many = (play(make, random_policy, episodes=n, seed=4) for n in (2, 5))
-    np.testing.assert_array_equal(few.return_E, many.return_E[:2])
+def test_episodes_repeat_and_do_not_depend_on_how_many_are_played():
+    few, many = (play(make, random_policy(), episodes=n, seed=4) for n in (2, 5))
+    np.testing.assert_array_equal(few["return"], many["return"][:2])
 
 
 def test_an_observation_holds_the_request_that_a_ranker_is_asked():
@@ -60,26 +49,19 @@ def test_an_observation_holds_the_request_that_a_ranker_is_asked():
     observation, _ = env.reset(seed=2)
     request = request_of({name: array[None] for name, array in observation.items()}, 0, 8)
     validate_request(request)
-    core = env.unwrapped.core
-    history = core.population.shard.histories.view(int(observation["user_id"][0]))
+    env = env.unwrapped
+    history = env.population.shard.histories.view(int(observation["user_id"][0]))
     np.testing.assert_array_equal(request.history.ids_T, history.ids_T[-SMALL.max_history :])
-    np.testing.assert_array_equal(request.candidates_C, core.episodes.ids_BC[0])
+    np.testing.assert_array_equal(request.candidates_C, env.episode.candidates.ids_UC[0])
     assert request.history.times_ms_T[-1] < request.time_ms
 
 
 def test_a_rankers_slate_is_shown_in_its_order():
-    class Backwards:
-        def rank(self, requests):
-            return [RandomRanker(env.items, 0).rank([request])[0] for request in requests]
-
-    env = make(4)
-    observation, _ = env.reset(seed=0)
-    slates_BK = RankerPolicy(Backwards(), 8).slates(observation)
-    for row in range(4):
-        answer = Backwards().rank([request_of(observation, row, 8)])[0]
-        np.testing.assert_array_equal(
-            observation["candidate_ids"][row][slates_BK[row]], answer.ids_K
-        )
+    observation, _ = make().reset(seed=0)
+    batch = {name: array[None] for name, array in observation.items()}
+    answer = RandomRanker(make().items, 0).rank([request_of(batch, 0, 8)])[0]
+    slate_K = random_policy().slates(batch)[0]
+    np.testing.assert_array_equal(observation["candidate_ids"][slate_K], answer.ids_K)
 
 
 def test_a_model_learns_from_the_prehistory_and_beats_chance():
@@ -92,16 +74,15 @@ def test_a_model_learns_from_the_prehistory_and_beats_chance():
     assert len(said) == 1
     assert "384 requests (before learning from it)" in said[0]
 
-    def make(num_envs):
-        return gymnasium.make_vec(
-            "simulator/Session-v0", num_envs, config=config.world, users=96, oracle=True
-        )
+    def make():
+        return UserEnv(kind="session", config=config.world, users=96, oracle=True)
 
-    learned, random = (
-        play(make, policy, episodes=64, seed=3)
-        for policy in (lambda _: RankerPolicy(ranker, 8), random_policy)
+    random = RankerPolicy(RandomRanker(make().items, 0), 8)
+    learned, chance = (
+        play(make, policy, episodes=64, seed=3)["return"].mean()
+        for policy in (RankerPolicy(ranker, 8), random)
     )
-    assert learned.return_E.mean() > 1.2 * random.return_E.mean()
+    assert learned > 1.2 * chance
 
 
 def test_the_command_prints_returns_and_regrets(capsys):
@@ -131,7 +112,6 @@ def test_the_command_names_what_is_wrong(arguments, message, capsys):
 
 def test_differences_are_measured_on_the_same_episodes():
     report = evaluate(
-        "simulator/Ranking-v0", ("random", "random"), episodes=3, seed=0, scale="smoke",
-        world="balanced", world_seed=0, users=4,
-    )  # fmt: skip
+        "simulator/Ranking-v0", ("random", "random"), episodes=3, seed=0, scale="smoke", users=4
+    )
     assert report["policies"]["random"]["over_first"] == 0

@@ -15,215 +15,167 @@ from typing import Self
 
 import numpy as np
 
-from ifa_ray.config import Config, require
+from ifa_ray.config import Config, require, setting
 from ifa_ray.errors import ConfigError, unknown_name
-
-__all__ = [
-    "DAY_MS",
-    "LEVELS",
-    "SCALES",
-    "START_MS",
-    "WORLDS",
-    "WorldConfig",
-    "uncalibrated_config",
-    "world_config",
-]
 
 DAY_MS = 86_400_000
 START_MS = 1_652_054_400_000
 """Midnight before day 0: 2022-05-09 UTC, the day after KuaiRand's log ends."""
-
-LEVELS = (
-    "skip_level", "skip_mean_s", "watch_level", "watch_log_sd", "watch_gain", "utility_scale",
-    "bias_sd", "zero_share", "replay_share", "duration_gain", "duration_skip",
-    "like_level", "comment_level", "follow_level", "forward_level", "hate_level",
-    "like_gain", "comment_gain", "follow_gain", "forward_gain", "hate_gain",
-    "leave_level", "refresh_rate", "joy_level", "popularity_slope", "policy_popularity",
-    "activity_bias",
-)  # fmt: skip
-"""The fields that are solved."""
 
 LEVELS_PATH = Path(__file__).parent / "data" / "levels.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldConfig(Config):
-    """One world.
+    """One world."""
 
-    Scale:
-        num_items: N, the catalogue over the whole run.
-        num_topics: latent topics, four to a category.
-        content_width: D, of the observed content vectors.
-        num_candidates: C, of each request.
-        slate_size: K, shown per request.
-        max_history: T, latest impressions that a request carries.
-        longest_prehistory: of any user; 0 is max_history.
-        min_history, history_median, history_log_sd: impressions of a user's prehistory, lognormal.
-        history_skew: of the log history; KuaiRand's is -0.47, a lognormal's 0.
-        duration_median_s, duration_log_sd: of the catalogue's videos, lognormal.
-        warmup_days: span of the prehistory.
-        warmup_candidates: C of most warm-up requests, taken from one in
-            num_candidates / warmup_candidates of the catalogue.
-        warmup_requests_per_user: the last requests of the warm-up, made with all C candidates and
-            all logged.
-        horizon_days: items keep arriving until this day.
-        live_share: items uploaded before the warm-up starts.
-        sessions_per_day: mean of an active day. KuaiRand's users have about 5 of 79 impressions;
-            one shorter session keeps the small scales cheap.
-        max_sessions: at most this many a day.
-        max_requests: a session ends after this many requests.
-        session_impressions: mean impressions of a session, met by `leave_level`.
-        active_rate: probability that a satisfied median user comes on a day.
-        sample_rate: share of requests logged with all their candidates (paper: 10%).
-        rand_share: share of slots given to uniformly random items, as KuaiRand does (0.4%).
+    # Scale.
+    num_items: int = setting(20_000, "N, the catalogue over the whole run", ge=1)
+    num_topics: int = setting(48, "latent topics, four to a category", ge=1)
+    content_width: int = setting(16, "D, of the observed content vectors", ge=4)
+    num_candidates: int = setting(1_000, "C, of each request", ge=1)
+    slate_size: int = setting(10, "K, shown per request", ge=1)
+    max_history: int = setting(2_000, "T, latest impressions that a request carries", ge=1)
+    longest_prehistory: int = setting(0, "of any user; 0 is max_history")
+    min_history: int = setting(100, "impressions of a user's prehistory, lognormal: least", ge=1)
+    history_median: float = setting(1_000.0, "median of it", gt=0)
+    history_log_sd: float = setting(0.94, "standard deviation of its logarithm", ge=0)
+    # Skewed quantiles then increase up to 5 standard deviations.
+    history_skew: float = setting(
+        0.0, "of its logarithm; KuaiRand's is -0.47, a lognormal's 0", ge=-0.6, le=0.6
+    )
+    duration_median_s: float = setting(35.1, "of the catalogue's videos, lognormal", gt=0)
+    duration_log_sd: float = setting(1.2356, "standard deviation of its logarithm", ge=0)
+    warmup_days: int = setting(31, "span of the prehistory", ge=1)
+    warmup_candidates: int = setting(
+        200,
+        "C of most warm-up requests, from one in num_candidates / warmup_candidates of the "
+        "catalogue",
+        ge=1,
+    )
+    warmup_requests_per_user: int = setting(
+        8, "last requests of the warm-up, with all C candidates and all logged", ge=1
+    )
+    horizon_days: int = setting(30, "items keep arriving until this day")
+    live_share: float = setting(0.6, "of items, uploaded before the warm-up starts", gt=0, lt=1)
+    # KuaiRand's users have about 5 of 79 impressions; one shorter keeps the small scales cheap.
+    sessions_per_day: float = setting(1.2, "mean of an active day", ge=1)
+    max_sessions: int = setting(3, "most sessions of a day", ge=1)
+    max_requests: int = setting(8, "a session ends after this many requests", ge=1)
+    session_impressions: float = setting(36.0, "mean of a session, met by leave_level", gt=0)
+    active_rate: float = setting(
+        0.85, "probability that a satisfied median user comes on a day", gt=0, lt=1
+    )
+    sample_rate: float = setting(
+        0.1, "share of requests logged with all candidates (paper: 10%)", ge=0, le=1
+    )
+    rand_share: float = setting(0.01, "share of slots given to uniformly random items (KuaiRand)")
 
-    Mechanisms, zero is off:
-        interest_gain: persistent interests over latent topics.
-        interest_spread: how unlike in weight a user's interests are; at 0 one is there or not.
-        dormancy: how much less an interest weighs while it sleeps; at 0 as much as awake.
-        drift_rate: expected changes of each interest per day: replaced, put to sleep or woken.
-        mood_gain: one interest that a session is in the mood for.
-        loyalty_gain: authors of videos viewed long before.
-        taste_gain: taste for style and duration, which crosses topics.
-        quality_gain, freshness_gain, popularity_gain: of the item, alike for all users.
-        topic_boredom, author_boredom: repetition inside a session.
-        leave_gain: what was seen moves the hazard of leaving the session.
-        return_gain: satisfaction moves the probability of coming back.
-        activity_spread: active users come more often.
-        activity_bias: correlation of a user's activity with watching less eagerly; gives the
-            Spearman correlation of -0.52 between impressions and click rate.
-        refresh_rate: probability per position of asking for a new slate before the end of this one.
-        replay_share: completed videos that are left to loop.
-        zero_share: quick skips that play nothing at all.
-        duration_gain: longer videos are watched longer, less than in proportion.
-        duration_skip: longer videos are skipped more often.
-        like_gain, comment_gain, follow_gain, forward_gain: utility, beyond the watch, asks for it.
-        hate_gain: the want of utility asks for it.
-        popularity_slope: of the power law of rank that shares out the popular channel; at 0 all
-            items are equally popular.
-        policy_popularity: how much the earlier policy looks at popularity.
-        policy_noise: how much luck is in its scores.
-        category_noise: share of category labels drawn at random.
-        content_noise: noise of content vectors relative to the latent signal.
-        retrieval_noise: noise of the query vectors of the content channels.
-    """
+    # Mechanisms, zero is off.
+    interest_gain: float = setting(1.0, "persistent interests over latent topics", ge=0)
+    interest_spread: float = setting(
+        1.2, "how unlike in weight a user's interests are; at 0 one is there or not", ge=0
+    )
+    dormancy: float = setting(0.95, "how much less an interest weighs while asleep", ge=0, le=1)
+    drift_rate: float = setting(
+        0.01, "expected changes of each interest per day: replaced, asleep or awake", ge=0, le=1
+    )
+    mood_gain: float = setting(0.5, "session intent: one interest, for a session", ge=0)
+    loyalty_gain: float = setting(0.4, "affinity to authors of earlier long views", ge=0)
+    taste_gain: float = setting(0.4, "taste for style and duration, across topics", ge=0)
+    quality_gain: float = setting(0.35, "of the item, alike for all users", ge=0)
+    freshness_gain: float = setting(0.15, "of a new item, alike for all users", ge=0)
+    popularity_gain: float = setting(0.2, "of a popular item, alike for all users", ge=0)
+    topic_boredom: float = setting(0.12, "repeated topics inside a session", ge=0)
+    author_boredom: float = setting(0.2, "repeated authors inside a session", ge=0)
+    leave_gain: float = setting(1.0, "satisfaction moves the hazard of leaving the session", ge=0)
+    return_gain: float = setting(1.5, "satisfaction moves the probability of coming back", ge=0)
+    activity_spread: float = setting(1.0, "active users come more often", ge=0)
+    activity_bias: float = setting(
+        0.536,
+        "correlation of activity with watching less eagerly; gives the Spearman correlation of "
+        "-0.52 between impressions and click rate",
+        ge=0,
+        lt=1,
+    )
+    popularity_slope: float = setting(
+        1.0, "of the power law of rank that shares out the popular channel; 0: all alike", ge=0
+    )
+    policy_popularity: float = setting(0.4, "weight of popularity in the earlier policy", ge=0)
+    policy_noise: float = setting(0.4, "how much luck is in its scores", ge=0)
+    category_noise: float = setting(0.2, "share of category labels drawn at random", ge=0, le=1)
+    content_noise: float = setting(0.5, "of content vectors, relative to the latent signal", ge=0)
+    retrieval_noise: float = setting(0.3, "of the query vectors of the content channels", ge=0)
 
-    num_items: int = 20_000
-    num_topics: int = 48
-    content_width: int = 16
-    num_candidates: int = 1_000
-    slate_size: int = 10
-    max_history: int = 2_000
-    longest_prehistory: int = 0
-    min_history: int = 100
-    history_median: float = 1_000.0
-    history_log_sd: float = 0.94
-    history_skew: float = 0.0
-    duration_median_s: float = 35.1
-    duration_log_sd: float = 1.2356
-    warmup_days: int = 31
-    warmup_candidates: int = 200
-    warmup_requests_per_user: int = 8
-    horizon_days: int = 30
-    live_share: float = 0.6
-    sessions_per_day: float = 1.2
-    max_sessions: int = 3
-    max_requests: int = 8
-    session_impressions: float = 36.0
-    active_rate: float = 0.85
-    sample_rate: float = 0.1
-    rand_share: float = 0.01
+    # Levels, solved.
+    skip_level: float = setting(1.2, "logit of a quick skip")
+    skip_mean_s: float = setting(2.8, "mean of a skip that plays anything", gt=0)
+    watch_level: float = setting(2.4, "log seconds of a watch")
+    watch_log_sd: float = setting(0.6, "standard deviation of it", gt=0)
+    watch_gain: float = setting(0.4, "effect of utility on it", ge=0)
+    utility_scale: float = setting(0.9, "logits per unit of utility", ge=0)
+    bias_sd: float = setting(1.2, "spread of users' eagerness to watch anything", ge=0)
+    zero_share: float = setting(0.25, "quick skips that play nothing at all", ge=0, le=1)
+    replay_share: float = setting(0.8, "completed videos that are left to loop", ge=0, le=1)
+    duration_gain: float = setting(
+        0.6, "longer videos are watched longer, less than in proportion", ge=0
+    )
+    duration_skip: float = setting(1.6, "longer videos are skipped more often", ge=0)
+    like_level: float = setting(-5.5, "logit of a like")
+    comment_level: float = setting(-8.0, "logit of a comment")
+    follow_level: float = setting(-8.5, "logit of a follow")
+    forward_level: float = setting(-7.5, "logit of a forward")
+    hate_level: float = setting(-7.0, "logit of a hate")
+    like_gain: float = setting(0.6, "effect of utility, beyond the watch, on a like", ge=0)
+    comment_gain: float = setting(0.6, "the same on a comment", ge=0)
+    follow_gain: float = setting(0.8, "the same on a follow", ge=0)
+    forward_gain: float = setting(0.3, "the same on a forward", ge=0)
+    hate_gain: float = setting(0.4, "effect of the want of utility on a hate", ge=0)
+    leave_level: float = setting(-3.7, "logit of leaving the session after an impression")
+    refresh_rate: float = setting(
+        0.04, "probability per position of asking for a new slate early", ge=0, le=1
+    )
+    joy_level: float = setting(0.3, "mean satisfaction with an impression")
 
-    interest_gain: float = 1.0
-    interest_spread: float = 1.2
-    dormancy: float = 0.95
-    drift_rate: float = 0.01
-    mood_gain: float = 0.5
-    loyalty_gain: float = 0.4
-    taste_gain: float = 0.4
-    quality_gain: float = 0.35
-    freshness_gain: float = 0.15
-    popularity_gain: float = 0.2
-    topic_boredom: float = 0.12
-    author_boredom: float = 0.2
-    leave_gain: float = 1.0
-    return_gain: float = 1.5
-    activity_spread: float = 1.0
-    activity_bias: float = 0.536
-    popularity_slope: float = 1.0
-    policy_popularity: float = 0.4
-    policy_noise: float = 0.4
-    category_noise: float = 0.2
-    content_noise: float = 0.5
-    retrieval_noise: float = 0.3
+    def check(self) -> None:
+        """Checks the rules between settings.
 
-    skip_level: float = 1.2
-    skip_mean_s: float = 2.8
-    watch_level: float = 2.4
-    watch_log_sd: float = 0.6
-    watch_gain: float = 0.4
-    utility_scale: float = 0.9
-    bias_sd: float = 1.2
-    zero_share: float = 0.25
-    replay_share: float = 0.8
-    duration_gain: float = 0.6
-    duration_skip: float = 1.6
-    like_level: float = -5.5
-    comment_level: float = -8.0
-    follow_level: float = -8.5
-    forward_level: float = -7.5
-    hate_level: float = -7.0
-    like_gain: float = 0.6
-    comment_gain: float = 0.6
-    follow_gain: float = 0.8
-    forward_gain: float = 0.3
-    hate_gain: float = 0.4
-    leave_level: float = -3.7
-    refresh_rate: float = 0.04
-    joy_level: float = 0.3
-
-    def __post_init__(self) -> None:
-        for field in ("num_items", "num_topics", "content_width", "num_candidates", "slate_size",
-                      "max_history", "min_history", "warmup_days", "warmup_candidates",
-                      "warmup_requests_per_user", "max_sessions", "max_requests"):  # fmt: skip
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        for field in ("live_share", "active_rate"):
-            require(0 < getattr(self, field) < 1, field, getattr(self, field), "in (0, 1)")
-        for field in ("sample_rate", "category_noise", "refresh_rate", "replay_share",
-                      "zero_share", "drift_rate", "dormancy"):  # fmt: skip
-            require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "in [0, 1]")
-        for field in ("skip_mean_s", "duration_median_s", "history_median", "watch_log_sd",
-                      "session_impressions"):  # fmt: skip
-            require(getattr(self, field) > 0, field, getattr(self, field), "> 0")
-        for name, value in self.to_dict().items():
-            require(np.isfinite(value), name, value, "a finite number")
-            if name.endswith(("_gain", "_boredom", "_noise", "_spread", "_sd", "_scale", "_slope",
-                              "_skip", "_popularity")):  # fmt: skip
-                require(value >= 0, name, value, ">= 0")
-        require(0 <= self.activity_bias < 1, "activity_bias", self.activity_bias, "in [0, 1)")
-        # The skewed quantiles are then increasing up to 5 standard deviations.
-        require(abs(self.history_skew) <= 0.6, "history_skew", self.history_skew, "in [-0.6, 0.6]")
-        require(self.longest_prehistory == 0 or self.longest_prehistory >= self.min_history,
-                "longest_prehistory", self.longest_prehistory,
-                f"0, or >= min_history == {self.min_history}")  # fmt: skip
-        require(self.content_width >= 4, "content_width", self.content_width, ">= 4")
-        require(self.slate_size <= self.num_candidates, "slate_size", self.slate_size,
-                f"<= num_candidates == {self.num_candidates}")  # fmt: skip
-        require(self.slate_size <= self.warmup_candidates <= self.num_candidates,
-                "warmup_candidates", self.warmup_candidates,
-                "in [slate_size, num_candidates]")  # fmt: skip
-        if self.longest_prehistory == 0:
-            require(self.min_history <= self.max_history, "min_history", self.min_history,
-                    f"<= max_history == {self.max_history}")  # fmt: skip
-        require(0 <= self.rand_share * self.slate_size <= 1, "rand_share", self.rand_share,
-                "in [0, 1 / slate_size]: at most one random slot a slate")  # fmt: skip
-        require(1 <= self.sessions_per_day <= self.max_sessions, "sessions_per_day",
-                self.sessions_per_day, "in [1, max_sessions]")  # fmt: skip
+        Raises:
+            ConfigError: naming field, value and rule.
+        """
+        candidates, least, longest = self.num_candidates, self.min_history, self.longest_prehistory
         # Retrieval promises exactly C candidates to a user who has seen max_history items.
-        needed = self.num_candidates + self.max_history
-        require(self.live_share * self.num_items >= needed, "num_items", self.num_items,
-                f">= (num_candidates + max_history) / live_share == "
-                f"{needed / self.live_share:.0f}")  # fmt: skip
+        needed = candidates + self.max_history
+        needed_items = needed / self.live_share
+        rules = {
+            "longest_prehistory": (
+                longest == 0 or longest >= least,
+                f"0, or >= min_history == {least}",
+            ),
+            "slate_size": (self.slate_size <= candidates, f"<= num_candidates == {candidates}"),
+            "warmup_candidates": (
+                self.slate_size <= self.warmup_candidates <= candidates,
+                "in [slate_size, num_candidates]",
+            ),
+            "min_history": (
+                longest > 0 or least <= self.max_history,
+                f"<= max_history == {self.max_history}",
+            ),
+            "rand_share": (
+                0 <= self.rand_share * self.slate_size <= 1,
+                "in [0, 1 / slate_size]: at most one random slot a slate",
+            ),
+            "sessions_per_day": (
+                self.sessions_per_day <= self.max_sessions,
+                "in [1, max_sessions]",
+            ),
+            "num_items": (
+                self.live_share * self.num_items >= needed,
+                f">= (num_candidates + max_history) / live_share == {needed_items:.0f}",
+            ),
+        }
+        for name, (holds, rule) in rules.items():
+            require(holds, name, getattr(self, name), rule)
 
     @property
     def prehistory_limit(self) -> int:
@@ -232,7 +184,7 @@ class WorldConfig(Config):
 
     @property
     def seen_limit(self) -> int:
-        """How many of a user's latest impressions are no candidates: as many as leave C items.
+        """Latest impressions of a user that are no candidates: as many as leave C items.
 
         At least max_history, as checked above; the longest histories of the named sizes fit in it.
         """
@@ -245,8 +197,17 @@ class WorldConfig(Config):
 
     def with_levels(self, levels: Mapping[str, float]) -> Self:
         """The same world with other levels."""
-        return self.from_dict({**self.to_dict(), **levels})
+        return dataclasses.replace(self, **levels)
 
+
+_NAMES = [field.name for field in dataclasses.fields(WorldConfig)]
+LEVELS = (
+    *_NAMES[_NAMES.index("skip_level") :],
+    "popularity_slope",
+    "policy_popularity",
+    "activity_bias",
+)
+"""The fields that are solved."""
 
 WORLDS: Mapping[str, Mapping[str, float]] = {
     # Every mechanism at work, none dominant.

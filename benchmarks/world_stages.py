@@ -26,7 +26,7 @@ from simulator.profiles import long_profiles, make_query
 from simulator.queries import Candidates, Channel, RetrievalQuery
 from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
 from simulator.retrieval import ChannelRetrieval
-from simulator.retrieval_naive import NaiveRetrieval
+from simulator.retrieval_reference import ReferenceRetrieval
 from simulator.transition import SessionState, remember_authors, satisfy
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World
@@ -150,7 +150,7 @@ def _retrieval(
     ]  # fmt: skip
     some = query.take(np.arange(min(size.exact_users, len(query))))
     assert isinstance(world.retrieval, ChannelRetrieval)
-    exact = NaiveRetrieval(
+    exact = ReferenceRetrieval(
         world.catalog.observed, world.config, index=world.retrieval.index
     ).retrieve(some)
     found = world.retrieval.retrieve(some)

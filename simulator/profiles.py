@@ -18,10 +18,7 @@ from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import ACTIONS
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
-from simulator.profile_kernels import count_positives
 from simulator.queries import RetrievalQuery
-
-__all__ = ["LongProfiles", "long_profiles", "make_query"]
 
 NUM_RECENT = 4
 RECENT_WINDOW = 200
@@ -65,14 +62,20 @@ def long_profiles(
     """Computes the long profiles of some users from all that they have seen."""
     items, num_users = catalog.items, len(user_ids)
     num_categories = int(items.category_N.max()) + 1
-    shape = (num_users, num_categories)
-    seen_UG, liked_UG = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    total_UGD = np.zeros((*shape, items.content_ND.shape[1]))
-    authors_UA = np.full((num_users, NUM_AUTHORS), -1, np.int32)
-    count_positives(
-        *histories.flat(user_ids), POSITIVE, items.category_N, items.author_id_N,
-        items.content_ND, len(catalog.author_start_A) - 1, seen_UG, liked_UG, total_UGD, authors_UA,
-    )  # fmt: skip
+    length_U, item_P, actions_P = histories.flat(user_ids)
+    row_P = np.repeat(np.arange(num_users), length_U)
+    cell_P = row_P * num_categories + items.category_N[item_P]
+    liked = np.flatnonzero(actions_P & POSITIVE)
+
+    def per_category(cells: npt.NDArray, weights: npt.NDArray | None = None) -> npt.NDArray:
+        """Sums in the order of the history, so that a row does not depend on the batch."""
+        total = np.bincount(cells, weights, num_users * num_categories)
+        return total.reshape(num_users, num_categories)
+
+    seen_UG, liked_UG = per_category(cell_P), per_category(cell_P[liked])
+    liked_item, liked_cell = item_P[liked], cell_P[liked]
+    content_DP = items.content_ND[liked_item].T
+    total_UGD = np.stack([per_category(liked_cell, content_P) for content_P in content_DP], axis=2)
     seen_U1, liked_U1 = seen_UG.sum(axis=1)[:, None], liked_UG.sum(axis=1)[:, None]
     # Positives beyond what the user's own rate would give, in integers, so that ties are exact:
     # a category that is merely shown often is no interest.
@@ -89,8 +92,22 @@ def long_profiles(
     return LongProfiles(
         content_UMD=content_UMD.astype(np.float32),
         category_lift_UG=lift_UG.astype(np.float32),
-        authors_UA=authors_UA,
+        authors_UA=_top_authors(row_P[liked], items.author_id_N[liked_item], num_users),
     )
+
+
+def _top_authors(
+    row_P: npt.NDArray[np.int64], author_P: npt.NDArray[np.int32], num_users: int
+) -> npt.NDArray[np.int32]:
+    """Each user's authors by number of positives, of equals the lower number, -1 padded, [U, A]."""
+    pair_X, count_X = np.unique(row_P << 32 | author_P, return_counts=True)
+    row_X, author_X = pair_X >> 32, pair_X & 0xFFFFFFFF
+    order = np.lexsort((author_X, -count_X, row_X))
+    nth_X = np.arange(len(row_X)) - np.searchsorted(row_X, row_X)  # row_X is sorted either way
+    top = nth_X < NUM_AUTHORS
+    authors_UA = np.full((num_users, NUM_AUTHORS), -1, np.int32)
+    authors_UA[row_X[top], nth_X[top]] = author_X[order][top]
+    return authors_UA
 
 
 def make_query(
@@ -131,14 +148,9 @@ def make_query(
 
 
 def _largest_positive(score_UX: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.int32]:
-    """The `top` columns of largest score, int32 [U, top]; -1 where a score is not positive.
-
-    Ties go to the lower number: column and score are packed into one key.
-    """
-    size = score_UX.shape[1]
-    key_UX = np.maximum(score_UX, 0) * size + (size - 1 - np.arange(size))
-    start = max(0, size - top)
-    key_UM = -np.sort(-np.partition(key_UX, start, axis=1)[:, start:], axis=1)
+    """The `top` columns of largest score, of equals the lower; -1 where a score is not positive."""
+    order_UM = np.argsort(-score_UX, axis=1, kind="stable")[:, :top]
     columns = np.full((len(score_UX), top), -1, np.int32)
-    columns[:, : size - start] = np.where(key_UM >= size, size - 1 - key_UM % size, -1)
+    positive_UM = np.take_along_axis(score_UX, order_UM, axis=1) > 0
+    columns[:, : order_UM.shape[1]] = np.where(positive_UM, order_UM, -1)
     return columns

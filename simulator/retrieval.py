@@ -13,7 +13,7 @@ ranker. `ChannelRetrieval` is the default; another stage is any class with its `
 It must keep the contract: exactly C unique, uploaded, unseen ids, increasing in each row, a row
 depending on its own query alone.
 
-The content channels search an inverted file of our own (`simulator.retrieval_index`), not a
+The content channels search an inverted file of our own (`simulator.retrieval_search`), not a
 library's. One core of an AMD EPYC with AVX2, numpy 2.4, numba 0.68, faiss-cpu 1.15; a million items
 of 16 dimensions in 1,000 cells, 700,000 of them live, 10,000 seen; the 3,000 nearest to any of four
 vectors, recall against brute force (36 ms):
@@ -42,10 +42,13 @@ from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, hash_keys, normal, uniform
 from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.retrieval_index import CellIndex, build_index
-from simulator.retrieval_kernels import CHANNEL_BITS, fill_rows, first_reaching
-
-__all__ = ["PROBED", "QUOTAS", "Candidates", "Channel", "ChannelRetrieval", "RetrievalQuery"]
+from simulator.retrieval_search import (
+    CHANNEL_BITS,
+    CellIndex,
+    build_index,
+    fill_rows,
+    first_reaching,
+)
 
 QUOTAS: Mapping[Channel, float] = {
     Channel.RECENT: 0.30,
@@ -110,33 +113,35 @@ class ChannelRetrieval:
         return Candidates(ids_UC=packed_UC, channels_UC=channels_UC)
 
     def _fill(self, query: RetrievalQuery, packed_UC: npt.NDArray[np.int32]) -> None:
-        catalog, config = self._catalog, self._config
+        catalog, num_candidates = self._catalog, query.num_candidates
         live_U = catalog.num_live(query.time_ms_U)
-        recent_UVD, long_UVD = content_vectors(catalog, config, query)
-        stripe_U, stripes = query_stripes(catalog, query)
-        start_U, stride_U = walks(catalog, query, live_U)
-        count_U = np.full(len(query), query.num_candidates)
-        fill_rows(
-            self.index.centroid_LD, self.index.start_L, self.index.ids_N, self.index.vectors_ND,
-            live_U, query.seen_US, recent_UVD, long_UVD, self._proposals(query, live_U),
-            np.array(_num_proposals(query.num_candidates)), quotas(query.num_candidates), stripe_U,
-            stripes, self._probed, start_U, stride_U, packed_UC, count_U,
-        )  # fmt: skip
-        require_full(query, count_U)
-
-    def _proposals(
-        self, query: RetrievalQuery, live_U: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int32]:
-        author, popular, fresh = _num_proposals(query.num_candidates)
+        author, popular, fresh = _num_proposals(num_candidates)
         proposals_UP = np.empty((len(query), author + popular + fresh), np.int32)
-        proposals_UP[:, :author] = by_author(self._catalog, query, author)
-        reach_UP = popular_reach(self._catalog, query, live_U, popular)
+        proposals_UP[:, :author] = by_author(catalog, query, author)
         first_reaching(
-            self._catalog.popularity_sum_N, self._guide_N, reach_UP,
+            catalog.popularity_sum_N,
+            self._guide_N,
+            popular_reach(catalog, query, live_U, popular),
             proposals_UP[:, author : author + popular],
-        )  # fmt: skip
-        proposals_UP[:, author + popular :] = among_fresh(self._catalog, query, live_U, fresh)
-        return proposals_UP
+        )
+        proposals_UP[:, author + popular :] = among_fresh(catalog, query, live_U, fresh)
+        count_U = np.full(len(query), num_candidates)
+        fill_rows(
+            self.index,
+            live_U,
+            query.seen_US,
+            content_vectors(catalog, self._config, query),
+            proposals_UP,
+            np.array([author, popular, fresh]),
+            quotas(num_candidates),
+            query_stripes(catalog, query),
+            query.stripes,
+            self._probed,
+            *walks(catalog, query, live_U),
+            packed_UC,
+            count_U,
+        )
+        require_full(query, count_U)
 
 
 def quotas(num_candidates: int) -> npt.NDArray[np.int64]:
@@ -160,43 +165,31 @@ def require_full(query: RetrievalQuery, count_U: npt.NDArray[np.int64]) -> None:
         )
 
 
-def query_stripes(
-    catalog: ObservedCatalog, query: RetrievalQuery
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Which stripe of each cell every user's query searches, and of how many."""
+def query_stripes(catalog: ObservedCatalog, query: RetrievalQuery) -> npt.NDArray[np.int64]:
+    """The stripe of each cell that every user's query searches."""
     bits_U = hash_keys(catalog.seed, Purpose.STRIPE, *query.keys)[:, 0]
-    return (bits_U % np.uint64(query.stripes)).astype(np.int64), query.stripes
+    return (bits_U % np.uint64(query.stripes)).astype(np.int64)
 
 
 def content_vectors(
     catalog: ObservedCatalog, config: WorldConfig, query: RetrievalQuery
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """Query vectors of the recent and the long channel, [U, V, D] each, zeros where none."""
+) -> npt.NDArray[np.int16]:
+    """Query vectors of the recent and the long channel with keyed noise, [U, 2, V, D].
+
+    Rounded to integers; zeros where there are none.
+    """
     recent_URD = catalog.items.content_ND[query.recent_UR]
     recent_URD[query.recent_UR < 0] = 0
-    num_recent = recent_URD.shape[1]
-    return (
-        _noisy(catalog, config, query, recent_URD, 0),
-        _noisy(catalog, config, query, query.long_UMD, num_recent),
-    )
-
-
-def _noisy(
-    catalog: ObservedCatalog,
-    config: WorldConfig,
-    query: RetrievalQuery,
-    vectors_UVD: npt.NDArray[np.float32],
-    offset: int,
-) -> npt.NDArray[np.int16]:
-    """Query vectors with keyed noise, rounded to integers; missing (zero) vectors stay zero."""
-    _, v, d = vectors_UVD.shape
-    vector, dim = offset + np.arange(v)[:, None], np.arange(d)
+    vectors_UVD = np.concatenate([recent_URD, query.long_UMD], axis=1)
+    num_users, v, d = vectors_UVD.shape
     keys = (key[:, :, None] for key in query.keys)
-    noise_UVD = normal(catalog.seed, Purpose.QUERY_NOISE, *keys, vector, dim)
-    known_UV = (vectors_UVD != 0).any(axis=2)
+    noise_UVD = normal(
+        catalog.seed, Purpose.QUERY_NOISE, *keys, np.arange(v)[:, None], np.arange(d)
+    )
+    known_UV1 = (vectors_UVD != 0).any(axis=2, keepdims=True)
     noisy_UVD = vectors_UVD + config.retrieval_noise / np.sqrt(d) * noise_UVD
-    noisy_UVD = np.clip(np.rint(127 * noisy_UVD), -127, 127)
-    return (noisy_UVD * known_UV[:, :, None]).astype(np.int16)
+    noisy_UVD = np.clip(np.rint(127 * noisy_UVD), -127, 127) * known_UV1
+    return noisy_UVD.astype(np.int16).reshape(num_users, 2, v // 2, d)
 
 
 def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> npt.NDArray[np.int32]:

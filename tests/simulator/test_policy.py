@@ -1,36 +1,20 @@
-"""The earlier policy's compiled loops against plain numpy."""
+"""The earlier policy's matches against a plain form."""
 
 import numpy as np
-import pytest
 
-from simulator.policy_kernels import best_match, largest
+from simulator.policy import best_match
 
 
-@pytest.mark.parametrize("num_candidates", [1, 128, 300])
-def test_matches_are_those_of_numpy_dimension_by_dimension(num_candidates):
+def test_matches_are_the_closest_vectors_and_do_not_depend_on_the_batch():
     rng = np.random.default_rng(0)
     content_ND = rng.normal(size=(500, 16)).astype(np.float32)
-    ids_UC = rng.integers(0, 500, (5, num_candidates)).astype(np.int32)
-    sets = [rng.normal(size=(5, v, 16)).astype(np.float32) for v in (4, 3)]
-    sets[1][2] = 0
-    found = [np.empty(ids_UC.shape, np.float32) for _ in sets]
-    best_match(content_ND, ids_UC, *sets, *found)
-    content_UCD = content_ND[ids_UC]
-    for vectors_UVD, best_UC in zip(sets, found, strict=True):
-        want_UC = np.zeros(ids_UC.shape, np.float32)
-        for v in range(vectors_UVD.shape[1]):
-            product_UC = content_UCD[:, :, 0] * vectors_UVD[:, v, 0, None]
-            for d in range(1, 16):
-                product_UC += content_UCD[:, :, d] * vectors_UVD[:, v, d, None]
-            want_UC = np.maximum(want_UC, product_UC)
-        np.testing.assert_array_equal(best_UC, want_UC)
-
-
-@pytest.mark.parametrize("k", [1, 7, 40])
-def test_the_largest_are_those_of_a_stable_sort(k):
-    rng = np.random.default_rng(1)
-    score_UC = rng.integers(0, 12, (30, 40)).astype(np.float64)  # many equals
-    best_UK = np.empty((30, k), np.int64)
-    largest(score_UC, best_UK)
-    want_UK = np.argsort(-score_UC, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(best_UK, want_UK)
+    ids_UC = rng.integers(0, 500, (5, 300)).astype(np.int32)
+    vectors_UVD = rng.normal(size=(5, 4, 16)).astype(np.float32)
+    vectors_UVD[2] = 0
+    found_UC = best_match(content_ND, ids_UC, vectors_UVD)
+    exact_UC = np.einsum("ucd,uvd->ucv", content_ND[ids_UC].astype(float), vectors_UVD).max(axis=2)
+    np.testing.assert_allclose(found_UC, np.maximum(exact_UC, 0), atol=1e-5)
+    for user in range(5):
+        rows = slice(user, user + 1)
+        alone_UC = best_match(content_ND, ids_UC[rows], vectors_UVD[rows])
+        np.testing.assert_array_equal(alone_UC, found_UC[rows])

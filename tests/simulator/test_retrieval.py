@@ -11,8 +11,8 @@ from simulator.config import DAY_MS, START_MS
 from simulator.profiles import long_profiles, make_query
 from simulator.queries import Candidates, Channel
 from simulator.retrieval import PROBED, QUOTAS, ChannelRetrieval
-from simulator.retrieval_kernels import first_reaching
-from simulator.retrieval_naive import NaiveRetrieval
+from simulator.retrieval_reference import ReferenceRetrieval
+from simulator.retrieval_search import first_reaching
 from simulator.world import World
 
 USERS = np.arange(12, dtype=np.int32)
@@ -98,7 +98,7 @@ def test_the_compiled_stage_finds_what_the_naive_one_finds(shard, probed, num_ca
     query = query_of(world, shard, num_candidates)
     catalog = world.catalog.observed
     fast = ChannelRetrieval(catalog, TINY, probed=probed).retrieve(query)
-    slow = NaiveRetrieval(catalog, TINY, probed=probed).retrieve(query)
+    slow = ReferenceRetrieval(catalog, TINY, probed=probed).retrieve(query)
     np.testing.assert_array_equal(fast.ids_UC, slow.ids_UC)
     np.testing.assert_array_equal(fast.channels_UC, slow.channels_UC)
 
@@ -108,7 +108,7 @@ def test_most_of_the_brute_force_neighbours_are_found(shard):
     query = query_of(world, shard)
     catalog = world.catalog.observed
     near = [Channel.RECENT, Channel.LONG]
-    exact = NaiveRetrieval(catalog, world.config).retrieve(query)
+    exact = ReferenceRetrieval(catalog, world.config).retrieve(query)
     found = world.retrieval.retrieve(query)
     shares = [
         np.isin(exact.ids_UC[row][np.isin(exact.channels_UC[row], near)], found.ids_UC[row]).mean()

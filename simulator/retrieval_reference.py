@@ -1,6 +1,6 @@
-"""The retrieval stage once more, one user at a time in plain numpy: slow, and easy to believe.
+"""Reference implementation of the retrieval stage: one user at a time in plain numpy.
 
-Knows what `simulator.retrieval` knows, and draws the same; finds the same candidates (a test).
+Draws as `simulator.retrieval` does and finds the same candidates (a test).
 With `probed=None` every cell is searched: the exact nearest neighbours, against which recall is
 measured.
 
@@ -16,13 +16,10 @@ from simulator import retrieval
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
 from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.retrieval_index import CellIndex, build_index
-from simulator.retrieval_kernels import MIN_CELLS
-
-__all__ = ["NaiveRetrieval"]
+from simulator.retrieval_search import MIN_CELLS, CellIndex, build_index
 
 
-class NaiveRetrieval:
+class ReferenceRetrieval:
     """`simulator.retrieval.ChannelRetrieval`, O(N D) a user where every cell is searched.
 
     Args:
@@ -76,23 +73,23 @@ class NaiveRetrieval:
                     chosen[item] = channel
                     limit -= 1
 
-        stripe_U, stripes = retrieval.query_stripes(catalog, query)
-        vectors = retrieval.content_vectors(catalog, self._config, query)
-        for channel, vectors_UVD in zip((Channel.RECENT, Channel.LONG), vectors, strict=True):
-            nearest_n = self._nearest(
-                vectors_UVD[0], live, int(stripe_U[0]), stripes, quota[channel]
-            )
+        stripe = int(retrieval.query_stripes(catalog, query)[0])
+        vectors_QVD = retrieval.content_vectors(catalog, self._config, query)[0]
+        for channel, vectors_VD in zip((Channel.RECENT, Channel.LONG), vectors_QVD, strict=True):
+            nearest_n = self._nearest(vectors_VD, live, stripe, query.stripes, quota[channel])
             take(nearest_n, channel, quota[channel])
-        draws = retrieval.OVERSAMPLING
-        popular_P = np.searchsorted(
-            catalog.popularity_sum_N,
-            retrieval.popular_reach(catalog, query, live_U, draws * quota[Channel.POPULAR])[0],
+        author, popular, fresh = (
+            retrieval.OVERSAMPLING * quota[c]
+            for c in (Channel.AUTHOR, Channel.POPULAR, Channel.FRESH)
         )
-        author_P = retrieval.by_author(catalog, query, draws * quota[Channel.AUTHOR])[0]
-        fresh_P = retrieval.among_fresh(catalog, query, live_U, draws * quota[Channel.FRESH])[0]
-        take(author_P, Channel.AUTHOR, quota[Channel.AUTHOR])
-        take(popular_P, Channel.POPULAR, quota[Channel.POPULAR])
-        take(fresh_P, Channel.FRESH, quota[Channel.FRESH])
+        reach_P = retrieval.popular_reach(catalog, query, live_U, popular)[0]
+        proposals = {
+            Channel.AUTHOR: retrieval.by_author(catalog, query, author)[0],
+            Channel.POPULAR: np.searchsorted(catalog.popularity_sum_N, reach_P),
+            Channel.FRESH: retrieval.among_fresh(catalog, query, live_U, fresh)[0],
+        }
+        for channel, proposal_P in proposals.items():
+            take(proposal_P, channel, quota[channel])
         start_U, stride_U = retrieval.walks(catalog, query, live_U)
         walk_P = (start_U[0] + stride_U[0] * np.arange(live)) % live
         take(walk_P, Channel.EXPLORE, num_candidates - len(chosen))

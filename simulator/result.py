@@ -23,7 +23,7 @@ from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
 from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.checkpoint import load_metrics, version_folder
-from simulator.calibration import calibration_of_run
+from simulator.calibration.table import calibration_of_run
 from simulator.parts import RunFacts, read_facts
 from simulator.presets import AA_ARM, RunConfig
 

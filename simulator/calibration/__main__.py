@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from simulator.calibration.crowd import CROWDS, solve_popularity
-from simulator.calibration.table import surface_of
-from simulator.calibration.targets import random_pool, wanted_rates
+from simulator.calibration.measure import random_pool, surface_of, wanted_rates
+from simulator.calibration.sample import CROWDS
+from simulator.calibration.solve import solve_levels, solve_popularity
 from simulator.config import (
     LEVELS_PATH,
     SCALES,
@@ -23,7 +23,6 @@ from simulator.config import (
     uncalibrated_config,
     world_config,
 )
-from simulator.levels import solve_levels
 
 SOLVING_SEED = 2022
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.calibration.measure import sessions
-from simulator.calibration.table import Lives
+from simulator.calibration.table import SampledWorlds
 
 __all__ = ["Panel", "calibration_svg", "panels", "svg_of_panels"]
 
@@ -59,44 +59,44 @@ class Panel:
     as_line: bool = False
 
 
-def calibration_svg(lives: Lives, curves: Mapping[str, Any], title: str) -> str:
+def calibration_svg(sampled: SampledWorlds, curves: Mapping[str, Any], title: str) -> str:
     """The figures of what was lived; `curves` as the targets' file has them, or fewer."""
-    return svg_of_panels(panels(lives, curves), title)
+    return svg_of_panels(panels(sampled, curves), title)
 
 
-def panels(lives: Lives, curves: Mapping[str, Any]) -> list[Panel]:
+def panels(sampled: SampledWorlds, curves: Mapping[str, Any]) -> list[Panel]:
     """Watch time, duration, popularity, histories, activity, click rate by activity, sessions."""
     feeds = [
         {name: column[log["is_rand"] == 0] for name, column in log.items()}
-        for log in lives.impressions
+        for log in sampled.impressions
     ]
     play_s = np.concatenate([feed["play_time_ms"] for feed in feeds]) / 1000
     return [
         _watch_time(play_s, curves.get("play_s")),
         _quantiles(
             "Durations: share of videos below, by seconds",
-            np.concatenate(lives.duration_ms) / 1000,
+            np.concatenate(sampled.duration_ms) / 1000,
             [5, 10, 20, 40, 80, 160, 320, 640],
             curves.get("duration_s", {}).get("quantile", ()),
             curves.get("duration_s", {}).get("seconds", ()),
         ),
-        _popularity(lives.views, curves.get("top_share")),
+        _popularity(sampled.views, curves.get("top_share")),
         _quantiles(
             "Histories: share of users below, by impressions",
-            lives.history_U,
-            _decades(lives.history_U),
+            sampled.history_U,
+            _decades(sampled.history_U),
             curves.get("history", {}).get("quantile", ()),
             curves.get("history", {}).get("impressions", ()),
         ),
         _quantiles(
             "Activity: share of users below, by impressions a day",
-            lives.history_U / lives.config.warmup_days,
-            _decades(lives.history_U / lives.config.warmup_days),
+            sampled.history_U / sampled.config.warmup_days,
+            _decades(sampled.history_U / sampled.config.warmup_days),
             [0.5] if "per_day" in curves else (),
             [curves["per_day"]["median"]] if "per_day" in curves else (),
         ),
         _click_by_activity(feeds, curves.get("click_by_activity")),
-        _sessions(lives, curves.get("session")),
+        _sessions(sampled, curves.get("session")),
     ]
 
 
@@ -182,8 +182,8 @@ def _click_by_activity(
     )
 
 
-def _sessions(lives: Lives, curve: Mapping[str, Any] | None) -> Panel:
-    size = np.concatenate([sessions(log["user_id"], log["time_ms"]) for log in lives.impressions])
+def _sessions(sampled: SampledWorlds, curve: Mapping[str, Any] | None) -> Panel:
+    size = np.concatenate([sessions(log["user_id"], log["time_ms"]) for log in sampled.impressions])
     edges = np.array([0, 10, 20, 40, 80, 160, 320])
     share = np.histogram(size, [*edges, np.inf])[0] / len(size)
     means = f"mean {size.mean():.0f}"

@@ -19,13 +19,11 @@ from ifa_ray.data.log import read_impressions, read_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, write_atomically
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS
-from simulator.calibration.crowd import Crowd, crowd_views
 from simulator.calibration.measure import concentration, measure, sessions
+from simulator.calibration.sample import Crowd, crowd_views, draw_sample
+from simulator.calibration.solve import WATCH_FIT, rates, solve_levels
 from simulator.config import DAY_MS, WorldConfig
-from simulator.levels import WATCH_FIT, draw_sample, rates, solve_levels
 from simulator.presets import RunConfig
-
-__all__ = ["Log", "fit_log", "fit_world", "read_log", "write_preset"]
 
 LEAST_ROWS = 1_000
 LEAST_USERS = 10

@@ -62,11 +62,10 @@ def add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 def run_calibration(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.calibration import calibration_of_arms, format_rows
-    from simulator.calibration.crowd import CROWDS
     from simulator.calibration.figures import calibration_svg
-    from simulator.calibration.table import compare_lives, live_worlds, surface_of
-    from simulator.calibration.targets import curves
+    from simulator.calibration.measure import curves, format_rows, surface_of
+    from simulator.calibration.sample import CROWDS
+    from simulator.calibration.table import calibration_of_arms, compare_worlds, sample_worlds
 
     if args.run is not None:
         from ifa_ray.data.run_folder import RunFolder
@@ -82,12 +81,12 @@ def run_calibration(args: argparse.Namespace) -> int:
     name = args.preset or "quick"
     config = preset(name, args.world or "balanced")
     surface, crowd = surface_of(config.preset), CROWDS.get(config.preset)
-    lives = live_worlds(config.world, surface=surface, crowd=crowd)
-    rows = compare_lives(lives, surface, crowd)
+    sampled = sample_worlds(config.world, surface=surface, crowd=crowd)
+    rows = compare_worlds(sampled, surface, crowd)
     print(json.dumps(rows, indent=1) if args.json else format_rows(rows))
     if args.svg is not None:
         title = f"{name}, {args.world or 'balanced'}: the world and what was published"
-        args.svg.write_text(calibration_svg(lives, curves(surface), title), encoding="utf-8")
+        args.svg.write_text(calibration_svg(sampled, curves(surface), title), encoding="utf-8")
         print(args.svg, file=sys.stderr)
     return 0
 

@@ -10,26 +10,26 @@ from tiny_worlds import TINY
 
 from ifa_ray.errors import ConfigError
 from simulator.__main__ import main
-from simulator.calibration import (
-    calibration_table,
+from simulator.calibration.figures import Panel, calibration_svg, svg_of_panels
+from simulator.calibration.measure import (
+    SURFACES,
     compare,
+    curves,
     format_rows,
+    random_pool,
     targets,
     wanted_rates,
 )
-from simulator.calibration.crowd import Crowd
-from simulator.calibration.figures import Panel, calibration_svg, svg_of_panels
-from simulator.calibration.table import live_worlds
-from simulator.calibration.targets import SURFACES, curves, random_pool
+from simulator.calibration.sample import Crowd, draw_sample, pool_weights, thinned
+from simulator.calibration.solve import rates, solve_levels, solve_on_sample, unmet
+from simulator.calibration.table import compare_worlds, sample_worlds
 from simulator.config import world_config
-from simulator.level_sample import pool_weights, thinned
-from simulator.levels import draw_sample, rates, solve_levels, solve_on_sample, unmet
 
 
 @pytest.fixture(scope="module")
 def rows():
-    table = calibration_table(world_config("smoke"), seeds=range(1, 6), num_users=64)
-    return {row["key"]: row for row in table}
+    sampled = sample_worlds(world_config("smoke"), seeds=range(1, 6), num_users=64)
+    return {row["key"]: row for row in compare_worlds(sampled)}
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,7 @@ def test_a_target_that_no_world_can_have_is_refused(target, says):
 def test_impressions_per_request_are_met_by_refreshing():
     wanted = {**wanted_rates("kuaishou_paper"), "feed_impressions_per_request": 3.0}
     solved = solve_levels(TINY, wanted, seed=5, num_worlds=1, num_users=24, rounds=1)
-    lives = live_worlds(solved, [7], 48)
-    found = lives.found[0]["feed_impressions_per_request"]
+    found = sample_worlds(solved, [7], 48).found[0]["feed_impressions_per_request"]
     assert found == pytest.approx(3.0, rel=0.1)
 
 
@@ -194,8 +193,8 @@ def test_a_thinned_world_keeps_how_much_of_the_catalogue_a_user_sees():
 
 def test_the_figures_are_drawn_from_what_was_lived():
     crowd = Crowd(users=60, history_median=20.0, num_items=800, num_candidates=80)
-    lives = live_worlds(dataclasses.replace(TINY, max_history=120), [3], 24, crowd=crowd)
-    text = calibration_svg(lives, curves(), "tiny <world>")
+    sampled = sample_worlds(dataclasses.replace(TINY, max_history=120), [3], 24, crowd=crowd)
+    text = calibration_svg(sampled, curves(), "tiny <world>")
     root = ET.fromstring(text)
     names = [element.tag.rpartition("}")[2] for element in root.iter()]
     assert names.count("g") == 7
@@ -203,7 +202,7 @@ def test_the_figures_are_drawn_from_what_was_lived():
     published = 7 + 2 + 5 + 7 + 1 + 5  # watch, duration, popularity, history, activity, clicks
     assert names.count("circle") == published + 1  # and the legend's
     assert "tiny &lt;world&gt;" in text
-    bare = calibration_svg(lives, {}, "no published curves")
+    bare = calibration_svg(sampled, {}, "no published curves")
     assert bare.count("<circle") == 1
 
 

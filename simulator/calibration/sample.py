@@ -1,8 +1,8 @@
-"""What levels are solved on: what users met under the earlier policy, and would have met at random.
+"""Simulated warm-ups to solve levels on and to measure: thinned worlds, and a crowd for popularity.
 
 Knows the hidden world. On a fixed sample every rate is a smooth closed form of the levels. Sampled
-worlds are thinned: shorter histories in a smaller catalogue, so that how much of the catalogue a
-user has seen, and how many items an approximate search looks at, stay as they are.
+worlds are thinned: shorter histories in a smaller catalogue, so that the share of the catalogue
+that a user has seen, and the number of items that an approximate search visits, stay as they are.
 
 Letters: U users, X items per user, P impressions of the sample, Q random exposures of the sample.
 """
@@ -23,18 +23,9 @@ from simulator.slates import Visit
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World
 
-__all__ = [
-    "Pool",
-    "Sample",
-    "draw_lives",
-    "draw_sample",
-    "pool_weights",
-    "sample_config",
-    "thinned",
-]
-
 Array = npt.NDArray[np.float64]
 Pool = tuple[float, float]
+"""Mean and standard deviation of the log durations (s) of randomly exposed videos."""
 
 SAMPLE_HISTORY = 600.0
 SAMPLE_ITEMS = 20_000
@@ -50,7 +41,7 @@ class Sample:
         core_P, bias_P: float64, utility over `utility_scale`, and eagerness in its unit.
         duration_s_P: float64.
         user_P: int64, row of the user.
-        session_joy_P: float64, joy of the session so far.
+        session_joy_P: float64, satisfaction with the session so far.
         core_Q, bias_Q, duration_s_Q: the same of random exposures.
         weight_Q: float64, sums to 1; a user counts by the impressions, as random slots do.
     """
@@ -66,20 +57,66 @@ class Sample:
     weight_Q: Array
 
 
-def sample_config(config: WorldConfig) -> WorldConfig:
-    """The world with prehistories short enough to sample in seconds, otherwise alike."""
-    return thinned(config, min(config.history_median, SAMPLE_HISTORY), SAMPLE_ITEMS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crowd:
+    """Thousands of users with short histories in a small catalogue, to measure popularity.
+
+    No user sees an item twice, so a few dozen users, however long their histories, bound the share
+    of the top 1%. Keeping one item in h keeps the curve and makes every history h times shorter.
+
+    Attributes:
+        users: all in one world.
+        history_median: of their prehistories.
+        num_items: catalogue; unseen items count in no figure.
+        num_candidates: over `warmup_candidates`, in how many stripes the catalogue is searched.
+    """
+
+    users: int
+    history_median: float
+    num_items: int
+    num_candidates: int
 
 
-def thinned(config: WorldConfig, history_median: float, least_items: int) -> WorldConfig:
-    """The world with shorter histories in a smaller catalogue.
+CROWDS = {
+    name: Crowd(users=3_000, history_median=90.0, num_items=60_000, num_candidates=600)
+    for name in ("kuairand", "kuaishou_paper")
+}
+"""Scales whose popularity is measured on a crowd."""
+
+
+def crowd_views(config: WorldConfig, crowd: Crowd, seed: int) -> npt.NDArray[np.int32]:
+    """Video ids of all impressions of a crowd, with the mechanisms and levels of a world."""
+    share = crowd.history_median / config.history_median
+    config = dataclasses.replace(
+        config,
+        num_items=crowd.num_items,
+        num_candidates=crowd.num_candidates,
+        warmup_candidates=min(config.warmup_candidates, crowd.num_candidates),
+        history_median=crowd.history_median,
+        min_history=max(1, int(share * config.min_history)),
+        max_history=max(1, int(share * config.prehistory_limit)),
+        longest_prehistory=0,
+        warmup_requests_per_user=1,
+    )
+    world = World(config, seed)
+    shard = ShardState.new(world, np.arange(crowd.users, dtype=np.int32))
+    return asyncio.run(run_warmup(world, shard)).impressions["video_id"]
+
+
+def thinned(
+    config: WorldConfig,
+    history_median: float | None = None,
+    least_items: int = SAMPLE_ITEMS,
+) -> WorldConfig:
+    """The world with shorter histories in a smaller catalogue, to sample in seconds.
 
     Args:
         config: the world.
-        history_median: of the thinned one, at most the world's.
+        history_median: of the thinned one, at most the world's; None: at most 600.
         least_items: the catalogue shrinks with the histories, but not below this.
     """
-    share = history_median / config.history_median
+    median = min(config.history_median, history_median or SAMPLE_HISTORY)
+    share = median / config.history_median
     num_items = max(int(share * config.num_items), min(least_items, config.num_items))
     # The stripe of the catalogue that a warm-up request searches keeps its size.
     num_candidates = int(config.num_candidates * num_items / config.num_items)
@@ -88,7 +125,7 @@ def thinned(config: WorldConfig, history_median: float, least_items: int) -> Wor
         config,
         num_items=num_items,
         num_candidates=max(num_candidates, config.warmup_candidates),
-        history_median=history_median,
+        history_median=median,
         min_history=max(1, int(share * config.min_history)),
         max_history=min(longest, config.max_history),
         longest_prehistory=longest if longest > config.max_history else 0,
@@ -97,18 +134,15 @@ def thinned(config: WorldConfig, history_median: float, least_items: int) -> Wor
 
 
 def pool_weights(duration_s: Array, catalogue: Pool, pool: Pool | None) -> Array:
-    """How much each random exposure counts, so that durations are those of a pool of videos.
+    """Weights of random exposures, of mean 1, that give them the durations of a pool of videos.
 
     KuaiRand's random exposures are of 7,583 videos whose median duration is 81 s, not of its whole
     catalogue, whose median is 35 s.
 
     Args:
         duration_s: of uniformly random items of the catalogue.
-        catalogue: mean and sd of the catalogue's log durations.
-        pool: of the pool's; None counts all alike.
-
-    Returns:
-        Weights of mean 1.
+        catalogue: of its log durations.
+        pool: None counts all alike.
     """
     if pool is None or not len(duration_s):
         return np.ones(len(duration_s))
@@ -121,18 +155,12 @@ def pool_weights(duration_s: Array, catalogue: Pool, pool: Pool | None) -> Array
 def draw_sample(
     config: WorldConfig, seeds: Sequence[int], num_users: int, pool: Pool | None = None
 ) -> Sample:
-    """Lives warm-ups under the earlier policy and keeps the hidden side of what was met.
+    """Simulates warm-ups of several thinned worlds and keeps the hidden side of each impression.
 
-    Several worlds, because a hundred users' mean eagerness moves the click rate by several percent.
-
-    Args:
-        config: the world, with levels that shape what the earlier policy shows.
-        seeds: of the worlds.
-        num_users: of each.
-        pool: mean and sd of the log durations of the random exposures; None: the catalogue's.
+    Several, because a hundred users' mean eagerness moves the click rate by several percent.
     """
-    sampled = sample_config(config)
-    parts = [draw_lives(World(sampled, seed), num_users, pool)[0] for seed in seeds]
+    small = thinned(config)
+    parts = [simulate_warmup(World(small, seed), num_users, pool)[0] for seed in seeds]
     joined = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])
         for field in dataclasses.fields(Sample)
@@ -143,10 +171,10 @@ def draw_sample(
     return Sample(**joined)
 
 
-def draw_lives(
+def simulate_warmup(
     world: World, num_users: int, pool: Pool | None = None
 ) -> tuple[Sample, dict[str, np.ndarray]]:
-    """Lives one world's warm-up; the sample of it, and all its impressions as they are logged."""
+    """Simulates one world's warm-up; its sample, and all its impressions as they are logged."""
     config, seed = world.config, world.seed
     shard = ShardState.new(world, np.arange(num_users, dtype=np.int32))
     visits: list[Visit] = []

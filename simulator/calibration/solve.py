@@ -1,9 +1,8 @@
 """Solves a world's level parameters against real rates, on a fixed sample.
 
-Knows the closed forms of the responses and targets by name; how a sample is drawn is in
-`simulator.level_sample`. Levels are found by least squares and bisection, not by trial. New levels
-change what the policy shows, so sampling and solving take turns until they agree. A level that is
-exactly zero is a mechanism switched off, and stays so.
+Knows the closed forms of the responses and targets by name. Levels are found by least squares and
+bisection, not by trial. New levels change what the policy shows, so sampling and solving take turns
+until they agree. A level that is exactly zero is a mechanism switched off, and stays so.
 
 Letters: P impressions of the sample, Q random exposures of the sample.
 """
@@ -18,8 +17,9 @@ import numpy.typing as npt
 from scipy.optimize import brentq, least_squares
 
 from ifa_ray.config import require
+from simulator.calibration.measure import RATIO_RANGE_S, RATIO_THRESHOLDS, concentration
+from simulator.calibration.sample import Crowd, Pool, Sample, crowd_views, draw_sample
 from simulator.config import WorldConfig
-from simulator.level_sample import Pool, Sample, draw_sample, sample_config
 from simulator.responses import (
     FEEDBACK,
     Watch,
@@ -32,27 +32,8 @@ from simulator.responses import (
 )
 from simulator.transition import leave_probability
 
-__all__ = [
-    "RATIO_RANGE_S",
-    "RATIO_THRESHOLDS",
-    "Sample",
-    "draw_sample",
-    "rates",
-    "sample_config",
-    "solve_levels",
-    "solve_on_sample",
-    "unmet",
-]
-
 Array = npt.NDArray[np.float64]
-
-SAMPLE_WORLDS = 4
-SAMPLE_USERS = 48
-SAMPLE_ROUNDS = 2
-
-# KuaiRec's watch ratios: its quartiles, over videos of the middle half of its durations.
-RATIO_RANGE_S = (7.434, 12.179)
-RATIO_THRESHOLDS = {"q25": 0.3111, "q50": 0.7161, "q75": 1.1618}
+Report = Callable[[str], None]
 
 # How closely each rate is fitted, as a relative error of one unit of the least squares.
 WATCH_FIT: Mapping[str, float] = {
@@ -90,6 +71,13 @@ UNMET = 0.05
 # Of the least squares in a round: enough where targets bind, an end where they leave levels open.
 MAX_STEPS = 30
 
+# Popularity: change of (top 1% share, Gini) with (popularity_slope, policy_popularity), measured;
+# where the search starts, and Broyden's updates correct it.
+JACOBIAN = ((0.41, 0.25), (0.36, 0.38))
+UNITS = np.array([0.04, 0.03])
+MAX_CROWDS = 6
+LOWEST, HIGHEST = np.array([0.05, 0.0]), np.array([2.5, 4.0])
+
 
 def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
     """Expected rates on a sample, in closed form, by the names of the targets."""
@@ -98,8 +86,8 @@ def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
     click_P, long_P = _watch_rates(watch_P)
     click_Q, long_Q = _watch_rates(watch_Q)
     below_3s_P = 1 - play_exceeds(watch_P, np.minimum(watch_P.duration_s, 3.0))
-    seen_U = np.maximum(np.bincount(sample.user_P), 1)
-    user_click_U = np.bincount(sample.user_P, click_P) / seen_U
+    count_U = np.bincount(sample.user_P)
+    user_click_U = np.bincount(sample.user_P, click_P) / np.maximum(count_U, 1)
     equal_P = np.full(len(click_P), 1 / len(click_P))
     found = {
         "feed_is_click": click_P @ equal_P,
@@ -112,7 +100,7 @@ def rates(config: WorldConfig, sample: Sample) -> dict[str, float]:
         "random_long_view": long_Q @ sample.weight_Q,
         "random_mean_play_s": expected_play_s(watch_Q, config.replay_share) @ sample.weight_Q,
         "user_click_mean": user_click_U.mean(),
-        "activity_click_spearman": _spearman(np.bincount(sample.user_P), user_click_U),
+        "activity_click_spearman": _spearman(count_U, user_click_U),
         "user_click_sd": user_click_U.std(),
     }
     for name in FEEDBACK:
@@ -126,13 +114,13 @@ def solve_levels(
     targets: Mapping[str, float],
     seed: int,
     *,
-    num_worlds: int = SAMPLE_WORLDS,
-    num_users: int = SAMPLE_USERS,
-    rounds: int = SAMPLE_ROUNDS,
+    num_worlds: int = 4,
+    num_users: int = 48,
+    rounds: int = 2,
     pool: Pool | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Report = lambda _: None,
 ) -> WorldConfig:
-    """The world with its levels solved.
+    """Solves the levels of a world.
 
     Args:
         config: the world; its levels are where the search starts.
@@ -141,34 +129,28 @@ def solve_levels(
         num_worlds: of the sample.
         num_users: of each of its worlds.
         rounds: turns of sampling and solving.
-        pool: mean and sd of the log durations of random exposures; None: the catalogue's.
+        pool: of random exposures; None: the catalogue's.
         report: is given a line after each round, and one for each target that was not met.
 
     Raises:
         ConfigError: if a target is out of its range.
     """
-    check_targets(targets)
+    _check_targets(targets)
     sample = None
     for turn in range(rounds):
         sample = draw_sample(config, range(seed, seed + num_worlds), num_users, pool)
         before = config.levels
         config = solve_on_sample(config, targets, sample)
-        if report is not None:
-            moved = {name: abs(config.levels[name] - before[name]) for name in before}
-            most = max(moved, key=moved.__getitem__)
-            report(f"round {turn + 1} of {rounds}: largest move {moved[most]:.3f}, of {most}")
-    if report is not None and sample is not None:
-        for line in unmet(config, targets, sample):
-            report(line)
+        moved = {name: abs(config.levels[name] - before[name]) for name in before}
+        most = max(moved, key=moved.__getitem__)
+        report(f"round {turn + 1} of {rounds}: largest move {moved[most]:.3f}, of {most}")
+    for line in unmet(config, targets, sample) if sample is not None else ():
+        report(line)
     return config
 
 
-def check_targets(targets: Mapping[str, float]) -> None:
-    """Refuses what no world can have.
-
-    Raises:
-        ConfigError: naming target, value and rule.
-    """
+def _check_targets(targets: Mapping[str, float]) -> None:
+    """Refuses targets that no world can have."""
     for name, value in targets.items():
         if name.endswith(("_s", "_per_request")):
             require(0 < value < np.inf, f"targets.{name}", value, "a finite number > 0")
@@ -177,8 +159,8 @@ def check_targets(targets: Mapping[str, float]) -> None:
     for surface in ("feed", "random"):
         click, long = (targets.get(f"{surface}_{name}") for name in ("is_click", "long_view"))
         if click is not None and long is not None:
-            require(long <= click, f"targets.{surface}_long_view", long,
-                    f"<= {surface}_is_click == {click}: a long view is a click")  # fmt: skip
+            rule = f"<= {surface}_is_click == {click}: a long view is a click"
+            require(long <= click, f"targets.{surface}_long_view", long, rule)
 
 
 def unmet(config: WorldConfig, targets: Mapping[str, float], sample: Sample) -> Iterator[str]:
@@ -207,6 +189,50 @@ def solve_on_sample(
     return solved if wanted is None else _solve_refresh(solved, wanted)
 
 
+def solve_popularity(
+    config: WorldConfig, crowd: Crowd, targets: Mapping[str, float], seed: int, report: Report
+) -> WorldConfig:
+    """Solves slope and policy so that a crowd gathers on as few items as the targets say.
+
+    A steeper slope and a policy that looks more at popularity both concentrate; the slope more at
+    the head, the policy more in the tail. Each step simulates a crowd, so steps are few; the world
+    of the step that came nearest is returned.
+
+    Args:
+        config: the world; its slope and policy are where the search starts.
+        crowd: to simulate.
+        targets: `top_1pct_share` and `gini`.
+        seed: of the crowd's world.
+        report: is given a line a step.
+    """
+    wanted = np.array([targets["top_1pct_share"], targets["gini"]])
+    x = np.array([config.popularity_slope, config.policy_popularity])
+    slope = np.array(JACOBIAN)
+    best, nearest, before = config, np.inf, None
+    for _ in range(MAX_CROWDS):
+        config = dataclasses.replace(
+            config, popularity_slope=float(x[0]), policy_popularity=float(x[1])
+        )
+        figures = concentration(crowd_views(config, crowd, seed), crowd.users)
+        found = np.array([figures["top_1pct_share"], figures["gini"]])
+        report(
+            f"popularity_slope {x[0]:.3f}, policy_popularity {x[1]:.3f}: top 1% {found[0]:.3f}, "
+            f"Gini {found[1]:.3f}"
+        )
+        distance = float(np.abs((found - wanted) / UNITS).max())
+        if distance < nearest:
+            best, nearest = config, distance
+        if distance < 0.4:
+            break
+        if before is not None:
+            moved = x - before[0]
+            slope += np.outer(found - before[1] - slope @ moved, moved) / (moved @ moved)
+        before = x, found
+        step = np.clip(np.linalg.solve(slope, wanted - found), -0.3, 0.3)
+        x = np.clip(x + step, LOWEST, HIGHEST)
+    return best
+
+
 def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Sample) -> WorldConfig:
     fitted = [name for name in WATCH_FIT if name in targets]
     names = [name for name in WATCH_BOUNDS if getattr(config, name) != 0]
@@ -227,7 +253,7 @@ def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Samp
 
 
 def _spearman(activity_U: npt.NDArray, click_U: Array) -> float:
-    """Rank correlation over the users of a sample."""
+    """Rank correlation over the users of a sample, ties in order of the user."""
     ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (activity_U, click_U)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
@@ -266,9 +292,11 @@ def _ratio_shares(config: WorldConfig, watch: Watch) -> dict[str, float]:
     low, high = RATIO_RANGE_S
     inside = (watch.duration_s >= low) & (watch.duration_s <= high)
     part = dataclasses.replace(
-        watch, skip=watch.skip[inside], log_mean=watch.log_mean[inside],
+        watch,
+        skip=watch.skip[inside],
+        log_mean=watch.log_mean[inside],
         duration_s=watch.duration_s[inside],
-    )  # fmt: skip
+    )
     played = max(float((1 - part.skip * part.zero_share).sum()), 1e-9)
     found = {}
     for name, ratio in RATIO_THRESHOLDS.items():
@@ -299,24 +327,24 @@ def _solve_feedback(
     config: WorldConfig, name: str, targets: Mapping[str, float], sample: Sample
 ) -> WorldConfig:
     """The level that meets the feed's rate, at the gain that comes nearest to the random one's."""
-    fields = f"{name.removeprefix('is_')}_level", f"{name.removeprefix('is_')}_gain"
+    level_name, gain_name = (f"{name.removeprefix('is_')}_{part}" for part in ("level", "gain"))
     utility_P, watch_P = _feed(config, sample)
     utility_Q, watch_Q = _random(config, sample)
     equal_P = np.full(len(utility_P), 1 / len(utility_P))
 
     def at_gain(gain: float) -> WorldConfig:
-        trial = config.with_levels({fields[1]: gain})
+        trial = config.with_levels({gain_name: gain})
 
         def excess(level: float) -> float:
-            at_level = trial.with_levels({fields[0]: level})
+            at_level = trial.with_levels({level_name: level})
             found = _feedback_rate(at_level, name, utility_P, watch_P, equal_P)
             return np.log(found / targets[f"feed_{name}"])
 
-        return trial.with_levels({fields[0]: float(brentq(excess, -40.0, 20.0, xtol=1e-4))})
+        return trial.with_levels({level_name: float(brentq(excess, -40.0, 20.0, xtol=1e-4))})
 
     wanted = targets.get(f"random_{name}")
-    if wanted is None or getattr(config, fields[1]) == 0:
-        return at_gain(getattr(config, fields[1]))
+    if wanted is None or getattr(config, gain_name) == 0:
+        return at_gain(getattr(config, gain_name))
 
     def at_random(gain: float) -> float:
         found = _feedback_rate(at_gain(gain), name, utility_Q, watch_Q, sample.weight_Q)
@@ -341,8 +369,9 @@ def _solve_leaving(config: WorldConfig, sample: Sample) -> WorldConfig:
 
 def _solve_refresh(config: WorldConfig, impressions: float) -> WorldConfig:
     """Sets `refresh_rate` so that so many of a slate's items are seen, users leaving as they do."""
-    require(1 <= impressions < config.slate_size, "targets.feed_impressions_per_request",
-            impressions, f"in [1, slate_size == {config.slate_size})")  # fmt: skip
+    rule = f"in [1, slate_size == {config.slate_size})"
+    inside = 1 <= impressions < config.slate_size
+    require(inside, "targets.feed_impressions_per_request", impressions, rule)
     stay = 1 - 1 / config.session_impressions
 
     def excess(rate: float) -> float:

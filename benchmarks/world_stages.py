@@ -21,12 +21,12 @@ from simulator.compile_ahead import compile_ahead
 from simulator.config import DAY_MS, START_MS, WorldConfig
 from simulator.crn import Purpose, uniform
 from simulator.day import run_day, run_warmup
-from simulator.exposure import scroll
 from simulator.profiles import long_profiles, make_query
 from simulator.queries import Candidates, Channel, RetrievalQuery
 from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
 from simulator.retrieval import ChannelRetrieval
 from simulator.retrieval_reference import ReferenceRetrieval
+from simulator.slates import scroll
 from simulator.transition import SessionState, remember_authors, satisfy
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World

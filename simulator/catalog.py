@@ -1,4 +1,4 @@
-"""The catalogue: what items are (hidden) and what a platform can know of them (observed).
+"""The catalogue: hidden items, and the part of them that a platform can observe.
 
 Knows items only, no users. Video ids are in order of upload, so what exists at a time is a prefix
 of the catalogue.
@@ -16,8 +16,6 @@ import numpy.typing as npt
 from ifa_ray.data.items import ItemTable
 from simulator.config import DAY_MS, START_MS, WorldConfig
 from simulator.crn import Purpose, normal, uniform
-
-__all__ = ["DURATION_MEDIAN_S", "NUM_STYLES", "Catalog", "ObservedCatalog", "make_catalog"]
 
 NUM_STYLES = 3
 """Two directions of style, and duration."""
@@ -40,7 +38,7 @@ OLD_ITEM_AGE_DAYS = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ObservedCatalog:
-    """What retrieval and rankers may know.
+    """The part of the catalogue that retrieval and rankers may know.
 
     Attributes:
         seed: of the draws of retrieval.
@@ -61,7 +59,7 @@ class ObservedCatalog:
     author_start_A: npt.NDArray[np.int64]
 
     def num_live(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """How many items exist at each time: the video ids below this number."""
+        """Number of items that exist at each time: the video ids below it."""
         return np.searchsorted(self.items.upload_ms_N, time_ms, side="right")
 
 
@@ -70,7 +68,7 @@ class Catalog:
     """The hidden truth about N items, and its observed part.
 
     Attributes:
-        observed: what a platform can know.
+        observed: the part that a platform can know.
         topic_N, second_N: int32, main and second latent topic.
         mix_N: float64 in [0, 0.5], weight of the second topic.
         style_NS: float64, standardised; the last is log duration.

@@ -11,7 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -195,7 +195,7 @@ class WorldConfig(Config):
         """The solved settings alone."""
         return {name: getattr(self, name) for name in LEVELS}
 
-    def with_levels(self, levels: Mapping[str, float]) -> Self:
+    def with_levels(self, levels: Mapping[str, Any]) -> Self:
         """The same world with other levels."""
         return dataclasses.replace(self, **levels)
 

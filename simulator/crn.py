@@ -1,4 +1,4 @@
-"""Common random numbers: every draw of the world is a hash of what it is about.
+"""Common random numbers: every draw of the world is a hash of its keys.
 
 Knows integers and numpy only. A draw is keyed by (seed, purpose, user, day, session, item), never
 taken from a stream and never keyed by a position, so results do not depend on the number of
@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from simulator.compiled import compiled, elementwise
 
-__all__ = ["Purpose", "hash_keys", "ndtr", "ndtri", "normal", "uniform"]
-
 
 class Purpose(enum.IntEnum):
-    """What a draw decides. The numbers are part of every world: never renumber, only append."""
+    """Purpose of a draw. The numbers are part of every world: never renumber, only append."""
 
     # The catalogue; keyed by item, author or topic.
     TOPIC_CENTER = 1
@@ -40,7 +38,7 @@ class Purpose(enum.IntEnum):
     UPLOAD = 16
     STYLE_DIRECTION = 17
     TOPIC_DURATION = 18
-    # Users as they are born; keyed by user.
+    # Users before the warm-up; keyed by user.
     ACTIVITY = 30
     BIAS = 31
     TASTE = 32

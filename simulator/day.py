@@ -1,7 +1,7 @@
-"""The story of a day: users come, ask, are shown slates, watch, and leave or ask again.
+"""The simulation of a day: users come, ask, are shown slates, watch, and leave or ask again.
 
-Knows the order in which the seams of the world are called; each seam is its own module. The ranker
-and the retrieval stage are arguments: async functions, wherever they run.
+Knows the order in which the parts of the world are called. The ranker and the retrieval stage are
+arguments: async functions, wherever they run.
 
 Letters: U users of a shard, R of them asking at once, C candidates, K slate size.
 """
@@ -28,17 +28,14 @@ from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
 from simulator.users import drift, history_targets, mood_topics
 from simulator.world import ShardState, World
 
-__all__ = ["DayLog", "Rank", "Retrieve", "ShardState", "run_day", "run_warmup"]
-
 Retrieve = Callable[[RetrievalQuery], Awaitable[Candidates]]
 Rank = Callable[[list[RankRequest]], Awaitable[list[RankResponse]]]
 
-# A warm-up request shows about this share of a slate: what the last requests will add to a
-# history is kept free for them.
+# Share of a slate that a warm-up request adds to a history: room that is left to the last requests.
 WARMUP_YIELD = 0.8
 # The warm-up's calendar ends this many days early, so that no last session runs into day 0.
 WARMUP_MARGIN_DAYS = 0.5
-# Sessions between two nightly jobs of the warm-up, whose users live at different paces.
+# Sessions between two nightly jobs of the warm-up, whose users come at different paces.
 PROFILE_SESSIONS = 4
 
 
@@ -53,7 +50,7 @@ async def run_day(
     num_candidates: int | None = None,
     observe: Callable[[Moment], None] | None = None,
 ) -> DayLog:
-    """Lives one day of a shard's users; updates the shard in place.
+    """Simulates one day of a shard's users; updates the shard in place.
 
     Args:
         world: shared by all shards.
@@ -63,7 +60,7 @@ async def run_day(
         rank: answers requests in their order.
         model_version: the version that must answer.
         num_candidates: of each request; C, unless this ranker is given fewer.
-        observe: is given everybody who asks, hidden parts included, before `rank` is asked; for
+        observe: is given all users who ask, hidden parts included, before `rank` is; for
             measurements and tests.
 
     Raises:
@@ -72,25 +69,26 @@ async def run_day(
     config = world.config
     count = config.num_candidates if num_candidates is None else num_candidates
     num_sessions_U, start_ms_US = plan_day(config, world.seed, shard.users, day)
-    story = _Story(world, shard)
-    story.begin_sessions(np.flatnonzero(num_sessions_U), day, start_ms_US[:, 0])
-    while len(rows := np.flatnonzero(story.session_U < num_sessions_U)):
-        query = story.query(rows, count)
+    simulation = _Simulation(world, shard)
+    simulation.begin_sessions(np.flatnonzero(num_sessions_U), day, start_ms_US[:, 0])
+    while len(rows := np.flatnonzero(simulation.session_U < num_sessions_U)):
+        query = simulation.query(rows, count)
         candidates = await retrieve(query)
         if observe is not None:
-            observe(Moment(users=shard.users.take(rows), sessions=story.sessions.take(rows),
-                           time_ms_R=query.time_ms_U))  # fmt: skip
+            users, sessions = shard.users.take(rows), simulation.sessions.take(rows)
+            observe(Moment(users=users, sessions=sessions, time_ms_R=query.time_ms_U))
         ids_RK = await _ask(world, shard, query, candidates, rank, model_version)
         draw_R = uniform(world.seed, Purpose.SAMPLE, *query.keys)[:, 0]
-        ended = story.show(
+        ended = simulation.show(
             rows, query, candidates, ids_RK, draw_R < config.sample_rate, model_version
         )
-        story.session_U[ended] += 1
-        again = ended[story.session_U[ended] < num_sessions_U[ended]]
-        next_ms_U = start_ms_US[np.arange(len(shard.user_ids)), np.minimum(
-            story.session_U, config.max_sessions - 1)]  # fmt: skip
-        story.begin_sessions(again, day, next_ms_U)
-    return story.book.finish(len(shard.user_ids), count)
+        simulation.session_U[ended] += 1
+        again = ended[simulation.session_U[ended] < num_sessions_U[ended]]
+        next_U1 = np.minimum(simulation.session_U, config.max_sessions - 1)[:, None]
+        simulation.begin_sessions(
+            again, day, np.take_along_axis(start_ms_US, next_U1, axis=1)[:, 0]
+        )
+    return simulation.book.finish(len(shard.user_ids), count)
 
 
 async def run_warmup(
@@ -99,35 +97,30 @@ async def run_warmup(
     model_version: int = -1,
     observe: Callable[[Visit], None] | None = None,
 ) -> DayLog:
-    """Lives the prehistory of new users under the earlier policy; updates the shard in place.
+    """Simulates the prehistory of new users under the earlier policy; updates the shard in place.
 
-    Every user lives until the own history is long enough, at an own pace, so that all end just
-    before day 0. The last requests of each are made with all C candidates and logged.
-
-    Args:
-        world: shared by all shards.
-        shard: new, without histories.
-        model_version: written in the log; no version of a model is negative.
-        observe: is given every visit, hidden parts included; for calibration and tests.
+    Every user asks until the own history is long enough, at an own pace, so that all end just
+    before day 0. The last requests of each are made with all C candidates and logged. `observe` is
+    given every visit, hidden parts included; for calibration and tests.
     """
     config = world.config
     target_U = history_targets(config, shard.users)
     last = config.warmup_requests_per_user
     body_U = np.maximum(target_U - int(last * config.slate_size * WARMUP_YIELD), 1)
-    story = _Story(world, shard, observe)
+    simulation = _Simulation(world, shard, observe)
     everybody = np.arange(len(shard.user_ids))
-    _begin_warmup_sessions(story, everybody, target_U)
-    while len(rows := np.flatnonzero(story.watermarks(everybody) < body_U)):
-        _serve_earlier(story, rows, target_U, config.warmup_candidates, False, model_version)
-        await asyncio.sleep(0)  # this may take seconds: let others on the event loop live
+    _begin_warmup_sessions(simulation, everybody, target_U)
+    while len(rows := np.flatnonzero(simulation.watermarks(everybody) < body_U)):
+        _serve_earlier(simulation, rows, target_U, config.warmup_candidates, False, model_version)
+        await asyncio.sleep(0)  # this may take seconds: let others on the event loop run
     for _ in range(last if len(everybody) else 0):
-        _serve_earlier(story, everybody, target_U, config.num_candidates, True, model_version)
+        _serve_earlier(simulation, everybody, target_U, config.num_candidates, True, model_version)
         await asyncio.sleep(0)
-    return story.book.finish(len(shard.user_ids), config.num_candidates)
+    return simulation.book.finish(len(shard.user_ids), config.num_candidates)
 
 
-class _Story:
-    """What a shard's users carry from request to request."""
+class _Simulation:
+    """A shard's users between requests: their days, sessions, clocks and profiles."""
 
     def __init__(
         self,
@@ -247,7 +240,7 @@ async def _ask(
 
 
 def _serve_earlier(
-    story: _Story,
+    simulation: _Simulation,
     rows: npt.NDArray[np.int64],
     target_U: npt.NDArray[np.int64],
     num_candidates: int,
@@ -255,34 +248,34 @@ def _serve_earlier(
     model_version: int,
 ) -> None:
     """One request of the warm-up for each of `rows`, under the earlier policy."""
-    world = story.world
+    world = simulation.world
     # Few candidates stand for all that C would be: a policy that shows the very best of each
     # channel all the time would wear the channels out.
-    query = story.query(rows, num_candidates, world.config.num_candidates // num_candidates)
+    query = simulation.query(rows, num_candidates, world.config.num_candidates // num_candidates)
     candidates = world.retrieval.retrieve(query)
     ids_RK = choose_slates(
-        world.catalog.observed, world.config, query, story.profiles.take(rows), candidates
+        world.catalog.observed, world.config, query, simulation.profiles.take(rows), candidates
     )
     logged_R = np.full(len(rows), logged)
-    ended = story.show(rows, query, candidates, ids_RK, logged_R, model_version)
-    story.session_U[ended] += 1
-    _begin_warmup_sessions(story, ended, target_U)
+    ended = simulation.show(rows, query, candidates, ids_RK, logged_R, model_version)
+    simulation.session_U[ended] += 1
+    _begin_warmup_sessions(simulation, ended, target_U)
 
 
 def _begin_warmup_sessions(
-    story: _Story, rows: npt.NDArray[np.int64], target_U: npt.NDArray[np.int64]
+    simulation: _Simulation, rows: npt.NDArray[np.int64], target_U: npt.NDArray[np.int64]
 ) -> None:
     """Places sessions so that a user's calendar runs with the share of the history lived."""
-    config = story.world.config
-    lived_R = np.minimum(story.watermarks(rows) / target_U[rows], 1.0)
+    config = simulation.world.config
+    lived_R = np.minimum(simulation.watermarks(rows) / target_U[rows], 1.0)
     days_R = lived_R * (config.warmup_days - WARMUP_MARGIN_DAYS)
     day_R = np.floor(days_R).astype(np.int32)
     time_R = START_MS + (day_R - config.warmup_days) * np.int64(DAY_MS)
-    start_ms_U = np.zeros(len(story.shard.user_ids), np.int64)
+    start_ms_U = np.zeros(len(simulation.shard.user_ids), np.int64)
     start_ms_U[rows] = time_R + (DAY_MS * day_fraction(days_R - day_R)).astype(np.int64)
-    story.begin_sessions(rows, day_R - config.warmup_days, start_ms_U)
-    due = rows[story.session_U[rows] % PROFILE_SESSIONS == 0]
+    simulation.begin_sessions(rows, day_R - config.warmup_days, start_ms_U)
+    due = rows[simulation.session_U[rows] % PROFILE_SESSIONS == 0]
     if len(due):
-        shard = story.shard
-        observed = story.world.catalog.observed
-        story.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))
+        shard = simulation.shard
+        observed = simulation.world.catalog.observed
+        simulation.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))

@@ -1,8 +1,8 @@
 """Rankers that know the world: by true expected watch time, and by popularity. Never for a log.
 
-Knows everything that is hidden. Moods and boredom belong to a session and are left out, so the
-oracle is the best that a ranker of single items could know before a session begins: a bound of
-those, not of rankers that see what the session has shown.
+Knows everything that is hidden. Session intent and boredom belong to a session and are left out, so
+the oracle is the best that a ranker of single items could know before a session begins: a bound of
+those, not of rankers that see the session's impressions.
 
 Letters: U users, X items per user.
 """
@@ -10,7 +10,6 @@ Letters: U users, X items per user.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +20,6 @@ from simulator.responses import expected_play_s, watch_distribution
 from simulator.users import UserState
 from simulator.utility import utility
 from simulator.world import ShardState, World
-
-__all__ = ["OracleRanker", "PopularityRanker", "WorldRanker", "expected_watch_s", "world_ranker"]
 
 
 def expected_watch_s(
@@ -38,7 +35,7 @@ def expected_watch_s(
     return expected_play_s(watch, world.config.replay_share)
 
 
-class WorldRanker(ABC):
+class WorldRanker:
     """Ranks the requests of one shard's users by a score that only the world knows."""
 
     def __init__(self, world: World, shard: ShardState) -> None:
@@ -48,10 +45,6 @@ class WorldRanker(ABC):
     def rank(self, requests: Sequence[RankRequest], model_version: int = 0) -> list[RankResponse]:
         """Answers requests of the shard's users, in their order."""
         return [self._rank_one(request, model_version) for request in requests]
-
-    @abstractmethod
-    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
-        """One score per candidate, [C]; higher is better."""
 
     def _rank_one(self, request: RankRequest, model_version: int) -> RankResponse:
         started = time.thread_time()
@@ -64,6 +57,10 @@ class WorldRanker(ABC):
             model_version=model_version,
             rank_ms=1e3 * (time.thread_time() - started),
         )
+
+    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+        """One score per candidate, [C]; higher is better."""
+        raise NotImplementedError
 
 
 class OracleRanker(WorldRanker):
@@ -83,6 +80,5 @@ class PopularityRanker(WorldRanker):
 
 
 def world_ranker(arm: str, world: World, shard: ShardState) -> WorldRanker:
-    """The ranker of an arm that is in `simulator.presets.WORLD_RANKERS`."""
-    kinds: dict[str, type[WorldRanker]] = {"oracle": OracleRanker, "popularity": PopularityRanker}
-    return kinds[arm](world, shard)
+    """Makes the ranker of an arm that is in `simulator.presets.WORLD_RANKERS`."""
+    return {"oracle": OracleRanker, "popularity": PopularityRanker}[arm](world, shard)

@@ -1,4 +1,4 @@
-"""What a platform computes of its users from their histories: the retrieval stage's view.
+"""Profiles that a platform computes from its users' histories: the retrieval stage's view.
 
 Knows histories and the observed catalogue; nothing hidden. Long profiles are computed over the
 whole history at the start of a day, as a nightly job would; recent positives at each request.
@@ -18,7 +18,7 @@ from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import ACTIONS
 from simulator.catalog import ObservedCatalog
 from simulator.config import WorldConfig
-from simulator.queries import RetrievalQuery
+from simulator.queries import RetrievalQuery, RowArrays
 
 NUM_RECENT = 4
 RECENT_WINDOW = 200
@@ -29,7 +29,7 @@ POSITIVE = np.uint8(1 << ACTIONS.index("long_view"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class LongProfiles:
+class LongProfiles(RowArrays):
     """Profiles of U users over their whole histories.
 
     Attributes:
@@ -43,17 +43,6 @@ class LongProfiles:
     content_UMD: npt.NDArray[np.float32]
     category_lift_UG: npt.NDArray[np.float32]
     authors_UA: npt.NDArray[np.int32]
-
-    def take(self, rows: npt.NDArray[np.int64]) -> LongProfiles:
-        """Some users' profiles."""
-        return LongProfiles(
-            **{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)}
-        )
-
-    def put(self, rows: npt.NDArray[np.int64], other: LongProfiles) -> None:
-        """Replaces some users' profiles, in place."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[rows] = getattr(other, field.name)
 
 
 def long_profiles(

@@ -1,6 +1,6 @@
-"""What crosses between users and the retrieval stage: queries, candidate sets, channel names.
+"""Values between users and the retrieval stage: queries, candidate sets, channel names.
 
-Knows arrays only; how candidates are found is in `simulator.retrieval`.
+Knows arrays only; the search for candidates is in `simulator.retrieval`.
 
 Letters: U users (queries), C candidates, D content width, R recent positives, M long interests,
 A loved authors, S seen items.
@@ -10,16 +10,30 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Candidates", "Channel", "Retrieval", "RetrievalQuery"]
+
+class RowArrays:
+    """Base of dataclasses whose fields are arrays over the same rows."""
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Copies some rows."""
+        # Any: `fields` wants a dataclass, which this base is not.
+        own: Any = self
+        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(own)})
+
+    def put(self, rows: npt.NDArray[np.int64], other: Self) -> None:
+        """Writes rows back that `take` took, in place."""
+        own: Any = self
+        for field in dataclasses.fields(own):
+            getattr(self, field.name)[rows] = getattr(other, field.name)
 
 
 class Channel(enum.IntEnum):
-    """What brought a candidate; logged, so never renumber."""
+    """The retrieval channel that brought a candidate; logged, so never renumber."""
 
     RECENT = 0
     LONG = 1
@@ -28,12 +42,12 @@ class Channel(enum.IntEnum):
     FRESH = 4
     EXPLORE = 5
     RANDOM = 6
-    """Not a retrieval channel: a slot that was filled at random (`is_rand`)."""
+    """No retrieval channel: a slot that was filled at random (`is_rand`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RetrievalQuery:
-    """What a platform knows of U users when they ask.
+    """The platform's knowledge of U users when they ask.
 
     Attributes:
         user_id_U, day_U, session_U, round_U: int32, keys of the random draws.
@@ -94,7 +108,7 @@ class Candidates:
 
 
 class Retrieval(Protocol):
-    """A retrieval stage: `simulator.retrieval.ChannelRetrieval`, or a user's own."""
+    """A retrieval stage: `simulator.retrieval.ChannelRetrieval`, or a custom one."""
 
     def retrieve(self, query: RetrievalQuery) -> Candidates:
         """Exactly C unique, uploaded, unseen candidates for each user, from that user's query."""

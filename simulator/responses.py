@@ -1,4 +1,4 @@
-"""What a user does with an item that is seen: one watch time, and all else given it.
+"""A user's response to an item that is seen: one watch time, and all feedback given it.
 
 Knows utilities and durations; no users, no slates. Watch time is a mixture: with probability
 p_skip a quick skip (zero, or exponential around two seconds), else a counterfactual lognormal watch
@@ -16,19 +16,6 @@ import numpy.typing as npt
 from simulator.catalog import DURATION_MEDIAN_S
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, ndtr, ndtri, uniform
-
-__all__ = [
-    "Watch",
-    "expected_play_s",
-    "feedback",
-    "is_click",
-    "is_long_view",
-    "play_exceeds",
-    "play_exceeds_beyond",
-    "play_time_s",
-    "sigmoid",
-    "watch_distribution",
-]
 
 Array = npt.NDArray[np.float64]
 
@@ -73,21 +60,14 @@ def sigmoid(x: Array) -> Array:
 
 
 def watch_distribution(config: WorldConfig, utility: Array, duration_s: Array) -> Watch:
-    """The distribution of watch time at a utility.
-
-    Args:
-        config: the levels.
-        utility: any shape.
-        duration_s: of the videos, same shape.
-    """
+    """The distribution of watch time at a utility, of any shape."""
     log_duration = np.log(duration_s / DURATION_MEDIAN_S)
+    log_mean = config.watch_level + config.watch_gain * utility
     return Watch(
         skip=sigmoid(config.skip_level - utility + config.duration_skip * log_duration),
         zero_share=config.zero_share,
         skip_mean_s=config.skip_mean_s,
-        log_mean=(
-            config.watch_level + config.watch_gain * utility + config.duration_gain * log_duration
-        ),
+        log_mean=log_mean + config.duration_gain * log_duration,
         log_sd=config.watch_log_sd,
         duration_s=duration_s,
     )

@@ -231,7 +231,7 @@ def _scan(
             break
         cell = order_L[opened] & 0xFFFFFFFF
         first = index.start_L[cell]
-        num_live = np.searchsorted(index.ids_N[first : index.start_L[cell + 1]], live)
+        num_live = int(np.searchsorted(index.ids_N[first : index.start_L[cell + 1]], live))
         reached += num_live
         # Shifted by the cell, so that no stripe is the first of every cell.
         for rank in range((stripe + cell) % stripes, num_live, stripes):

@@ -1,7 +1,7 @@
-"""Slates meet users: random slots, scrolling, watching, feedback, and what it does to the users.
+"""Users' reactions to slates: random slots, scrolling, watching, feedback, and their effects.
 
-Knows the hidden world; it is where one request of many users is lived, all at once. Where slates
-come from is not known here.
+Knows the hidden world; one request of many users is simulated at once. Knows nothing of rankers or
+of how slates are made.
 
 Letters: R users asking at once, C candidates, K slate size, P impressions.
 """
@@ -14,15 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.schema import pack_actions
+from simulator.catalog import Catalog
+from simulator.config import WorldConfig
 from simulator.crn import Purpose, uniform
-from simulator.exposure import scroll
 from simulator.queries import Candidates, Channel, RetrievalQuery
 from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
-from simulator.transition import SessionState, remember_authors, satisfy
+from simulator.transition import (
+    SessionState,
+    joy,
+    leave_probability,
+    remember_authors,
+    satisfy,
+)
 from simulator.utility import bias, utility
 from simulator.world import ShardState, World
-
-__all__ = ["Slates", "Visit", "fill_random_slots", "show"]
 
 SWIPE_MS = 400
 NETWORK_MS = 300
@@ -31,7 +36,7 @@ RANDOM_TRIES = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Slates:
-    """What is shown to R users.
+    """Slates shown to R users.
 
     Attributes:
         ids_RK: int32.
@@ -46,7 +51,7 @@ class Slates:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Visit:
-    """What became of the slates of R users.
+    """Reactions of R users to their slates.
 
     Attributes:
         impressions: columns of the log, but request_id and model_version, [P] each.
@@ -101,7 +106,7 @@ def show(
     query: RetrievalQuery,
     slates: Slates,
 ) -> Visit:
-    """Lives one request of the shard's users `rows`: updates shard and sessions in place."""
+    """Simulates one request of the shard's users `rows`: updates shard and sessions in place."""
     config, seed, catalog = world.config, world.seed, world.catalog
     items = catalog.observed.items
     users, session, ids_RK = shard.users.take(rows), sessions.take(rows), slates.ids_RK
@@ -152,6 +157,69 @@ def show(
         row_P=row_P,
         left_R=seen.left_U,
         end_ms_R=stop_ms_RK[:, -1] + NETWORK_MS,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Exposure:
+    """How far U users scrolled.
+
+    Attributes:
+        seen_UK: bool; a prefix of each row.
+        utility_UK: float64, with boredom; meaningless where not seen.
+        joy_UK: float64, satisfaction with each impression.
+        session_joy_UK: float64, of the session so far, this impression included.
+        left_U: bool, the user left the session here.
+    """
+
+    seen_UK: npt.NDArray[np.bool_]
+    utility_UK: npt.NDArray[np.float64]
+    joy_UK: npt.NDArray[np.float64]
+    session_joy_UK: npt.NDArray[np.float64]
+    left_U: npt.NDArray[np.bool_]
+
+
+def scroll(
+    config: WorldConfig,
+    seed: int,
+    catalog: Catalog,
+    session: SessionState,
+    keys: tuple[npt.ArrayLike, ...],
+    slate_UK: npt.NDArray[np.int32],
+    fresh_utility_UK: npt.NDArray[np.float64],
+    bias_U: npt.NDArray[np.float64],
+) -> Exposure:
+    """Walks down the slates of all users at once; updates the sessions in place.
+
+    The first position is always seen. `keys` are user, day, session and item, broadcastable to
+    [U, K]; `fresh_utility_UK` is before boredom; `bias_U` is eagerness, which is not satisfaction.
+    """
+    leave_UK = uniform(seed, Purpose.LEAVE, *keys)
+    refresh_UK = uniform(seed, Purpose.REFRESH, *keys) < config.refresh_rate
+    author_UK = catalog.observed.items.author_id_N[slate_UK]
+    topic_UK, second_UK = catalog.topic_N[slate_UK], catalog.second_N[slate_UK]
+    mix_UK = catalog.mix_N[slate_UK]
+    seen_UK = np.zeros(slate_UK.shape, bool)
+    utility_UK, joy_UK, session_joy_UK = (np.zeros(slate_UK.shape) for _ in range(3))
+    here_U, left_U = np.ones(len(slate_UK), bool), np.zeros(len(slate_UK), bool)
+    for k in range(slate_UK.shape[1]):
+        item = (topic_UK[:, k], second_UK[:, k], mix_UK[:, k], author_UK[:, k])
+        seen_UK[:, k] = here_U
+        utility_UK[:, k] = fresh_utility_UK[:, k] - session.boredom(config, *item)
+        joy_UK[:, k] = joy(utility_UK[:, k], bias_U)
+        session.see(here_U, *item, joy_UK[:, k])
+        session_joy_UK[:, k] = session.joy_U
+        leaves_U = here_U & (leave_UK[:, k] < leave_probability(config, session.joy_U))
+        left_U |= leaves_U
+        here_U = here_U & ~leaves_U & ~refresh_UK[:, k]
+        if not here_U.any():
+            break
+    return Exposure(
+        seen_UK=seen_UK,
+        utility_UK=utility_UK,
+        joy_UK=joy_UK,
+        session_joy_UK=session_joy_UK,
+        left_U=left_U,
     )
 
 

@@ -1,7 +1,7 @@
-"""How what was seen changes a user: boredom, leaving, satisfaction, loyalty, coming back.
+"""Effects of impressions on a user: boredom, leaving, satisfaction, author affinity, coming back.
 
-Knows hidden user state and responses; no slates, no retrieval. State that lives only as long as a
-session is in `SessionState`; what outlives it is in `UserState`.
+Knows hidden user state and responses; no slates, no retrieval. The state of a session is in
+`SessionState`; what outlives it is in `UserState`.
 
 Letters: U users, X items per user, K topics, S sessions of a day.
 """
@@ -15,26 +15,16 @@ import numpy.typing as npt
 
 from simulator.config import DAY_MS, START_MS, WorldConfig
 from simulator.crn import Purpose, uniform
+from simulator.queries import RowArrays
 from simulator.responses import sigmoid
 from simulator.users import LOYALTY_MEMORY, UserState
-
-__all__ = [
-    "GAP_MS",
-    "SessionState",
-    "day_fraction",
-    "joy",
-    "leave_probability",
-    "plan_day",
-    "remember_authors",
-    "satisfy",
-]
 
 RECENT_AUTHORS = 10
 TOPIC_MEMORY = 0.9
 JOY_MEMORY = 0.85
 SATISFACTION_MEMORY = 0.99
 
-# Joy is a bounded number; this turns its deviations into logits of order one.
+# Satisfaction is a bounded number; this turns its deviations into logits of order one.
 JOY_UNIT = 0.2
 
 GAP_MS = 30 * 60_000
@@ -48,15 +38,15 @@ HOURLY = np.array([
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class SessionState:
-    """What lasts one session.
+class SessionState(RowArrays):
+    """State of one session of U users.
 
     Attributes:
-        mood_U: int32, topic of the mood.
+        mood_U: int32, topic of the session's intent.
         seen_topic_UK: float64, fading mass of topics seen.
         seen_author_UX: int32, authors of the latest impressions, a ring, -1 where none.
         seen_count_U: int64, impressions in the session.
-        joy_U: float64, fading average of joy.
+        joy_U: float64, fading average of the satisfaction with impressions.
     """
 
     mood_U: npt.NDArray[np.int32]
@@ -76,17 +66,6 @@ class SessionState:
             seen_count_U=np.zeros(num_users, np.int64),
             joy_U=np.full(num_users, config.joy_level),
         )
-
-    def take(self, rows: npt.NDArray[np.int64]) -> SessionState:
-        """A copy of some rows."""
-        return SessionState(
-            **{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)}
-        )
-
-    def put(self, rows: npt.NDArray[np.int64], other: SessionState) -> None:
-        """Writes rows in place."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name)[rows] = getattr(other, field.name)
 
     def boredom(
         self,
@@ -124,14 +103,14 @@ class SessionState:
 
 
 def joy(utility: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How an impression felt, in (-1, 1); a user's eagerness to watch anything is not joy."""
+    """Satisfaction with an impression, in (-1, 1); eagerness to watch anything does not count."""
     return np.tanh(utility - bias)
 
 
 def leave_probability(
     config: WorldConfig, joy_U: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Hazard of leaving the session after an impression; low joy makes it higher."""
+    """Hazard of leaving the session after an impression; low satisfaction raises it."""
     better_U = (joy_U - config.joy_level) / JOY_UNIT
     return sigmoid(config.leave_level - config.leave_gain * better_U)
 
@@ -164,11 +143,11 @@ def day_fraction(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def plan_day(
     config: WorldConfig, seed: int, users: UserState, day: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Who comes on a day and when.
+    """Plans the sessions of a day.
 
     Returns:
         The number of sessions of each user [U], 0 for the absent, and their start times in
-        milliseconds [U, S], increasing; only the first so many of a row count.
+        milliseconds [U, S], increasing; beyond its number of sessions a row says nothing.
     """
     user_U, slot = users.user_id_U, np.arange(config.max_sessions)
     happy_U = config.return_gain * (users.satisfaction_U - config.joy_level) / JOY_UNIT

@@ -1,4 +1,4 @@
-"""Hidden user state: who a user is, and how interests drift. Nothing here is ever logged.
+"""Hidden user state: traits, interests and their drift. Nothing here is ever logged.
 
 Knows users only, no items beyond topic and author numbers. All arrays are over users in any order;
 a user's row depends on the user alone.
@@ -17,11 +17,10 @@ import numpy.typing as npt
 from simulator.catalog import NUM_STYLES
 from simulator.config import WorldConfig
 from simulator.crn import Purpose, ndtri, normal, uniform
+from simulator.queries import RowArrays
 
 if TYPE_CHECKING:  # a world makes its users; at run time the arrow points the other way
     from simulator.world import World
-
-__all__ = ["UserState", "drift", "history_targets", "interest_matrix", "make_users", "mood_topics"]
 
 NUM_INTERESTS = 12
 AWAKE_SHARE = 0.6
@@ -29,7 +28,7 @@ LOYALTY_MEMORY = 256
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class UserState:
+class UserState(RowArrays):
     """Hidden state of U users.
 
     Attributes:
@@ -40,7 +39,7 @@ class UserState:
         topic_UM, weight_UM, awake_UM: int32, float64 and bool, the persistent interests.
         loved_UL: int32, authors of the latest long views, a ring; -1 where empty.
         loved_count_U: int64, long views so far; the ring's next place is this modulo L.
-        satisfaction_U: float64, slow average of joy per impression.
+        satisfaction_U: float64, slow average of the satisfaction with an impression.
         last_day_U: int32, the day that interests have drifted to.
         last_ms_U: int64, end of the last impression.
     """
@@ -64,15 +63,6 @@ class UserState:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-    def take(self, rows: npt.NDArray[np.int64]) -> UserState:
-        """A copy of some rows."""
-        return UserState(**{name: array[rows] for name, array in self.to_arrays().items()})
-
-    def put(self, rows: npt.NDArray[np.int64], other: UserState) -> None:
-        """Writes rows back that `take` took."""
-        for name, array in self.to_arrays().items():
-            array[rows] = getattr(other, name)
 
 
 def make_users(world: World, user_ids: npt.NDArray[np.int32]) -> UserState:
@@ -152,7 +142,7 @@ def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[n
 
 
 def _awake_weights(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
-    """What each interest weighs now, [U, M]: less while it sleeps."""
+    """Weight of each interest now, [U, M]: less while it sleeps."""
     return users.weight_UM * np.where(users.awake_UM, 1.0, 1.0 - config.dormancy)
 
 
@@ -176,7 +166,7 @@ def mood_topics(
     day_U: npt.NDArray[np.int32],
     session_U: npt.NDArray[np.int32],
 ) -> npt.NDArray[np.int32]:
-    """The topic that each user's session is in the mood for, drawn from the user's interests."""
+    """Draws the intent of each user's session, a topic, from the user's interests."""
     reach_UM = np.cumsum(_awake_weights(config, users), axis=1)
     draw_U = uniform(seed, Purpose.MOOD, users.user_id_U, day_U, session_U)
     chosen_U = (reach_UM < draw_U[:, None] * reach_UM[:, -1:]).sum(axis=1)

@@ -1,7 +1,7 @@
-"""How much a user would enjoy an item now: the hidden utility, as a sum of mechanisms.
+"""The hidden utility of an item to a user now, as a sum of mechanisms.
 
-Knows hidden user state and the hidden catalogue; no slates, no responses. What repetition inside a
-session takes away is in `simulator.transition`.
+Knows hidden user state and the hidden catalogue; no slates, no responses. Boredom by repetition
+inside a session is in `simulator.transition`.
 
 Letters: U users, X items per user, K topics.
 """
@@ -14,8 +14,6 @@ import numpy.typing as npt
 from simulator.catalog import NUM_STYLES, Catalog
 from simulator.config import DAY_MS, WorldConfig
 from simulator.users import UserState, interest_matrix
-
-__all__ = ["bias", "loyalty", "utility"]
 
 FRESH_DAYS = 3.0
 MAX_LOYALTY = 2.0
@@ -31,20 +29,12 @@ def utility(
 ) -> npt.NDArray[np.float64]:
     """Utility of items before boredom, [U, X], on the logit scale of not skipping.
 
-    Args:
-        config: the gains.
-        catalog: the hidden catalogue.
-        users: U users, their interests already drifted to now.
-        ids_UX: the items.
-        time_ms_U: now, for freshness.
-        mood_U: the topic of each user's mood; None leaves the mood out.
+    The users' interests have drifted to now. `mood_U` is the topic of each session's intent; None
+    leaves it out.
     """
     rows = np.arange(len(users))[:, None]
-    topic_UX, second_UX, mix_UX = (
-        catalog.topic_N[ids_UX],
-        catalog.second_N[ids_UX],
-        catalog.mix_N[ids_UX],
-    )
+    topic_UX, second_UX = catalog.topic_N[ids_UX], catalog.second_N[ids_UX]
+    mix_UX = catalog.mix_N[ids_UX]
     interest_UK = interest_matrix(config, users)
     core_UX = config.interest_gain * (
         (1 - mix_UX) * interest_UK[rows, topic_UX] + mix_UX * interest_UK[rows, second_UX]

@@ -1,7 +1,7 @@
 """A world, and the part of its population that one shard holds.
 
-Knows catalogue, users and histories as values; what happens to them in a day is in
-`simulator.day`. A world is a pure function of config and seed, so every process builds its own.
+Knows catalogue, users and histories as values; the simulation of a day is in `simulator.day`. A
+world is a pure function of config and seed, so every process builds its own.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ from simulator.queries import Retrieval
 from simulator.retrieval import ChannelRetrieval
 from simulator.users import UserState, make_users
 
-__all__ = ["RetrievalFactory", "ShardState", "World"]
-
 RetrievalFactory = Callable[[ObservedCatalog, WorldConfig], Retrieval]
-"""What builds a retrieval stage from what a platform knows."""
 
 
 class World:
@@ -47,7 +44,7 @@ class World:
 
     @functools.cached_property
     def retrieval(self) -> Retrieval:
-        """The stage that the warm-up, and whoever lives without actors, asks; built when used."""
+        """The retrieval stage of the warm-up, and of runs without actors; built when used."""
         return self._build_retrieval(self.catalog.observed, self.config)
 
 
@@ -58,7 +55,7 @@ class ShardState:
     Attributes:
         user_ids: int32, unique.
         users: their hidden state, in the same order.
-        histories: what they have seen; not hidden, so not part of the arrays.
+        histories: their impressions; not hidden, so not part of the arrays.
     """
 
     user_ids: npt.NDArray[np.int32]

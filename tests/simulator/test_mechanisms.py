@@ -8,8 +8,8 @@ from tiny_worlds import TINY, live, tiny_world
 
 from simulator.config import DAY_MS, START_MS
 from simulator.crn import Purpose
-from simulator.exposure import scroll
 from simulator.oracle import expected_watch_s
+from simulator.slates import scroll
 from simulator.transition import (
     JOY_UNIT,
     SessionState,

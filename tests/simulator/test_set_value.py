@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from tiny_worlds import live, tiny_world
 
-from simulator.exposure import scroll
 from simulator.responses import expected_play_s, watch_distribution
 from simulator.set_value import (
     Moment,
@@ -14,6 +13,7 @@ from simulator.set_value import (
     oracle_set,
     slate_watch_s,
 )
+from simulator.slates import scroll
 from simulator.transition import SessionState
 from simulator.utility import bias
 

@@ -30,12 +30,11 @@ from benchmarks.results import write
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import RankRequest, RankResponse
 from simulator.compile_ahead import compile_ahead
-from simulator.config import DAY_MS, START_MS, WorldConfig, uncalibrated_config, world_config
-from simulator.day import run_day, run_warmup
-from simulator.profiles import long_profiles, make_query
-from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.retrieval_reference import ReferenceRetrieval
-from simulator.world import ShardState, World
+from simulator.world.config import DAY_MS, START_MS, WorldConfig, uncalibrated_config, world_config
+from simulator.world.day import run_day, run_warmup
+from simulator.world.queries import Candidates, Channel, RetrievalQuery, long_profiles, make_query
+from simulator.world.retrieval_reference import ReferenceRetrieval
+from simulator.world.world import ShardState, World
 
 # What is wanted at a million items and C = 10,000: (part begins with, name, unit, sign, limit).
 TARGETS = (

@@ -23,9 +23,9 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.models import build_model
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
-from simulator.config import START_MS
 from simulator.presets import AA_ARM, RunConfig
-from simulator.world import World
+from simulator.world.config import START_MS
+from simulator.world.world import World
 
 __all__ = ["Budget", "measure_budget"]
 

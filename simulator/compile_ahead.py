@@ -10,9 +10,9 @@ import asyncio
 
 import numpy as np
 
-from simulator.config import WorldConfig
-from simulator.day import run_warmup
-from simulator.world import ShardState, World
+from simulator.world.config import WorldConfig
+from simulator.world.day import run_warmup
+from simulator.world.world import ShardState, World
 
 __all__ = ["compile_ahead"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from simulator.config import WORLDS
 from simulator.presets import AA_ARM, RunConfig, override, preset
+from simulator.world.config import WORLDS
 
 __all__ = ["Part", "experiment_parts"]
 

@@ -31,18 +31,18 @@ from ifa_ray.serving.slots import Loaded, score
 from ifa_ray.training.checkpoint import load_model, version_folder
 from ifa_ray.training.loop import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream
-from simulator.day import ShardState, run_day
 from simulator.memory import PeakMemory
-from simulator.oracle import world_ranker
 from simulator.parts import begin_part, end_part
 from simulator.prehistory import write_shard_day
 from simulator.presets import Arm, RunConfig
 from simulator.progress import RunProgress
-from simulator.queries import Candidates, RetrievalQuery
 from simulator.result import write_result
 from simulator.shard_memory import shard_before
 from simulator.warmup_log import live_warmups
-from simulator.world import World
+from simulator.world.day import ShardState, run_day
+from simulator.world.oracle import world_ranker
+from simulator.world.queries import Candidates, RetrievalQuery
+from simulator.world.world import World
 
 __all__ = ["MakeRanker", "live_arm", "run_plain", "stream_settings"]
 

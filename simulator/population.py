@@ -1,6 +1,6 @@
 """User shards as actors: each lives some virtual shards of every world, and writes their log.
 
-Knows Ray handles and the run folder; the story of a day is in `simulator.day`. A shard's memory is
+Knows Ray handles and the run folder; the day is in `simulator.world.day`. A shard's memory is
 a cache of what its committed days say, so an actor that died, or one in a resumed run, reads the
 log again and continues to the same bytes.
 """
@@ -23,13 +23,13 @@ from ray.serve.handle import DeploymentHandle
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import RankRequest, RankResponse
-from simulator.day import ShardState, run_day
-from simulator.oracle import WorldRanker, world_ranker
 from simulator.prehistory import live_prehistory, write_shard_day
 from simulator.presets import RunConfig
-from simulator.queries import Candidates, RetrievalQuery
 from simulator.shard_memory import shard_before
-from simulator.world import World
+from simulator.world.day import ShardState, run_day
+from simulator.world.oracle import WorldRanker, world_ranker
+from simulator.world.queries import Candidates, RetrievalQuery
+from simulator.world.world import World
 
 __all__ = ["UserShards"]
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from ifa_ray.data.log import write_impressions, write_items, write_requests, write_timings
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from simulator.day import DayLog, ShardState, run_warmup
 from simulator.presets import RunConfig
-from simulator.world import World
+from simulator.world.day import DayLog, ShardState, run_warmup
+from simulator.world.world import World
 
 __all__ = ["live_prehistory", "write_catalogue", "write_shard_day"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require
 from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
-from simulator.config import WorldConfig, world_config
+from simulator.world.config import WorldConfig, world_config
 
 __all__ = [
     "AA_ARM",
@@ -45,8 +45,8 @@ REGIMES = ("quality", "equal_latency")
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
 
 WORLD_RANKERS = {
-    "popularity": "simulator.oracle:PopularityRanker",
-    "oracle": "simulator.oracle:OracleRanker",
+    "popularity": "simulator.world.oracle:PopularityRanker",
+    "oracle": "simulator.world.oracle:OracleRanker",
 }
 """Rankers that know more than a request says. The world ranks for them itself, without serving."""
 

@@ -1,6 +1,6 @@
 """The retrieval stage as an actor: queries in, candidate sets out.
 
-Knows Ray and the plain `simulator.retrieval`; keeps nothing between calls but the catalogues, so
+Knows Ray and the plain `simulator.world.retrieval`; keeps nothing but the catalogues, so
 any number of actors may answer, in any order, with the same candidates.
 """
 
@@ -10,9 +10,9 @@ import functools
 from typing import Any
 
 from simulator.presets import RunConfig
-from simulator.queries import Candidates, Retrieval, RetrievalQuery
-from simulator.retrieval import ChannelRetrieval
-from simulator.world import RetrievalFactory, World
+from simulator.world.queries import Candidates, Retrieval, RetrievalQuery
+from simulator.world.retrieval import ChannelRetrieval
+from simulator.world.world import RetrievalFactory, World
 
 __all__ = ["RetrievalActor"]
 

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.config import require
-from simulator.config import DAY_MS, START_MS
-from simulator.oracle import expected_watch_s
-from simulator.profiles import long_profiles, make_query
-from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.users import UserState, drift
-from simulator.world import ShardState, World
+from simulator.world.config import DAY_MS, START_MS
+from simulator.world.oracle import expected_watch_s
+from simulator.world.queries import Candidates, Channel, RetrievalQuery, long_profiles, make_query
+from simulator.world.users import UserState, drift
+from simulator.world.world import ShardState, World
 
 __all__ = ["ALL_CHANNELS", "RecallRow", "oracle_recall", "recall_table"]
 
@@ -53,8 +52,8 @@ def oracle_recall(
 ) -> list[RecallRow]:
     """Asks once for each user of a shard at noon of a day; changes nothing.
 
-    Best is by true expected watch time (`simulator.oracle`), over every live item, so this costs
-    O(U n): a quarter of a second a user at a million items.
+    Best is by true expected watch time (`simulator.world.oracle`), over every live item: O(U n),
+    that is,: a quarter of a second a user at a million items.
 
     Args:
         world: whose retrieval stage is asked, for C = `num_candidates`.

@@ -38,11 +38,11 @@ from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.set_step.step import SetStep
 from ifa_ray.training.loop import Learner
 from ifa_ray.training.samples import LogFollower
-from simulator.day import DayLog, run_day, run_warmup
 from simulator.presets import RunConfig
-from simulator.queries import Candidates, RetrievalQuery
 from simulator.set_value import Moment, best_set, fresh_utility, oracle_set, slate_watch_s
-from simulator.world import ShardState, World
+from simulator.world.day import DayLog, run_day, run_warmup
+from simulator.world.queries import Candidates, RetrievalQuery
+from simulator.world.world import ShardState, World
 
 __all__ = ["HeadroomSettings", "format_report", "measure_headroom"]
 

@@ -1,6 +1,6 @@
 """The true worth of whole slates, in closed form: boredom, joy and leaving included.
 
-Knows everything that is hidden, as `simulator.oracle` does, and with it the session: its mood and
+Knows everything that is hidden, as `simulator.world.oracle` does, and the session: its mood and
 what it has grown bored of. For bounds and measurements, never for a log. Joy follows from utility
 without a draw, so how far a user scrolls has an exact distribution and nothing is sampled.
 
@@ -9,17 +9,14 @@ Letters: R requests (one user each), K slate size, P pool of items of each reque
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.responses import expected_play_s, watch_distribution
-from simulator.transition import SessionState, joy, leave_probability
-from simulator.users import UserState
-from simulator.utility import bias, utility
-from simulator.world import World
+from simulator.world.responses import bias, expected_play_s, utility, watch_distribution
+from simulator.world.users import Moment, SessionState, joy, leave_probability
+from simulator.world.world import World
 
 __all__ = ["Moment", "best_set", "boredom_of", "fresh_utility", "oracle_set", "slate_watch_s"]
 
@@ -29,29 +26,6 @@ ItemTraits = tuple[
     npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.int32]
 ]
 """Topic, second topic, mix and author, as `SessionState` takes them."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Moment:
-    """R users as they are when they ask, each row by itself; never changed by what is asked of it.
-
-    Attributes:
-        users: hidden state.
-        sessions: of the same users, in the same order.
-        time_ms_R: int64, now.
-    """
-
-    users: UserState
-    sessions: SessionState
-    time_ms_R: npt.NDArray[np.int64]
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Moment:
-        """A copy of some rows."""
-        return Moment(
-            users=self.users.take(rows),
-            sessions=self.sessions.take(rows),
-            time_ms_R=self.time_ms_R[rows],
-        )
 
 
 def slate_watch_s(world: World, moment: Moment, ids_RK: Ids) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from ifa_ray.data.log import read_impressions
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from ifa_ray.schema import ACTIONS, pack_actions
-from simulator.world import ShardState, World
+from simulator.world.world import ShardState, World
 
 __all__ = ["shard_before"]
 

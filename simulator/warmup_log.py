@@ -27,7 +27,7 @@ from simulator.parts import begin_part, end_part
 from simulator.prehistory import live_prehistory, write_catalogue
 from simulator.presets import RunConfig
 from simulator.progress import RunProgress
-from simulator.world import World
+from simulator.world.world import World
 
 __all__ = ["live_warmups", "write_warmup_log"]
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from simulator.calibration.measure import random_pool, surface_of, wanted_rates
 from simulator.calibration.sample import CROWDS
 from simulator.calibration.solve import solve_levels, solve_popularity
-from simulator.config import (
+from simulator.world.config import (
     LEVELS_PATH,
     SCALES,
     WORLDS,

@@ -22,8 +22,8 @@ from ifa_ray.schema import ACTIONS
 from simulator.calibration.measure import concentration, measure, sessions
 from simulator.calibration.sample import Crowd, crowd_views, draw_sample
 from simulator.calibration.solve import WATCH_FIT, rates, solve_levels
-from simulator.config import DAY_MS, WorldConfig
 from simulator.presets import RunConfig
+from simulator.world.config import DAY_MS, WorldConfig
 
 LEAST_ROWS = 1_000
 LEAST_USERS = 10

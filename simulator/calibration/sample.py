@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from simulator.config import START_MS, WorldConfig
-from simulator.crn import Purpose, uniform
-from simulator.day import run_warmup
-from simulator.slates import Visit
-from simulator.utility import bias, utility
-from simulator.world import ShardState, World
+from simulator.world.config import START_MS, WorldConfig
+from simulator.world.crn import Purpose, uniform
+from simulator.world.day import run_warmup
+from simulator.world.responses import bias, utility
+from simulator.world.slates import Visit
+from simulator.world.world import ShardState, World
 
 Array = npt.NDArray[np.float64]
 Pool = tuple[float, float]

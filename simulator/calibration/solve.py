@@ -19,8 +19,8 @@ from scipy.optimize import brentq, least_squares
 from ifa_ray.config import require
 from simulator.calibration.measure import RATIO_RANGE_S, RATIO_THRESHOLDS, concentration
 from simulator.calibration.sample import Crowd, Pool, Sample, crowd_views, draw_sample
-from simulator.config import WorldConfig
-from simulator.responses import (
+from simulator.world.config import WorldConfig
+from simulator.world.responses import (
     FEEDBACK,
     Watch,
     expected_play_s,
@@ -30,7 +30,7 @@ from simulator.responses import (
     sigmoid,
     watch_distribution,
 )
-from simulator.transition import leave_probability
+from simulator.world.users import leave_probability
 
 Array = npt.NDArray[np.float64]
 Report = Callable[[str], None]

@@ -26,10 +26,9 @@ from simulator.calibration.measure import (
 )
 from simulator.calibration.sample import Crowd, crowd_views, simulate_warmup, thinned
 from simulator.calibration.solve import rates
-from simulator.config import WorldConfig
-from simulator.transition import plan_day
-from simulator.users import UserState, history_targets, make_users
-from simulator.world import World
+from simulator.world.config import WorldConfig
+from simulator.world.users import UserState, history_targets, make_users, plan_day
+from simulator.world.world import World
 
 if TYPE_CHECKING:  # a run's config names this package's world; at run time only its sizes are read
     from simulator.presets import RunConfig
@@ -146,7 +145,7 @@ def calibration_of_arms(folder: RunFolder, config: RunConfig) -> dict[str, list[
 
 
 def _users(config: WorldConfig, seed: int, count: int) -> UserState:
-    return make_users(World(thinned(config), seed), np.arange(count, dtype=np.int32))
+    return make_users(thinned(config), seed, np.arange(count, dtype=np.int32))
 
 
 def _notes(found: Sequence[Mapping[str, float]], crowd: Crowd | None) -> dict[str, str]:

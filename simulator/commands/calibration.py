@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from ifa_ray.config import require
-from simulator.config import WORLDS
 from simulator.presets import PRESETS, preset
+from simulator.world.config import WORLDS
 
 __all__ = ["add_calibrate", "add_calibration", "run_calibrate", "run_calibration"]
 

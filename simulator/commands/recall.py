@@ -1,6 +1,6 @@
 """`python -m simulator recall`: its flags, its help, and its table.
 
-Parses and prints; the warm-up is `simulator.day`'s, the measurement `simulator.retrieval_recall`'s.
+Parses and prints; the measurement is in `simulator.retrieval_recall`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import json
 import sys
 
 from ifa_ray.config import require
-from simulator.config import WORLDS
 from simulator.presets import PRESETS, preset
+from simulator.world.config import WORLDS
 
 __all__ = ["add_recall", "run_recall"]
 
@@ -71,9 +71,9 @@ def run_recall(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from simulator.day import run_warmup
     from simulator.retrieval_recall import oracle_recall, recall_table
-    from simulator.world import ShardState, World
+    from simulator.world.day import run_warmup
+    from simulator.world.world import ShardState, World
 
     def say(text: str) -> None:
         print(f"{time.perf_counter() - start:5.1f} s  {text}", file=sys.stderr, flush=True)

@@ -14,8 +14,8 @@ from typing import Any
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.processes import usable_cores
 from simulator.commands.settings import add_set, read_setting
-from simulator.config import WORLDS
 from simulator.presets import PRESETS, override, preset
+from simulator.world.config import WORLDS
 
 __all__ = ["add_sensitivity", "run_sensitivity"]
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifa_ray.errors import ConfigError
-from simulator.config import WORLDS
 from simulator.presets import PRESETS, RunConfig, override, preset
+from simulator.world.config import WORLDS
 
 __all__ = ["EXIT_INTERRUPTED", "SETTINGS", "add_set", "add_settings", "config_of", "read_setting"]
 

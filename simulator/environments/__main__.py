@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ifa_ray.errors import IfaRayError
-from simulator.config import SCALES, WORLDS
 from simulator.environments import IDS, REWARDS
 from simulator.environments.policies import POLICIES, evaluate
+from simulator.world.config import SCALES, WORLDS
 
 EXIT_USAGE = 2
 HELP = f"""\

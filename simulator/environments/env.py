@@ -19,9 +19,9 @@ from gymnasium import spaces
 from ifa_ray.config import Config, require, setting
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RankerError, unknown_name
-from simulator.config import DAY_MS, START_MS, WorldConfig, world_config
 from simulator.environments.episodes import Episode, Shown, population
-from simulator.queries import Channel
+from simulator.world.config import DAY_MS, START_MS, WorldConfig, world_config
+from simulator.world.queries import Channel
 
 KINDS = ("ranking", "session", "retention")
 REWARDS = ("watch_s", "impressions", "clicks", "long_views", "likes", "returns")

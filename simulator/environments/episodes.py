@@ -1,7 +1,7 @@
 """One possible future of a simulated user: requests, slates, reactions, sessions and days.
 
-Knows the parts of the world and the order in which a request passes them, that of `simulator.day`;
-no Gymnasium, no rewards.
+Knows the parts of the world and the order in which a request passes them, that of
+`simulator.world.day`; no Gymnasium, no rewards.
 
 An episode copies a user at the end of the prehistory and continues it under an id of its own, its
 *key*. Every later draw of the world is keyed by it, so an episode depends on its key and the slates
@@ -24,15 +24,23 @@ import numpy.typing as npt
 
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import History
-from simulator.config import DAY_MS, START_MS, WorldConfig
-from simulator.crn import Purpose, uniform
-from simulator.day import DayLog, run_warmup
-from simulator.profiles import LongProfiles, long_profiles, make_query
-from simulator.set_value import Moment, fresh_utility, oracle_set, slate_watch_s
-from simulator.slates import Visit, fill_random_slots, show
-from simulator.transition import GAP_MS, SessionState, day_fraction, plan_day
-from simulator.users import drift, history_targets, mood_topics
-from simulator.world import ShardState, World
+from simulator.set_value import fresh_utility, oracle_set, slate_watch_s
+from simulator.world.config import DAY_MS, START_MS, WorldConfig
+from simulator.world.crn import Purpose, uniform
+from simulator.world.day import DayLog, run_warmup
+from simulator.world.queries import LongProfiles, long_profiles, make_query
+from simulator.world.slates import Visit, fill_random_slots, show
+from simulator.world.users import (
+    GAP_MS,
+    Moment,
+    SessionState,
+    day_fraction,
+    drift,
+    history_targets,
+    mood_topics,
+    plan_day,
+)
+from simulator.world.world import ShardState, World
 
 MAX_POPULATIONS = 4
 QUIET_S = 3.0  # a prehistory that takes longer prints its progress, this often

@@ -22,12 +22,12 @@ from ifa_ray.ranker import ModelRanker, RandomRanker, Ranker
 from ifa_ray.schema import History, RankRequest, validate_response
 from ifa_ray.training.loop import Learner
 from ifa_ray.training.samples import LogFollower
-from simulator.config import START_MS
 from simulator.environments import IDS
 from simulator.environments.env import Observation, UserEnv
 from simulator.environments.episodes import Population
 from simulator.environments.wrappers import slates_of_scores
 from simulator.presets import MODEL_ARMS, preset
+from simulator.world.config import START_MS
 
 POLICIES = ("random", "popularity", *MODEL_ARMS, "oracle")
 """Names of policies; a model is trained on the prehistory's log first."""

@@ -21,11 +21,11 @@ from gymnasium import spaces
 
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.schema import ACTIONS
-from simulator.catalog import ObservedCatalog
-from simulator.config import DAY_MS
 from simulator.environments.env import Observation
-from simulator.profiles import NUM_RECENT, SMOOTHING
-from simulator.transition import GAP_MS
+from simulator.world.catalog import ObservedCatalog
+from simulator.world.config import DAY_MS
+from simulator.world.queries import NUM_RECENT, SMOOTHING
+from simulator.world.users import GAP_MS
 
 Array = npt.NDArray[np.float64]
 

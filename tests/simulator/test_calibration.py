@@ -23,7 +23,7 @@ from simulator.calibration.measure import (
 from simulator.calibration.sample import Crowd, draw_sample, pool_weights, thinned
 from simulator.calibration.solve import rates, solve_levels, solve_on_sample, unmet
 from simulator.calibration.table import compare_worlds, sample_worlds
-from simulator.config import world_config
+from simulator.world.config import world_config
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tiny_worlds import live
 from simulator.__main__ import main
 from simulator.presets import preset
 from simulator.retrieval_recall import oracle_recall, recall_table
-from simulator.world import World
+from simulator.world.world import World
 
 COMMANDS = (
     "run", "log", "report", "calibration", "calibrate", "set-headroom", "sensitivity", "recall",

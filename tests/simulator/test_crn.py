@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from simulator.crn import Purpose, hash_keys, ndtr, ndtri, normal, uniform
+from simulator.world.crn import Purpose, hash_keys, ndtr, ndtri, normal, uniform
 
 
 def splitmix64_finaliser(x: int) -> int:

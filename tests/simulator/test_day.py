@@ -18,11 +18,11 @@ from tiny_worlds import (
 
 from ifa_ray.errors import LogError, RankerError
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, REQUEST_COLUMNS, RankResponse, pack_actions
-from simulator.config import START_MS
-from simulator.day import run_warmup
-from simulator.oracle import OracleRanker
-from simulator.queries import Channel
-from simulator.world import ShardState, World
+from simulator.world.config import START_MS
+from simulator.world.day import run_warmup
+from simulator.world.oracle import OracleRanker
+from simulator.world.queries import Channel
+from simulator.world.world import ShardState, World
 
 USERS = np.arange(9)
 

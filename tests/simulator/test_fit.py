@@ -11,7 +11,7 @@ from ifa_ray.data.log import write_impressions, write_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from simulator.__main__ import main
 from simulator.presets import RunConfig, preset
-from simulator.world import World
+from simulator.world.world import World
 
 # Other people than TINY's: shorter videos, longer and more even lives, sharper popularity.
 OTHER = dataclasses.replace(

@@ -8,14 +8,14 @@ import importlib
 
 import numpy as np
 import pytest
-from tiny_worlds import TINY, live, tiny_world
+from tiny_worlds import TINY, live, tiny_world, users_of
 
-from simulator.config import LEVELS, START_MS, WorldConfig
-from simulator.policy import choose_slates
-from simulator.profiles import long_profiles, make_query
-from simulator.responses import FEEDBACK, feedback_logit, watch_distribution
-from simulator.users import history_targets, interest_matrix, make_users
-from simulator.world import ShardState
+from simulator.world.config import LEVELS, START_MS, WorldConfig
+from simulator.world.policy import choose_slates
+from simulator.world.queries import long_profiles, make_query
+from simulator.world.responses import FEEDBACK, feedback_logit, watch_distribution
+from simulator.world.users import history_targets, interest_matrix
+from simulator.world.world import ShardState
 
 SCALE = {
     "num_items", "num_topics", "content_width", "num_candidates", "slate_size", "max_history",
@@ -96,7 +96,7 @@ def test_busy_users_are_less_eager_and_at_zero_as_eager_as_others():
     many = np.arange(4_000, dtype=np.int32)
     found = {}
     for bias in (0.0, 0.3, 0.6):
-        users = make_users(tiny_world(activity_bias=bias), many)
+        users = users_of(tiny_world(activity_bias=bias), many)
         found[bias] = np.corrcoef(users.activity_U, users.bias_U)[0, 1]
     assert found[0.0] == pytest.approx(0.0, abs=0.04)
     assert found[0.3] == pytest.approx(-0.3, abs=0.04)
@@ -104,10 +104,10 @@ def test_busy_users_are_less_eager_and_at_zero_as_eager_as_others():
 
 
 def test_at_utility_scale_zero_all_items_are_alike_to_a_user():
-    from simulator.utility import utility
+    from simulator.world.responses import utility
 
     world = tiny_world(utility_scale=0.0)
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     ids_UX = np.tile(np.arange(100, dtype=np.int32), (40, 1))
     found = utility(world.config, world.catalog, users, ids_UX, np.full(40, START_MS))
     assert (found == found[:, :1]).all()
@@ -243,7 +243,7 @@ def test_a_negative_skew_shortens_the_longest_histories():
             TINY, history_skew=skew, history_median=8_571.0, history_log_sd=0.94, min_history=1,
             longest_prehistory=10**7,
         )  # fmt: skip
-        found[skew] = history_targets(config, make_users(tiny_world(), many))
+        found[skew] = history_targets(config, users_of(tiny_world(), many))
     # KuaiRand-27K's quantiles, digitised: 1,421 and 4,511 and 8,571 and 15,149 and 53,372.
     quantiles = np.percentile(found[-0.47], [5, 25, 50, 75, 99])
     np.testing.assert_allclose(quantiles, [1_421, 4_511, 8_571, 15_149, 53_372], rtol=0.06)
@@ -255,14 +255,14 @@ def test_interests_are_graded_by_their_spread_and_alike_at_zero():
     spread = {}
     for value in (0.0, 0.6, 1.2):
         world = tiny_world(interest_spread=value)
-        spread[value] = np.log(make_users(world, USERS).weight_UM).std()
+        spread[value] = np.log(users_of(world, USERS).weight_UM).std()
     assert spread[0.0] == 0.0
     assert 0.0 < spread[0.6] < spread[1.2]
 
 
 def test_a_sleeping_interest_weighs_little_and_at_zero_as_much_as_awake():
     world = tiny_world()
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     awake = users.take(np.arange(len(USERS)))
     awake.awake_UM[:] = True
     apart = {}

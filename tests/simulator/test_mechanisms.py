@@ -4,22 +4,25 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny_worlds import TINY, live, tiny_world
+from tiny_worlds import TINY, live, tiny_world, users_of
 
-from simulator.config import DAY_MS, START_MS
-from simulator.crn import Purpose
-from simulator.oracle import expected_watch_s
-from simulator.slates import scroll
-from simulator.transition import (
+from simulator.world.config import DAY_MS, START_MS
+from simulator.world.crn import Purpose
+from simulator.world.oracle import expected_watch_s
+from simulator.world.responses import bias, utility
+from simulator.world.slates import scroll
+from simulator.world.users import (
     JOY_UNIT,
     SessionState,
+    drift,
+    history_targets,
+    interest_matrix,
     leave_probability,
+    mood_topics,
     plan_day,
     remember_authors,
     satisfy,
 )
-from simulator.users import drift, history_targets, interest_matrix, make_users, mood_topics
-from simulator.utility import bias, utility
 
 USERS = np.arange(40, dtype=np.int32)
 OFF = dict.fromkeys(
@@ -48,12 +51,12 @@ ALL_ITEMS = np.arange(0, 1_000)
 
 def test_with_every_gain_at_zero_all_items_are_alike():
     world = only()
-    np.testing.assert_array_equal(utility_of(world, make_users(world, USERS), ALL_ITEMS), 0.0)
+    np.testing.assert_array_equal(utility_of(world, users_of(world, USERS), ALL_ITEMS), 0.0)
 
 
 def test_users_prefer_items_of_their_interests():
     world = only(interest_gain=1.0)
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     found = utility_of(world, users, ALL_ITEMS)
     interest_UK = interest_matrix(world.config, users)
     pure = world.catalog.mix_N[ALL_ITEMS] < 0.02
@@ -65,7 +68,7 @@ def test_users_prefer_items_of_their_interests():
 
 def test_a_mood_lifts_its_topic_and_only_its_topic():
     world = only(mood_gain=1.0)
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     topics, second = world.catalog.topic_N[ALL_ITEMS], world.catalog.second_N[ALL_ITEMS]
     found = utility_of(world, users, ALL_ITEMS, mood=np.full(len(USERS), 7, np.int32))
     assert (found[:, topics == 7] > 0).all()
@@ -74,7 +77,7 @@ def test_a_mood_lifts_its_topic_and_only_its_topic():
 
 def test_moods_are_drawn_from_the_users_own_awake_interests():
     world = tiny_world()
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     mostly = 0
     for session in range(20):
         mood = mood_topics(TINY, 1, users, np.zeros(40, np.int32), np.full(40, session, np.int32))
@@ -86,7 +89,7 @@ def test_moods_are_drawn_from_the_users_own_awake_interests():
 
 def test_loyalty_grows_with_long_views_of_the_author():
     world = only(loyalty_gain=1.0)
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     author_N = world.catalog.item_table().author_id_N
     loved = int(author_N[0])
     before = utility_of(world, users, [0])
@@ -104,7 +107,7 @@ def test_loyalty_grows_with_long_views_of_the_author():
 
 def test_the_memory_of_authors_is_the_latest_long_views_only():
     world = only(loyalty_gain=1.0)
-    users = make_users(world, USERS[:1])
+    users = users_of(world, USERS[:1])
     capacity = users.loved_UL.shape[1]
     remember_authors(users, np.zeros((1, 1), np.int32), np.ones((1, 1), bool))
     for _ in range(capacity):
@@ -114,7 +117,7 @@ def test_the_memory_of_authors_is_the_latest_long_views_only():
 
 def test_taste_crosses_topics():
     world = only(taste_gain=1.0)
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     found = utility_of(world, users, ALL_ITEMS)
     style = world.catalog.style_NS[ALL_ITEMS]
     for s in range(style.shape[1]):
@@ -127,14 +130,14 @@ def test_taste_crosses_topics():
 )
 def test_quality_and_popularity_please_everybody_alike(gain, column):
     world = only(**{gain: 0.5})
-    found = utility_of(world, make_users(world, USERS), ALL_ITEMS)
+    found = utility_of(world, users_of(world, USERS), ALL_ITEMS)
     hidden = getattr(world.catalog, column)[ALL_ITEMS]
     np.testing.assert_allclose(found, np.tile(0.5 * world.config.utility_scale * hidden, (40, 1)))
 
 
 def test_an_item_is_fresh_when_it_is_young():
     world = only(freshness_gain=1.0)
-    users = make_users(world, USERS[:1])
+    users = users_of(world, USERS[:1])
     upload = int(world.catalog.item_table().upload_ms_N[900])
     at = [utility_of(world, users, [900], upload + d * DAY_MS)[0, 0] for d in (0, 1, 3, 30)]
     scale = world.config.utility_scale
@@ -143,7 +146,7 @@ def test_an_item_is_fresh_when_it_is_young():
 
 def test_an_eager_user_watches_everything_longer():
     world = tiny_world()
-    users = make_users(world, USERS)
+    users = users_of(world, USERS)
     eager = dataclasses.replace(users, bias_U=users.bias_U + 1.0)
     ids = np.tile(np.arange(50, dtype=np.int32), (40, 1))
     now = np.full(40, START_MS)
@@ -158,7 +161,7 @@ def test_interests_drift_slowly_and_not_at_rate_zero():
     shares = {}
     for rate in (0.0, 0.01, 0.1):
         config = dataclasses.replace(TINY, drift_rate=rate)
-        users = make_users(world, np.arange(500, dtype=np.int32))
+        users = users_of(world, np.arange(500, dtype=np.int32))
         before = users.take(np.arange(500))
         for day in range(-30, -20):
             drift(config, 1, users, np.full(500, day, np.int32))
@@ -172,7 +175,7 @@ def test_interests_drift_slowly_and_not_at_rate_zero():
 def test_dormant_interests_wake_up_again():
     world = tiny_world()
     config = dataclasses.replace(TINY, drift_rate=0.1)
-    users = make_users(world, np.arange(200, dtype=np.int32))
+    users = users_of(world, np.arange(200, dtype=np.int32))
     asleep = ~users.awake_UM
     topics = users.topic_UM.copy()
     for day in range(-30, -20):
@@ -183,7 +186,7 @@ def test_dormant_interests_wake_up_again():
 def test_drift_of_days_away_happens_at_once():
     world = tiny_world()
     config = dataclasses.replace(TINY, drift_rate=0.05)
-    users = make_users(world, np.arange(2_000, dtype=np.int32))
+    users = users_of(world, np.arange(2_000, dtype=np.int32))
     before = users.topic_UM.copy(), users.awake_UM.copy()
     drift(config, 1, users, users.last_day_U + np.int32(10))
     changed = (users.topic_UM != before[0]) | (users.awake_UM != before[1])
@@ -192,7 +195,7 @@ def test_drift_of_days_away_happens_at_once():
 
 
 def scrolled(world, ids, joy_shift=0.0, users=USERS):
-    state = make_users(world, users)
+    state = users_of(world, users)
     session = SessionState.new(world.config, np.zeros(len(users), np.int32))
     slate = np.broadcast_to(np.asarray(ids, np.int32), (len(users), len(ids))).copy()
     keys = (users[:, None], 0, 0, slate)
@@ -267,7 +270,7 @@ def test_satisfied_users_come_back_more_often():
     many = np.arange(3_000, dtype=np.int32)
     came = {}
     for shift in (-0.2, 0.0, 0.2):
-        users = make_users(world, many)
+        users = users_of(world, many)
         users.satisfaction_U += shift
         came[shift] = (plan_day(world.config, 1, users, 0)[0] > 0).mean()
         indifferent = dataclasses.replace(world.config, return_gain=0.0)
@@ -279,7 +282,7 @@ def test_satisfied_users_come_back_more_often():
 
 def test_satisfaction_follows_what_was_seen_and_ignores_what_was_not():
     world = tiny_world()
-    users = make_users(world, USERS[:2])
+    users = users_of(world, USERS[:2])
     start = users.satisfaction_U.copy()
     joy = np.ones((2, 3))
     satisfy(users, joy, np.array([[True, True, False], [False, False, False]]))
@@ -292,7 +295,7 @@ def test_satisfaction_follows_what_was_seen_and_ignores_what_was_not():
 
 def test_active_users_come_more_often_have_longer_histories_and_click_less():
     world = tiny_world()
-    users = make_users(world, np.arange(4_000, dtype=np.int32))
+    users = users_of(world, np.arange(4_000, dtype=np.int32))
     active = users.activity_U > 1
     idle = users.activity_U < -1
     came = plan_day(world.config, 1, users, 0)[0]
@@ -302,13 +305,13 @@ def test_active_users_come_more_often_have_longer_histories_and_click_less():
     )
     ranks = [np.argsort(np.argsort(x)) for x in (users.activity_U, users.bias_U)]
     assert np.corrcoef(*ranks)[0, 1] == pytest.approx(-0.518, abs=0.03)
-    alike = make_users(tiny_world(activity_spread=0.0), np.arange(4_000, dtype=np.int32))
+    alike = users_of(tiny_world(activity_spread=0.0), np.arange(4_000, dtype=np.int32))
     assert abs(np.corrcoef(alike.activity_U, alike.bias_U)[0, 1]) < 0.05
 
 
 def test_means_of_few_users_vary_less_than_those_of_independent_draws():
     users = np.arange(64, dtype=np.int32)
-    populations = [make_users(tiny_world(seed), users) for seed in range(20)]
+    populations = [users_of(tiny_world(seed), users) for seed in range(20)]
     for trait in ("activity_U", "bias_U"):
         means = np.array([getattr(each, trait).mean() for each in populations])
         assert means.std() < 0.6 / np.sqrt(64)
@@ -319,15 +322,15 @@ def test_means_of_few_users_vary_less_than_those_of_independent_draws():
 
 def test_any_subset_of_users_in_any_order_is_the_same_users():
     world = tiny_world()
-    whole = make_users(world, USERS).to_arrays()
+    whole = users_of(world, USERS).to_arrays()
     some = np.array([31, 2, 17], np.int32)
-    for name, array in make_users(world, some).to_arrays().items():
+    for name, array in users_of(world, some).to_arrays().items():
         np.testing.assert_array_equal(array, whole[name][some], err_msg=name)
 
 
 def test_sessions_of_a_day_start_in_order_inside_the_day():
     world = tiny_world()
-    users = make_users(world, np.arange(2_000, dtype=np.int32))
+    users = users_of(world, np.arange(2_000, dtype=np.int32))
     count, start = plan_day(world.config, 1, users, 5)
     assert (np.diff(start, axis=1) >= 0).all()
     first = start[count > 0, 0]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simulator.policy import best_match
+from simulator.world.policy import best_match
 
 
 def test_matches_are_the_closest_vectors_and_do_not_depend_on_the_batch():

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.config import WORLDS
 from simulator.presets import MODEL_ARMS, Arm, RunConfig, override, preset
+from simulator.world.config import WORLDS
 
 
 @pytest.fixture

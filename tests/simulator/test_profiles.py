@@ -8,8 +8,8 @@ import pytest
 from tiny_worlds import TINY, live, tiny_world
 
 from ifa_ray.data.history_blocks import HistoryBlocks
-from simulator.config import START_MS
-from simulator.profiles import (
+from simulator.world.config import START_MS
+from simulator.world.queries import (
     NUM_AUTHORS,
     NUM_LONG,
     NUM_RECENT,

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from simulator.config import uncalibrated_config
-from simulator.responses import (
+from simulator.world.config import uncalibrated_config
+from simulator.world.responses import (
     FEEDBACK,
     Watch,
     expected_play_s,

@@ -7,13 +7,12 @@ import pytest
 from tiny_worlds import TINY, live, tiny_world
 
 from ifa_ray.errors import RequestError
-from simulator.config import DAY_MS, START_MS
-from simulator.profiles import long_profiles, make_query
-from simulator.queries import Candidates, Channel
-from simulator.retrieval import PROBED, QUOTAS, ChannelRetrieval
-from simulator.retrieval_reference import ReferenceRetrieval
-from simulator.retrieval_search import first_reaching
-from simulator.world import World
+from simulator.world.config import DAY_MS, START_MS
+from simulator.world.queries import Candidates, Channel, long_profiles, make_query
+from simulator.world.retrieval import PROBED, QUOTAS, ChannelRetrieval
+from simulator.world.retrieval_reference import ReferenceRetrieval
+from simulator.world.retrieval_search import first_reaching
+from simulator.world.world import World
 
 USERS = np.arange(12, dtype=np.int32)
 

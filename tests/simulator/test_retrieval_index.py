@@ -5,7 +5,7 @@ import pytest
 from tiny_worlds import tiny_world
 
 from ifa_ray.errors import ConfigError
-from simulator.retrieval_search import build_index
+from simulator.world.retrieval_search import build_index
 
 
 @pytest.fixture(scope="module")

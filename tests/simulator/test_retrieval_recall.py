@@ -5,12 +5,12 @@ import pytest
 from tiny_worlds import TINY, live, tiny_world
 
 from ifa_ray.errors import ConfigError
-from simulator.config import DAY_MS, START_MS
-from simulator.oracle import expected_watch_s
-from simulator.queries import Candidates, Channel
 from simulator.retrieval_recall import ALL_CHANNELS, oracle_recall, recall_table
-from simulator.users import drift
-from simulator.world import ShardState, World
+from simulator.world.config import DAY_MS, START_MS
+from simulator.world.oracle import expected_watch_s
+from simulator.world.queries import Candidates, Channel
+from simulator.world.users import drift
+from simulator.world.world import ShardState, World
 
 USERS = np.arange(8, dtype=np.int32)
 

@@ -3,9 +3,9 @@
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.config import WorldConfig
 from simulator.presets import preset
 from simulator.sensitivity import KNOBS, SensitivitySettings, format_table, measure_sensitivity
+from simulator.world.config import WorldConfig
 
 TINY = SensitivitySettings(
     knobs=("mood_gain",), arms=("random", "ifa"), replicates=3, users=3, days=2,

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from tiny_worlds import live, tiny_world
 
-from simulator.responses import expected_play_s, watch_distribution
 from simulator.set_value import (
     Moment,
     best_set,
@@ -13,9 +12,9 @@ from simulator.set_value import (
     oracle_set,
     slate_watch_s,
 )
-from simulator.slates import scroll
-from simulator.transition import SessionState
-from simulator.utility import bias
+from simulator.world.responses import bias, expected_play_s, watch_distribution
+from simulator.world.slates import scroll
+from simulator.world.users import SessionState
 
 NUM_USERS, K = 4, 6
 

@@ -7,9 +7,9 @@ from test_day import assert_same
 from tiny_worlds import answer_with, first_candidates, live, live_day, rows_of, tiny_world
 
 from ifa_ray.data.history_blocks import HistoryBlocks
-from simulator import retrieval
-from simulator.day import run_warmup
-from simulator.world import ShardState
+from simulator.world import retrieval
+from simulator.world.day import run_warmup
+from simulator.world.world import ShardState
 
 USERS = np.arange(9, dtype=np.int32)
 

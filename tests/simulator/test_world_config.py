@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.config import (
+from simulator.world.config import (
     LEVELS,
     LEVELS_PATH,
     SCALES,
@@ -27,7 +27,7 @@ def test_every_scale_is_solved_and_the_runs_scales_in_every_world():
 
 def test_a_world_that_was_never_solved_says_how_to(monkeypatch, tmp_path):
     (tmp_path / "levels.json").write_text('{"levels": {}}')
-    monkeypatch.setattr("simulator.config.LEVELS_PATH", tmp_path / "levels.json")
+    monkeypatch.setattr("simulator.world.config.LEVELS_PATH", tmp_path / "levels.json")
     with pytest.raises(ConfigError, match=r"python -m simulator\.calibration --scale quick"):
         world_config("quick")
 

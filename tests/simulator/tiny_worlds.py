@@ -7,9 +7,10 @@ import functools
 import numpy as np
 
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS, RankResponse
-from simulator.config import uncalibrated_config
-from simulator.day import run_day, run_warmup
-from simulator.world import ShardState, World
+from simulator.world.config import uncalibrated_config
+from simulator.world.day import run_day, run_warmup
+from simulator.world.users import make_users
+from simulator.world.world import ShardState, World
 
 TINY = dataclasses.replace(
     uncalibrated_config("smoke"), num_items=1_200, num_candidates=80, warmup_candidates=40,
@@ -21,6 +22,10 @@ TINY = dataclasses.replace(
 @functools.cache
 def tiny_world(seed=1, **changes):
     return World(dataclasses.replace(TINY, **changes), seed)
+
+
+def users_of(world, user_ids):
+    return make_users(world.config, world.seed, user_ids)
 
 
 def retrieve_from(world):

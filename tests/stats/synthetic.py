@@ -34,8 +34,8 @@ def simulated_users(users):
     """Totals of users of a small simulated world, two days under one plain ranker."""
     import tiny_worlds
 
-    from simulator.day import run_warmup
-    from simulator.world import ShardState
+    from simulator.world.day import run_warmup
+    from simulator.world.world import ShardState
 
     world = tiny_worlds.tiny_world(11)
     shard = ShardState.new(world, np.arange(users, dtype=np.int32))

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 
 import simulator.environments  # noqa: F401  registers the ids
-from simulator.config import world_config
+from simulator.world.config import world_config
 
 USERS = 12
 SMALL = dataclasses.replace(

@@ -5,7 +5,6 @@ import pytest
 from small_environments import actions_of, small, small_batch
 
 from ifa_ray.schema import ACTIONS
-from simulator.config import DAY_MS
 from simulator.environments import FeatureObservation, ScoredSlates
 from simulator.environments.wrappers import (
     CANDIDATE_FEATURES,
@@ -16,6 +15,7 @@ from simulator.environments.wrappers import (
     slates_of_scores,
     state_features,
 )
+from simulator.world.config import DAY_MS
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from small_environments import (
 )
 
 from ifa_ray.schema import RankResponse, pack_actions
-from simulator.day import run_day, run_warmup
 from simulator.environments.env import KINDS, repair
 from simulator.environments.episodes import Episode, population
-from simulator.transition import plan_day
-from simulator.world import ShardState
+from simulator.world.day import run_day, run_warmup
+from simulator.world.users import plan_day
+from simulator.world.world import ShardState
 
 
 @pytest.mark.parametrize("kind", KINDS)

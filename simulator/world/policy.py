@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simulator.catalog import ObservedCatalog
-from simulator.config import WorldConfig
-from simulator.crn import Purpose, uniform
-from simulator.profiles import LongProfiles
-from simulator.queries import Candidates, RetrievalQuery
+from simulator.world.catalog import ObservedCatalog
+from simulator.world.config import WorldConfig
+from simulator.world.crn import Purpose, uniform
+from simulator.world.queries import Candidates, LongProfiles, RetrievalQuery
 
 # Beside them: the settings `policy_popularity` and `policy_noise`.
 LONG_WEIGHT = 2.0

@@ -13,7 +13,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from simulator.compiled import compiled, elementwise
+from simulator.world.compiled import compiled, elementwise
 
 
 class Purpose(enum.IntEnum):
@@ -161,3 +161,8 @@ def ndtr(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
            + t * (-1.453152027 + t * 1.061405429))))  # fmt: skip
     upper = 0.5 * poly * np.exp(-z * z)
     return np.where(x < 0, upper, 1.0 - upper)
+
+
+def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The logistic function."""
+    return 1.0 / (1.0 + np.exp(-x))

@@ -1,6 +1,6 @@
 """Reference implementation of the retrieval stage: one user at a time in plain numpy.
 
-Draws as `simulator.retrieval` does and finds the same candidates (a test).
+Draws as `simulator.world.retrieval` does and finds the same candidates (a test).
 With `probed=None` every cell is searched: the exact nearest neighbours, against which recall is
 measured.
 
@@ -12,15 +12,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from simulator import retrieval
-from simulator.catalog import ObservedCatalog
-from simulator.config import WorldConfig
-from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.retrieval_search import MIN_CELLS, CellIndex, build_index
+from simulator.world import retrieval
+from simulator.world.catalog import ObservedCatalog
+from simulator.world.config import WorldConfig
+from simulator.world.queries import Candidates, Channel, RetrievalQuery
+from simulator.world.retrieval_search import MIN_CELLS, CellIndex, build_index
 
 
 class ReferenceRetrieval:
-    """`simulator.retrieval.ChannelRetrieval`, O(N D) a user where every cell is searched.
+    """`simulator.world.retrieval.ChannelRetrieval`, O(N D) a user where every cell is searched.
 
     Args:
         catalog: the observed one.

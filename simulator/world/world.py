@@ -1,7 +1,7 @@
 """A world, and the part of its population that one shard holds.
 
-Knows catalogue, users and histories as values; the simulation of a day is in `simulator.day`. A
-world is a pure function of config and seed, so every process builds its own.
+Knows catalogue, users and histories as values; a day is in `simulator.world.day`. A world
+ is a pure function of config and seed, so every process builds its own.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.errors import LogError
-from simulator.catalog import Catalog, ObservedCatalog, make_catalog
-from simulator.config import WorldConfig
-from simulator.queries import Retrieval
-from simulator.retrieval import ChannelRetrieval
-from simulator.users import UserState, make_users
+from simulator.world.catalog import Catalog, ObservedCatalog, make_catalog
+from simulator.world.config import WorldConfig
+from simulator.world.queries import Retrieval
+from simulator.world.retrieval import ChannelRetrieval
+from simulator.world.users import UserState, make_users
 
 RetrievalFactory = Callable[[ObservedCatalog, WorldConfig], Retrieval]
 
@@ -70,7 +70,7 @@ class ShardState:
         histories: HistoryBlocks | None = None,
     ) -> Self:
         """Users before their warm-up; their histories are kept in memory unless given, empty."""
-        users = make_users(world, user_ids)
+        users = make_users(world.config, world.seed, user_ids)
         return cls(user_ids=users.user_id_U, users=users, histories=histories or HistoryBlocks())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -84,7 +84,9 @@ class ShardState:
         Raises:
             LogError: if an array is missing, foreign, or of another shape than this world's.
         """
-        expected = make_users(world, np.asarray(arrays.get("user_id_U", ()), np.int32)).to_arrays()
+        expected = make_users(
+            world.config, world.seed, np.asarray(arrays.get("user_id_U", ()), np.int32)
+        ).to_arrays()
         if arrays.keys() != expected.keys():
             odd = sorted(arrays.keys() ^ expected.keys())
             raise LogError(f"state holds arrays {sorted(arrays)}, must not differ in {odd}.")

@@ -2,8 +2,8 @@
 
 Knows arrays only; no users beyond their query vectors. Video ids are in order of upload, so what is
 live at a time is a prefix of every cell, and one index serves all times. All arithmetic is on
-integers (see `simulator.compiled`): every process builds the same index, and a user's row is
-computed from that user's inputs alone. Reference implementation: `simulator.retrieval_reference`.
+integers (see `simulator.world.compiled`): every process builds the same index, and a user's row is
+computed from that user's inputs alone. Reference: `simulator.world.retrieval_reference`.
 
 Letters: U users, C candidates, N items, n some of them, L cells, D content width, V query vectors,
 K those of them that are known, P proposals, Q channels with quotas, S seen items, B buckets.
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.config import require
-from simulator.compiled import compiled
-from simulator.crn import Purpose, hash_keys
+from simulator.world.compiled import compiled
+from simulator.world.crn import Purpose, hash_keys
 
 CHANNEL_BITS = 3
 """A candidate is packed as id * 8 + channel, so that sorting by id carries the channel along."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.data.items import ItemTable
-from simulator.config import DAY_MS, START_MS, WorldConfig
-from simulator.crn import Purpose, normal, uniform
+from simulator.world.config import DAY_MS, START_MS, WorldConfig
+from simulator.world.crn import Purpose, normal, uniform
 
 NUM_STYLES = 3
 """Two directions of style, and duration."""

@@ -14,20 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.schema import pack_actions
-from simulator.catalog import Catalog
-from simulator.config import WorldConfig
-from simulator.crn import Purpose, uniform
-from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.responses import feedback, is_long_view, play_time_s, watch_distribution
-from simulator.transition import (
+from simulator.world.catalog import Catalog
+from simulator.world.config import WorldConfig
+from simulator.world.crn import Purpose, uniform
+from simulator.world.queries import Candidates, Channel, RetrievalQuery
+from simulator.world.responses import (
+    bias,
+    feedback,
+    is_long_view,
+    play_time_s,
+    utility,
+    watch_distribution,
+)
+from simulator.world.users import (
     SessionState,
     joy,
     leave_probability,
     remember_authors,
     satisfy,
 )
-from simulator.utility import bias, utility
-from simulator.world import ShardState, World
+from simulator.world.world import ShardState, World
 
 SWIPE_MS = 400
 NETWORK_MS = 300

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.schema import RankRequest, RankResponse
-from simulator.responses import expected_play_s, watch_distribution
-from simulator.users import UserState
-from simulator.utility import utility
-from simulator.world import ShardState, World
+from simulator.world.responses import expected_play_s, utility, watch_distribution
+from simulator.world.users import UserState
+from simulator.world.world import ShardState, World
 
 
 def expected_watch_s(

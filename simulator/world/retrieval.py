@@ -2,7 +2,7 @@
 
 Knows the observed catalogue and what a query carries; no latent topics, no hidden user state, no
 ranker. `ChannelRetrieval` is the default; another stage is any class with its `retrieve` method
-(`simulator.queries.Retrieval`), given to a world by a function of catalogue and config:
+(`simulator.world.queries.Retrieval`), given to a world by a function of catalogue and config:
 
     class Newest:
         def __init__(self, catalog, config): ...
@@ -13,7 +13,7 @@ ranker. `ChannelRetrieval` is the default; another stage is any class with its `
 It must keep the contract: exactly C unique, uploaded, unseen ids, increasing in each row, a row
 depending on its own query alone.
 
-The content channels search an inverted file of our own (`simulator.retrieval_search`), not a
+The content channels search an inverted file of our own (`simulator.world.retrieval_search`), not a
 library's. One core of an AMD EPYC with AVX2, numpy 2.4, numba 0.68, faiss-cpu 1.15; a million items
 of 16 dimensions in 1,000 cells, 700,000 of them live, 10,000 seen; the 3,000 nearest to any of four
 vectors, recall against brute force (36 ms):
@@ -38,11 +38,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.errors import RequestError
-from simulator.catalog import ObservedCatalog
-from simulator.config import WorldConfig
-from simulator.crn import Purpose, hash_keys, normal, uniform
-from simulator.queries import Candidates, Channel, RetrievalQuery
-from simulator.retrieval_search import (
+from simulator.world.catalog import ObservedCatalog
+from simulator.world.config import WorldConfig
+from simulator.world.crn import Purpose, hash_keys, normal, uniform
+from simulator.world.queries import Candidates, Channel, RetrievalQuery
+from simulator.world.retrieval_search import (
     CHANNEL_BITS,
     CellIndex,
     build_index,

@@ -22,7 +22,7 @@ DAY_MS = 86_400_000
 START_MS = 1_652_054_400_000
 """Midnight before day 0: 2022-05-09 UTC, the day after KuaiRand's log ends."""
 
-LEVELS_PATH = Path(__file__).parent / "data" / "levels.json"
+LEVELS_PATH = Path(__file__).parent.parent / "data" / "levels.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

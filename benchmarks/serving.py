@@ -3,7 +3,7 @@
     python -m benchmarks.serving [--quick] [--seconds 30] [--minutes 10] [--json PATH]
 
 Starts a Ray and a Serve of its own on 127.0.0.1 and ends them. In turn: a request by the bare
-ranker in this process, by handle, by binary HTTP and by gRPC, alternating within each trial;
+ranker in this process, by handle and by binary HTTP, alternating within each trial;
 requests from cached states of growing histories, alternating too; closed loops against one replica
 and two; an open loop at 80% of what one replica held. The loops run in a process of their own
 (`benchmarks.serving_load`). Times are wall time, for they are what a caller waits: on a busy
@@ -41,15 +41,12 @@ from ifa_ray.data.log import write_items
 from ifa_ray.models.history_keeper import part_of
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE
-from ifa_ray.serving.appends import MAX_BATCH, Append
 from ifa_ray.serving.client import RankClient
-from ifa_ray.serving.grpc_client import GrpcRankClient
-from ifa_ray.serving.local import local_serve
+from ifa_ray.serving.command import local_serve
+from ifa_ray.serving.histories import MAX_BATCH, Append
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
-
-__all__ = ["verdicts"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,6 @@ KEPT_UP = 0.95
 TARGETS = (
     ("handle_of_bare", "by handle, of the bare ranker's time: {:.2f}", "<=", 1.3),
     ("http_more_ms", "binary HTTP more than the handle: {:.1f} ms", "<=", 10.0),
-    ("grpc_more_ms", "gRPC more than the handle: {:.1f} ms", "<=", 10.0),
     ("cached_of_first", "from a state, longest history of the shortest: {:.3f}", "<=", 1.1),
     ("two_of_one", "two replicas' requests a second, of one's: {:.2f}", ">=", 1.7),
     ("p99_of_p50", "at 80% load, p99 of p50: {:.2f}", "<=", 4.0),
@@ -108,11 +104,11 @@ def verdicts(results: dict[str, float]) -> list[str]:
 class Served:
     """Applications on a Serve that is up, and a process that loads them."""
 
-    def __init__(self, folder: Path, size: Size, http_port: int, grpc_port: int) -> None:
+    def __init__(self, folder: Path, size: Size, http_port: int) -> None:
         """Writes the catalogue and one version; deploys nothing."""
         self.size, self.items = size, catalogue(NUM_ITEMS, SEED)
         self.token = os.environ["RANKER_TOKEN"]
-        self.http_port, self.grpc_port = http_port, grpc_port
+        self.http_port = http_port
         self._folder = folder
         write_items(folder / "items.parquet", self.items)
         config = ModelConfig(
@@ -142,9 +138,9 @@ class Served:
             "items": str(self._folder / "items.parquet"),
             "checkpoints": str(self._folder / "models"),
         }
-        values = {"name": name, "slots": [slot], "grpc": True, "token_env": "RANKER_TOKEN"}
+        values = {"name": name, "slots": [slot], "token_env": "RANKER_TOKEN"}
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        made = deployment_for(AppSettings.model_validate(values | settings))
+        made = deployment_for(AppSettings.from_dict(values | settings))
         yield serve.run(made, name=name, route_prefix=f"/{name}")
         serve.delete(name)
 
@@ -179,17 +175,15 @@ def _pairwise(
 
 
 def measure_faces(served: Served) -> dict[str, float]:
-    """The same requests by the bare ranker, the handle, HTTP and gRPC, one at a time."""
+    """The same requests by the bare ranker, the handle and HTTP, one at a time."""
     size = served.size
     asked = [
         request(served.items, size.m, size.n, seed=SEED, number=number)
         for number in range(size.trials + 1)
     ]
-    target = f"127.0.0.1:{served.grpc_port}"
     with (
         served.application("faces") as handle,
         RankClient(served.url("faces"), token=served.token, timeout_s=60) as http,
-        GrpcRankClient(target, application="faces", token=served.token, timeout_s=60) as by_grpc,
     ):
         seconds = _alternating(
             size.trials,
@@ -197,14 +191,12 @@ def measure_faces(served: Served) -> dict[str, float]:
                 "bare": lambda trial: served.bare.rank([asked[trial]]),
                 "handle": lambda trial: handle.rank.remote(0, [asked[trial]]).result(),
                 "http": lambda trial: http.rank([asked[trial]]),
-                "grpc": lambda trial: by_grpc.rank([asked[trial]]),
             },
         )
     return {
         **{f"{name}_p50_ms": 1e3 * statistics.median(s) for name, s in seconds.items()},
         "handle_of_bare": _pairwise(seconds["handle"], seconds["bare"], lambda a, b: a / b),
         "http_more_ms": _pairwise(seconds["http"], seconds["handle"], lambda a, b: 1e3 * (a - b)),
-        "grpc_more_ms": _pairwise(seconds["grpc"], seconds["handle"], lambda a, b: 1e3 * (a - b)),
     }
 
 
@@ -285,16 +277,15 @@ def _resident_mb(name: str) -> float:
     return float(found.memory_info().rss / 2**20)
 
 
-def run(size: Size, seconds: float, long_s: float, ports: tuple[int, int]) -> dict[str, float]:
+def run(size: Size, seconds: float, long_s: float, http_port: int) -> dict[str, float]:
     """All measurements."""
     os.environ["RANKER_TOKEN"] = secrets.token_urlsafe(24)
-    http_port, grpc_port = ports
     with (
         tempfile.TemporaryDirectory(prefix="ifa-bench-") as name,
-        local_serve(http_port, num_cpus=4, grpc_port=grpc_port),
+        local_serve(http_port, num_cpus=4),
     ):
         folder = Path(name)
-        served = Served(folder, size, http_port, grpc_port)
+        served = Served(folder, size, http_port)
         results = {}
         for what, measure in (
             ("faces", lambda: measure_faces(served)),
@@ -319,15 +310,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each loop (default: 30)")
     parser.add_argument("--minutes", type=float, help="of the one at 80%% load, instead")
-    parser.add_argument("--port", type=int, default=8123, help="HTTP; gRPC's is the next")
+    parser.add_argument("--port", type=int, default=8123, help="of HTTP (default: 8123)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the results there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     machine: dict[str, Any] = describe_machine()
     long_s = options.seconds if options.minutes is None else 60 * options.minutes
     size = QUICK if options.quick else FULL
-    ports = (options.port, options.port + 1)
-    results = run(size, options.seconds, long_s, ports)
+    results = run(size, options.seconds, long_s, options.port)
     print("\n".join(["", f"m = {size.m:,}, n = {size.n:,}, {size.trials} trials", ""]))
     lines = verdicts(results)
     print("\n".join(lines))

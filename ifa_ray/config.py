@@ -290,6 +290,10 @@ def _converted(hint: Any, value: Any) -> Any:
         if value is not None:
             raise TypeError
         return None
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise TypeError
+        return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
             raise TypeError

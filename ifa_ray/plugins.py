@@ -34,7 +34,7 @@ def load_ranker_class(spec: str) -> type[Any]:
 
 
 def load_store_class(spec: str) -> type[Any]:
-    """Imports a class of stores; it is constructed as `Class(location=str, max_bytes=int)`.
+    """Imports a class of stores, made as `Class(location=str, max_bytes=int, **options)`.
 
     Raises:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a

@@ -102,11 +102,16 @@ class ModelRanker:
                 catalogue.
             RankerError: if the model gives a score that is not finite.
         """
+        for request in requests:
+            validate_request(request)
+        return self.rank_valid(requests)
+
+    def rank_valid(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
+        """Ranks requests that `validate_request` has passed, for callers that check them first."""
         return [self._rank_one(request) for request in requests]
 
     def _rank_one(self, request: RankRequest) -> RankResponse:
         start = self._clock()
-        validate_request(request)
         batch = build_batch([request], self._items, self._model.config)
         if self._device.type != "cpu" and self._graphed is None:
             batch = batch.to(self._device)

@@ -156,13 +156,17 @@ class StatefulRanker(ModelRanker):
         """
         return [self.rank_at(request, len(request.history)) for request in requests]
 
+    rank_valid = rank
+
     def rank_without_states(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks from the requests' histories alone, to the bit as `ModelRanker.rank` does.
 
         Raises:
             RequestError, RankerError: as `ModelRanker.rank`.
         """
-        return super().rank(requests)
+        for request in requests:
+            validate_request(request)
+        return super().rank_valid(requests)
 
     def append(self, user_id: int, begin: int, history: History) -> int | None:
         """Adds behaviours [begin, begin + T) to the user's state, those that it lacks.

@@ -251,14 +251,14 @@ class _Run:
         learns = arm.ranker is None
         return AppSettings(
             name=arm.name,
-            slots=[
+            slots=tuple(
                 SlotSettings(
                     items=str(self._folder.items(r).resolve()),
                     checkpoints=str(self._folder.models(arm.name, r).resolve()) if learns else None,
                     seed=0 if learns else self._config.model_seed(r, arm.name),
                 )
                 for r in range(self._config.replicates)
-            ],
+            ),
             ranker=arm.ranker,
             num_replicas=self._cluster.replicas,
             num_cpus=self._plan.replica_cpus,

@@ -27,7 +27,7 @@ from ifa_ray.plugins import load_ranker_class
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse
-from ifa_ray.serving.slots import Loaded, score
+from ifa_ray.serving.versions import Loaded, score
 from ifa_ray.training.checkpoint import load_model, version_folder
 from ifa_ray.training.loop import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream

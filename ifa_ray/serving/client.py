@@ -1,30 +1,24 @@
-"""A client of a served ranker's HTTP face; knows bytes, status codes and patience, no Ray.
-
-`ifa_ray.serving.grpc_client` does the same over gRPC; `ifa_ray.serving.patience` says what is sent
-again, and why that is harmless.
-"""
+"""A client of a served ranker's HTTP API; knows bytes, status codes and a retry policy, no Ray."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
 from ifa_ray.errors import ConfigError, RequestError, ServingError
 from ifa_ray.schema import RankRequest, RankResponse
-from ifa_ray.serving import event_forms, wire
-from ifa_ray.serving.appends import Append, Appended
-from ifa_ray.serving.load import MAX_DEADLINE_MS
-from ifa_ray.serving.patience import LONGEST_WAIT_S, NotNowError, Patience
-from ifa_ray.serving.placement import SESSION_HEADER, session_of
-
-__all__ = ["RankClient"]
+from ifa_ray.serving import events, wire
+from ifa_ray.serving.histories import Append, Appended
+from ifa_ray.serving.load_shedding import MAX_DEADLINE_MS
 
 _MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
 _RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
+# Bodies are not read on the way to a replica, so whose they are is told beside them.
+SESSION_HEADER = "x-session-id"
 _CONFLICT = (409,)  # of an append, the caller's; of a version, the server's
 
 
@@ -62,7 +56,7 @@ class RankClient:
         Raises:
             ConfigError: on a setting outside its rule.
         """
-        self._patience = Patience(timeout_s, retries, clock, sleep)
+        self._patience = RetryPolicy(timeout_s, retries, clock, sleep)
         if format not in _MEDIA_TYPES:
             raise ConfigError(f"format == {format!r}, must be 'arrow' or 'json'.")
         self._media_type = _MEDIA_TYPES[format]
@@ -126,12 +120,12 @@ class RankClient:
         groups = [[append] for append in appends] if each_alone else [list(appends)]
         done: list[Appended] = []
         for group in groups:
-            body = event_forms.encode_appends(group, self._media_type)
+            body = events.encode_appends(group, self._media_type)
             answer = self._send(
                 "POST", "/v1/events", content=body, refusals=_CONFLICT, session=session_of(group)
             )
             self._check_media_type(answer)
-            done += event_forms.decode_appended(answer.content, self._media_type, len(group))
+            done += events.decode_appended(answer.content, self._media_type, len(group))
         return done
 
     def watermark(self, user_id: int) -> int:
@@ -142,7 +136,7 @@ class RankClient:
             ServingError: as `rank`.
         """
         answer = self._send("GET", f"/v1/users/{user_id}")
-        return event_forms.read_user(answer.content).watermark
+        return events.read_user(answer.content).watermark
 
     def erase(self, user_id: int) -> int:
         """Removes what the server keeps of a user; returns how many impressions there were.
@@ -151,7 +145,7 @@ class RankClient:
             RequestError, ServingError: as `watermark`.
         """
         answer = self._send("DELETE", f"/v1/users/{user_id}", session=str(user_id))
-        return event_forms.read_erased(answer.content).erased
+        return events.read_erased(answer.content).erased
 
     def models(self) -> dict[str, Any]:
         """Slots, the versions in memory and the settings of one replica.
@@ -192,7 +186,7 @@ class RankClient:
         tells_deadline: bool = False,
         session: str = "",
     ) -> httpx.Response:
-        """Sends until an answer is final; see `Patience`.
+        """Sends until an answer is final; see `RetryPolicy`.
 
         Args:
             method: of HTTP.
@@ -215,9 +209,9 @@ class RankClient:
                     method, path, params=params, content=content, headers=headers, timeout=left_s
                 )
             except httpx.TransportError as error:
-                raise NotNowError(f"{type(error).__name__}: {error}") from None
+                raise RetryableError(f"{type(error).__name__}: {error}") from None
             if answer.status_code in _RETRIED:
-                raise NotNowError(_message(answer), _retry_after_s(answer))
+                raise RetryableError(_message(answer), _retry_after_s(answer))
             return _checked(answer, refusals)
 
         return self._patience.answer_of(f"{method} {self._http.base_url.join(path)}", attempt)
@@ -248,3 +242,82 @@ def _message(answer: httpx.Response) -> str:
 def _retry_after_s(answer: httpx.Response) -> float:
     value = answer.headers.get("retry-after", "")
     return min(float(value), LONGEST_WAIT_S) if value.isdigit() else 0.0
+
+
+def session_of(calls: Sequence[RankRequest] | Sequence[Append]) -> str:
+    """The user of a call; empty of several users, as no replica is theirs."""
+    users = {one.user_id for one in calls}
+    return str(users.pop()) if len(users) == 1 else ""
+
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
+
+Answer = TypeVar("Answer")
+
+
+class RetryableError(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        """Notes the reason, and how long the server asks to be left alone."""
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class RetryPolicy:
+    """Of one client: a deadline for each call, and how many attempts lie within."""
+
+    def __init__(
+        self,
+        timeout_s: float,
+        retries: int,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        """Checks the settings.
+
+        Args:
+            timeout_s: of one call, its retries and waits included.
+            retries: attempts after the first.
+            clock: seconds, for the deadline.
+            sleep: waits that many seconds between attempts.
+
+        Raises:
+            ConfigError: on a setting outside its rule.
+        """
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s == {timeout_s}, must be > 0.")
+        if retries < 0:
+            raise ConfigError(f"retries == {retries}, must be >= 0.")
+        self._timeout_s, self._retries = timeout_s, retries
+        self._clock, self._sleep = clock, sleep
+
+    def answer_of(self, what: str, attempt: Callable[[float], Answer]) -> Answer:
+        """Attempts until one is final, attempts are used up or waiting would pass the deadline.
+
+        The deadline bounds when an attempt may start and how long it may wait for the network at a
+        stretch; an answer that trickles in may pass it.
+
+        Args:
+            what: is asked, for the message.
+            attempt: given the seconds that are left, > 0; raises `RetryableError` to be repeated.
+
+        Raises:
+            ServingError: with the last reason.
+        """
+        deadline = self._clock() + self._timeout_s
+        wait_s = FIRST_WAIT_S
+        number = 0
+        while True:
+            number += 1
+            try:
+                return attempt(max(deadline - self._clock(), 1e-3))
+            except RetryableError as error:
+                reason, pause_s = str(error), max(wait_s, error.wait_s)
+            if number > self._retries or self._clock() + pause_s >= deadline:
+                raise ServingError(
+                    f"{what} failed {number} time(s) within timeout_s == {self._timeout_s}; "
+                    f"the last: {reason}"
+                )
+            self._sleep(pause_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)

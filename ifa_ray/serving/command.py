@@ -1,7 +1,6 @@
-"""`python -m ifa_ray serve --local`: a served ranker on a laptop, and how to ask it.
+"""`ifa-ray serve --local`: a Ray and a Serve on this machine's loopback address, until Ctrl-C.
 
-Parses and prints. What is served is an application as `deploy/config.yaml` has it; a cluster gets
-it by `serve deploy` (deploy/README.md), never from here.
+Nothing imports `ray` before its private environment is set: it is read on import.
 """
 
 from __future__ import annotations
@@ -9,16 +8,20 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import shutil
 import signal
+import socket
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
-
-__all__ = ["add_serve", "curl_line", "run_serve", "settings_of"]
 
 _HELP = """\
 Serve a model of a finished run from this machine: starts a Ray and a Serve of its own on 127.0.0.1,
@@ -79,7 +82,6 @@ def run_serve(options: argparse.Namespace) -> int:
     """
     values = settings_of(options)
     # What is slow to import, after a mistake of the user's would have been found.
-    from ifa_ray.serving.local import local_serve
 
     stopped = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
@@ -92,7 +94,7 @@ def run_serve(options: argparse.Namespace) -> int:
         from ifa_ray.serving.settings import AppSettings
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        settings = AppSettings.model_validate(values)
+        settings = AppSettings.from_dict(values)
         serve.run(deployment_for(settings), name=settings.name, route_prefix="/")
         url = f"http://127.0.0.1:{options.port}"
         print(f"{settings.name} is served; ask it:\n\n{curl_line(url, values)}\n")
@@ -141,3 +143,74 @@ def curl_line(url: str, values: dict[str, Any]) -> str:
         "k": min(3, len(ids)),
     }
     return f"curl -sS {url}/v1/rank -H 'content-type: application/json' -d '{json.dumps(body)}'"
+
+
+_OBJECT_STORE_BYTES = 200 * 2**20
+
+
+@contextmanager
+def local_serve(http_port: int, *, num_cpus: int = 2) -> Iterator[None]:
+    """Serve is up within, and nothing is deployed.
+
+    Args:
+        http_port: on 127.0.0.1.
+        num_cpus: that replicas may reserve, be there so many or not.
+
+    Raises:
+        ConfigError: if a port is taken.
+    """
+    _require_free("port", http_port)
+    # Short, because sockets lie below it and their paths are limited to 107 bytes.
+    session = tempfile.mkdtemp(prefix="ifa-ray-")
+    _private_environment(Path(session) / "home")
+    import ray
+    from ray import serve
+
+    try:
+        ray.init(
+            address="local",  # plain init() would join any Ray that runs on this machine
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _temp_dir=session,
+        )
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": "127.0.0.1", "port": http_port},
+        )
+        yield
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def _private_environment(home: Path) -> None:
+    """Ray neither finds nor writes the user's token, and tells nobody that it ran."""
+    home.mkdir(mode=0o700)
+    # Without it the dashboard's agent asks the cloud's metadata service what machine this is.
+    (home / "ray_bootstrap_config.yaml").write_text("provider: {type: local}\n")
+    os.environ.update(
+        HOME=str(home),
+        RAY_AUTH_MODE="token",
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_USAGE_STATS_REPORT_URL="http://127.0.0.1:9/",
+        # On a busy machine a proxy takes longer than Serve's 5 s to start.
+        RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
+    )
+    os.environ.pop("RAY_ADDRESS", None)
+    # One thread a process: replicas share the cores, and scores are then equal bit by bit.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _require_free(field: str, port: int) -> None:
+    with socket.socket() as probe:
+        # As servers do: a port whose last connection is only winding down is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(f"{field} == {port}, must be free on 127.0.0.1: {error}") from None

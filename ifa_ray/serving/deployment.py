@@ -1,10 +1,9 @@
 """A replica of a served ranker: slots, one scoring thread, one loading thread, one for histories.
 
 A plain class, tested with plain awaits; `ifa_ray.serving.app` makes a Serve deployment of it and
-`ifa_ray.serving.routes` gives it an HTTP face. Knows no model and no wire format. The checkpoint
-store is a folder that all replicas see, so a replica that was down, or is behind, pulls what it
-needs by itself; a push is only the fast path. Histories, where they are kept, are this replica's
-alone, or lie in shards that all replicas ask.
+`ifa_ray.serving.http_api` its HTTP API. Knows no model and no wire format. The checkpoint store is
+a folder that all replicas see, so a replica that was down, or is behind, pulls what it needs by
+itself; a push is only the fast path.
 """
 
 from __future__ import annotations
@@ -19,36 +18,26 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
-from pydantic import ValidationError
 
 from ifa_ray.data.log import read_items
-from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, RequestError
+from ifa_ray.errors import CheckpointError, ConfigError, RequestError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.serving.appends import Append, Appended
-from ifa_ray.serving.following import follow_slots
+from ifa_ray.serving.histories import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
-from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates
+from ifa_ray.serving.load_shedding import DeadlineError, check_deadline, fewer_candidates
 from ifa_ray.serving.measures import Measures, ServeMeasures
-from ifa_ray.serving.pins import LOG, UnknownSlotError, apply_pins, forgetting
-from ifa_ray.serving.settings import AppSettings, LiveSettings, SlotSettings
-from ifa_ray.serving.shadow import Shadow
-from ifa_ray.serving.shadow_files import open_shadow
-from ifa_ray.serving.sharded_store import ShardedStore
-from ifa_ray.serving.slots import Loaded, Slot, score_first
+from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.serving.versions import Loaded, Slot, score
 from ifa_ray.stateful_ranker import StatefulRanker
-from ifa_ray.training.checkpoint import load_model
-from ifa_ray.training.storage import newest_version, version_here
+from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
 
-__all__ = [
-    "NoStoreError",
-    "RankerDeployment",
-    "UnknownSlotError",
-    "open_slot",
-]
+
+class UnknownSlotError(RequestError):
+    """A request names a slot that this application does not have."""
 
 
 class NoStoreError(RequestError):
@@ -59,7 +48,7 @@ class RankerDeployment:
     """Ranks for R slots; slot i holds the model of replicate i."""
 
     def __init__(self, settings: AppSettings, slots: Sequence[Slot] | None = None) -> None:
-        """Loads every slot's newest version (or its pinned one).
+        """Loads every slot's newest version, or the one that its settings name.
 
         Args:
             settings: what to serve.
@@ -73,8 +62,6 @@ class RankerDeployment:
         self.settings = settings
         self.measures = Measures()
         self._calls = 0
-        self._served = False
-        self._live_error: str | None = None
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
         # its health checks, stays live while it works. OpenMP's thread count is per thread.
         self._scoring = ThreadPoolExecutor(
@@ -95,10 +82,8 @@ class RankerDeployment:
             ]
         self._slots = list(slots)
         self._store = open_store(settings)
-        if isinstance(self._store, ShardedStore):
-            self._store.attend(self._forget_users, self._scoring.submit)
-        self._shadows = [self._open_shadow(place) for place in range(len(self._slots))]
-        self._following = follow_slots(settings, self._slots, self._load_here)
+        if (attend := getattr(self._store, "attend", None)) is not None:
+            attend(self._forget_users, self._scoring.submit)
 
     async def rank(
         self,
@@ -137,7 +122,6 @@ class RankerDeployment:
         if self._store is not None:
             loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
         self._calls += 1
-        self._served = True
         self.measures.waiting(self._calls)
         try:
             loop = asyncio.get_running_loop()
@@ -151,63 +135,24 @@ class RankerDeployment:
     async def load(self, slot: int, version: int) -> int:
         """Brings a version into memory before it is asked for; returns the one that now answers.
 
-        Of a slot that is pinned nothing is read: it answers with its pinned version, and takes the
-        newest of the store when it is unpinned.
-
         Raises:
             UnknownSlotError, CheckpointError: as `rank`.
         """
         held = self._slot(slot)
-        if held.pinned is None and held.find(version) is None:
+        if held.find(version) is None:
             await self._load(slot, version, exact=False)
-        return held.current.version
-
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve's hook: takes a `LiveSettings`, at the start and whenever the config changes.
-
-        A replica that starts refuses settings that are wrong, and so `serve deploy` does. One that
-        serves goes on with what it had, and says so in its log and in `models`: Serve would stop
-        it for an error, and the next, until nobody served.
-
-        Raises:
-            ConfigError, CheckpointError: before the first request, if a field is unknown, a slot
-                or version is not there, or the slot's version is fixed by its settings.
-        """
-        try:
-            live = LiveSettings.model_validate(user_config)
-            folders = [slot.checkpoints for slot in self.settings.slots]
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(
-                self._loading, apply_pins, live, self._slots, folders, self._states
-            )
-        except (IfaRayError, ValidationError) as error:
-            message = f"user_config == {user_config}: {error}"
-            if not self._served:
-                raise (CheckpointError if isinstance(error, CheckpointError) else ConfigError)(
-                    message
-                ) from None
-            self._live_error = message
-            LOG.error("goes on with what it had: %s", message)
-        else:
-            self._live_error = None
+        return held.newest.version
 
     async def models(self) -> dict[str, Any]:
-        """What this replica serves: its settings, and the versions in memory, newest first."""
+        """The settings of this replica, and the versions in memory, newest first."""
         return {
             "name": self.settings.name,
             "slots": [
-                {
-                    "slot": place,
-                    "version": slot.current.version,
-                    "in_memory": slot.versions,
-                    **({"pinned": slot.pinned} if slot.pinned is not None else {}),
-                    **({} if shadow is None else {"shadow": _of_shadow(shadow)}),
-                }
-                for place, (slot, shadow) in enumerate(zip(self._slots, self._shadows, strict=True))
+                {"slot": place, "version": slot.newest.version, "in_memory": slot.versions}
+                for place, slot in enumerate(self._slots)
             ],
-            **({"user_config_error": self._live_error} if self._live_error else {}),
             **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
-            "settings": self.settings.model_dump(),
+            "settings": self.settings.to_dict(),
         }
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
@@ -253,18 +198,14 @@ class RankerDeployment:
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
-        for following in self._following:
-            following.close()
-        for shadow in filter(None, self._shadows):
-            shadow.close()
         for pool in (self._scoring, self._loading, self._storing):
             pool.shutdown(cancel_futures=True)
         if self._store is not None:
             self._store.close()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Serve's hook: the HTTP face of this replica, made after the constructor."""
-        from ifa_ray.serving.routes import build_http
+        """Serve's hook: the HTTP API of this replica, made after the constructor."""
+        from ifa_ray.serving.http_api import build_http
 
         self.measures = ServeMeasures()
         return build_http(self)
@@ -287,14 +228,11 @@ class RankerDeployment:
             self.measures.expired()
             raise
         limit = None if exact else fewer_candidates(self._calls, self.settings)
-        responses = score_first(loaded, requests, limit)
+        responses = score(loaded, requests, limit)
         self.measures.spent("rank", time.perf_counter() - started_s)
         self.measures.degraded(slot, sum(response.degraded for response in responses))
         candidates = sum(len(request.candidates_C) for request in requests)
         self.measures.ranked(slot, loaded.version, len(requests), candidates)
-        if (shadow := self._shadows[slot]) is not None:
-            pairs = [x for x in zip(requests, responses, strict=True) if not x[1].degraded]
-            shadow.offer([request for request, _ in pairs], [response for _, response in pairs])
         if self._states:
             self.measures.states(slot, self._states[slot].stats())
         return responses
@@ -302,14 +240,6 @@ class RankerDeployment:
     def _forget_users(self, is_meant: Callable[[int], bool]) -> None:
         for cache in self._states:
             cache.forget_users(is_meant)
-
-    def _open_shadow(self, place: int) -> Shadow | None:
-        def count(outcome: str, answers: int) -> None:
-            self.measures.shadowed(place, outcome, answers)  # which is replaced after this
-
-        if place >= len(self.settings.slots):  # a ready slot that no setting is about
-            return None
-        return open_shadow(self.settings, place, self._store, count)
 
     def _kept(self) -> HistoryStore:
         if self._store is None:
@@ -325,14 +255,13 @@ class RankerDeployment:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._loading, self._read, slot, version, exact)
 
-    def _load_here(self, slot: int, version: int) -> None:
-        """As `load`, for a thread that is no event loop."""
-        self._loading.submit(self._read, slot, version, False).result()
-
     def _read(self, slot: int, version: int, exact: bool) -> Loaded:
         held = self._slots[slot]
-        with forgetting(held, self._states[slot] if self._states else None):
-            return held.load(version, exact=exact)
+        before = held.versions
+        loaded = held.load(version, exact=exact)
+        for gone in set(before) - set(held.versions) if self._states else ():
+            self._states[slot].forget_version(gone)
+        return loaded
 
 
 def open_slot(settings: AppSettings, place: int, states: SequenceStates | None = None) -> Slot:
@@ -355,7 +284,7 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
         ranker = load_ranker_class(settings.ranker)(items=items, seed=slot.seed)
         return Slot(Loaded(0, ranker), name=name)
     assert slot.checkpoints is not None  # AppSettings checked it
-    place_of_versions = slot.checkpoints
+    versions = Path(slot.checkpoints)
 
     # What a request costs is CPU time, which a busy machine does not inflate; the clock of one
     # thread misses the others where several share the work.
@@ -366,24 +295,17 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     device = "cuda" if settings.num_gpus else "cpu"
 
     def load_version(version: int) -> Ranker:
-        with version_here(place_of_versions, version) as folder:
-            model = load_model(folder, items).to(device)
+        model = load_model(version_folder(versions, version), items).to(device)
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision, graphs=settings.graphs)
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)
-    version = newest_version(place_of_versions)
+    version = latest_version(versions)
     if version is None:
-        raise CheckpointError(
-            f"{name}: {place_of_versions} holds no version=... folder, must hold one."
-        )
+        raise CheckpointError(f"{name}: {versions} holds no version=... folder, must hold one.")
     return Slot(Loaded(version, load_version(version)), load_version, name=name)
-
-
-def _of_shadow(shadow: Shadow) -> dict[str, Any]:
-    return {"version": shadow.version, "answers": shadow.outcomes}
 
 
 def _shown(states: SequenceStates) -> dict[str, Any]:

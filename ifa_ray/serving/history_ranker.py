@@ -16,11 +16,9 @@ from collections.abc import Callable, Sequence
 from ifa_ray.ranker import Ranker
 from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
 from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.serving.history_shard import ErasedMeanwhileError
+from ifa_ray.serving.histories import ErasedMeanwhileError
 from ifa_ray.serving.history_store import HistoryStore
 from ifa_ray.stateful_ranker import StatefulRanker
-
-__all__ = ["HistoryRanker", "StateHistoryRanker", "erase_user", "with_histories"]
 
 _ATTEMPTS = 3
 

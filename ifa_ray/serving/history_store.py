@@ -1,8 +1,7 @@
-"""What a store of histories must do, whoever wrote it, and which one an application has.
+"""The interface of a history store, and the one that an application's settings name.
 
-`ifa_ray.serving.sequence_store` is ours, and `ifa_ray.serving.sharded_store` puts several of them
-into one. One of a platform's own is a class of these methods, named in the settings; no Ray, no
-HTTP, no ranker.
+Ours keeps histories on disk in SQLite; a platform's own is a class of the same methods, named in
+the settings (`store_class`), as is `ifa_ray.serving.sharded_histories`. No Ray, HTTP or ranker.
 """
 
 from __future__ import annotations
@@ -11,30 +10,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ifa_ray.config import require
 from ifa_ray.plugins import load_store_class
 from ifa_ray.schema import MAX_HISTORY, History
-from ifa_ray.serving.appends import Append, Appended
-from ifa_ray.serving.history_shard import check_layout
-from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.histories import Append, Appended
+from ifa_ray.serving.sequence_store import SequenceStore, check_layout
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.sharded_store import ShardedStore
-
-__all__ = ["HistoryStore", "open_store"]
 
 
 class HistoryStore(Protocol):
     """Users' histories, each a list that only grows until it is erased.
 
-    Behaviour i of a user is the same whenever it is read: sequence states, and what a shadow logs,
-    rest on that. Several threads of a replica call at once. Errors are those of `ifa_ray.errors`:
-    `RequestError` where the caller is wrong, `StoreError` where the store is.
+    Impression i of a user is the same whenever it is read: cached attention states rest on that. A
+    store that several replicas share may have `attend(forget, run)` besides, to have the states of
+    erased users forgotten (`ifa_ray.serving.sharded_histories`). Several threads of a replica call
+    at once. Errors: `RequestError` where the caller is wrong, `StoreError` where the store is.
     """
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Stores all of a call or none; what is stored already is compared, not stored twice.
 
         Raises:
-            RequestError: if an append breaks a rule (`ifa_ray.serving.appends.check_append`), or
+            RequestError: if an append breaks a rule (`ifa_ray.serving.histories.check_append`), or
                 none can be appended here.
             SequenceConflictError: if it does not follow what is stored.
             StoreError: if it cannot be stored.
@@ -66,28 +63,26 @@ def open_store(settings: AppSettings) -> HistoryStore | None:
     """The store that the settings name; None where they name none.
 
     Raises:
-        ConfigError: if a class of one's own cannot be imported, or lacks a method; if the folder's
-            histories are spread over another number of shards.
+        ConfigError: if a custom class cannot be imported, or lacks a method; if the folder's
+            histories are spread over shards.
         StoreError: if the store cannot be opened.
     """
     if settings.sequence_store is None:
         return None
     if settings.store_class is None:
-        folder = Path(settings.sequence_store)
-        if settings.store_shards is not None:
-            from ifa_ray.serving.shard_actors import ActorShards
-
-            return ShardedStore(
-                ActorShards(
-                    folder.absolute(),
-                    settings.store_shards,
-                    settings.store_bytes,
-                    resource=settings.store_resource,
-                )
-            )
-        check_layout(folder, None)
-        return SequenceStore(folder, max_bytes=settings.store_bytes)
-    made: HistoryStore = load_store_class(settings.store_class)(
-        location=settings.sequence_store, max_bytes=settings.store_bytes
+        check_layout(Path(settings.sequence_store), None)
+        return SequenceStore(Path(settings.sequence_store), max_bytes=settings.store_bytes)
+    store: HistoryStore = load_store_class(settings.store_class)(
+        location=settings.sequence_store,
+        max_bytes=settings.store_bytes,
+        **(settings.store_options or {}),
     )
-    return made
+    attends = hasattr(store, "attend")
+    require(
+        attends or not settings.state_bytes or settings.num_replicas == 1,
+        "state_bytes",
+        settings.state_bytes,
+        f"0 with num_replicas == {settings.num_replicas} and a store "
+        "without `attend`: an erasure would reach the states of one replica alone",
+    )
+    return store

@@ -23,19 +23,6 @@ from ifa_ray.schema import (
     StoredHistory,
 )
 
-__all__ = [
-    "FIRST_ERROR",
-    "ErrorBody",
-    "RequestBody",
-    "ResponseBody",
-    "check_numbers_of",
-    "decode_request",
-    "decode_response",
-    "encode_request",
-    "encode_response",
-    "first_error",
-]
-
 FIRST_ERROR = Field(fail_fast=True)
 """Of a list: no more than one error is made of it, be it a million long."""
 

@@ -9,18 +9,12 @@ from __future__ import annotations
 
 from ifa_ray.sequence_states import OUTCOMES, StateStats
 
-__all__ = ["PREFIX", "SHADOW_OUTCOMES", "STAGES", "Measures", "ServeMeasures"]
-
 PREFIX = "ifa_ray"
 """Of every name; Ray puts `ray_` before it."""
 
 STAGES = ("wait", "rank", "append", "erase")
 """Where a call's time goes: waiting for the scoring thread; there, the store read included; storing
 impressions, the wait for the disk included; erasing."""
-
-SHADOW_OUTCOMES = ("logged", "dropped", "failed")
-"""What becomes of an answer where a shadow ranks along: its scores are in the log; it was busy, at
-its share of time, or the history was gone; it raised an error."""
 
 _BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
 
@@ -48,9 +42,6 @@ class Measures:
 
     def states(self, slot: int, stats: StateStats) -> None:
         """Notes what a slot's sequence states did so far and hold now."""
-
-    def shadowed(self, slot: int, outcome: str, answers: int) -> None:
-        """Notes one of `SHADOW_OUTCOMES` of so many answers."""
 
 
 class ServeMeasures(Measures):
@@ -101,11 +92,6 @@ class ServeMeasures(Measures):
         self._state_bytes = Gauge(
             f"{PREFIX}_state_bytes", description="Of sequence states.", tag_keys=("slot",)
         )
-        self._shadowed = Counter(
-            f"{PREFIX}_shadow_outcomes",
-            description="Answers by what became of them at the slot's shadow.",
-            tag_keys=("slot", "outcome"),
-        )
         self._told: dict[int, dict[str, int]] = {}
 
     def spent(self, stage: str, seconds: float) -> None:
@@ -148,8 +134,3 @@ class ServeMeasures(Measures):
         self._told[slot] = stats.outcomes
         self._hit_rate.set(stats.hit_rate, tags)
         self._state_bytes.set(stats.state_bytes, tags)
-
-    def shadowed(self, slot: int, outcome: str, answers: int) -> None:
-        """Notes one of `SHADOW_OUTCOMES` of so many answers."""
-        assert outcome in SHADOW_OUTCOMES, outcome
-        self._shadowed.inc(answers, {"slot": str(slot), "outcome": outcome})

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -29,18 +30,20 @@ from pathlib import Path
 import numpy as np
 
 from ifa_ray.config import require
-from ifa_ray.errors import RequestError, StoreError
+from ifa_ray.errors import ConfigError, RequestError, StoreError
 from ifa_ray.schema import MAX_HISTORY, History
-from ifa_ray.serving.appends import (
+from ifa_ray.serving.histories import (
+    CHUNK,
     MAX_LENGTH,
     Append,
     Appended,
     SequenceConflictError,
     check_append,
+    joined,
+    packed,
+    part,
+    unpacked,
 )
-from ifa_ray.serving.history_chunks import CHUNK, joined, packed, part, unpacked
-
-__all__ = ["STORE_FILE", "SequenceStore", "StoreCorruptError", "StoreFullError"]
 
 STORE_FILE, _LOCK = "histories.sqlite3", "owner.lock"
 _SCHEMA_VERSION = 1
@@ -332,3 +335,27 @@ def _user(connection: sqlite3.Connection, user_id: int) -> tuple[int, int]:
     row = connection.execute("SELECT length, last_ms FROM users WHERE user_id = ?", (user_id,))
     length, last_ms = row.fetchone() or (0, 0)
     return int(length), int(last_ms)
+
+
+def check_layout(folder: Path, count: int | None) -> None:
+    """Refuses a folder whose histories are spread otherwise: they are not moved between shards.
+
+    Args:
+        folder: of the histories; there may be none yet.
+        count: of shards; None is one store without.
+
+    Raises:
+        ConfigError: naming what it was.
+    """
+    found: set[int | None] = {
+        int(match[1])
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := re.fullmatch(r"shard=\d+-of-(\d+)", path.name))
+    }
+    if (folder / STORE_FILE).exists():
+        found.add(None)
+    for other in found - {count}:
+        raise ConfigError(
+            f"shards == {count}, must be {other}: {folder} holds histories that are spread so, and "
+            "they are not moved. Keep the number, or name another folder."
+        )

@@ -17,9 +17,9 @@ from benchmarks.serving_load import arrivals_s, run
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.ranker import RandomRanker
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.routes import build_http
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 
 ROOT = Path(__file__).parents[2]
 ITEMS = catalogue(50_000, 0)
@@ -33,7 +33,7 @@ class Slowly(RandomRanker):
 
 @pytest.fixture(scope="module")
 def url():
-    settings = AppSettings.model_validate(
+    settings = AppSettings.from_dict(
         {"name": "load", "slots": [{"items": "items", "checkpoints": "models"}]}
     )
     replica = RankerDeployment(settings, [Slot(Loaded(0, Slowly(items=ITEMS, seed=0)))])

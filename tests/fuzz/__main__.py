@@ -1,4 +1,4 @@
-"""The fuzzers of the HTTP and gRPC faces, as long as wanted; tests run the same for some seconds.
+"""The fuzzers of the HTTP API, as long as wanted; tests run the same for some seconds.
 
     python tests/fuzz --cases 100000
     python tests/fuzz --cases 20000 --seed 7 --only "rank, Arrow"

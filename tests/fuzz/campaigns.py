@@ -5,7 +5,6 @@ import urllib.parse
 from collections.abc import Callable
 
 import arrow_bodies
-import grpc_bodies
 import json_bodies
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -56,12 +55,6 @@ CAMPAIGNS = [
              st.tuples(st.sampled_from(["/v1/rank", "/v1/events"]), json_bodies.media_types,
                        st.one_of(json_bodies.rank_bodies, arrow_bodies.rank_bodies)),
              _with_media_type),
-    Campaign("rank, gRPC", 5, st.tuples(grpc_bodies.rank_bodies, grpc_bodies.metadata),
-             lambda target, case: target.call_rank(*case)),
-    Campaign("events, gRPC", 2, grpc_bodies.append_bodies,
-             lambda target, body: target.call("AppendEvents", body)),
-    Campaign("other calls, gRPC", 2, st.tuples(grpc_bodies.other_calls, grpc_bodies.metadata),
-             lambda target, case: target.call(*case[0], case[1])),
 ]  # fmt: skip
 
 

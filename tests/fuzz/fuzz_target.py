@@ -1,15 +1,13 @@
 """A real replica in this process, and what every answer of it must obey.
 
-Real are the routes, a gRPC server behind a socket, the decoders, the scoring thread, the model with
-its states, the checkpoints, a shadow and the store of histories; of a deployment only Serve's
-proxies are missing.
+Real are the routes, the decoders, the scoring thread, the model with its states, the checkpoints
+and the store of histories; of a deployment only Serve's proxies are missing.
 """
 
 import asyncio
 import collections
 import resource
 
-import grpc
 import httpx
 import numpy as np
 
@@ -18,12 +16,10 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest, validate_response
-from ifa_ray.serving import event_forms, grpc_form, wire
-from ifa_ray.serving.appends import Append
-from ifa_ray.serving.grpc_bytes import add_ranking_to_server
-from ifa_ray.serving.grpc_service import RankerService
-from ifa_ray.serving.proto import ranking_pb2 as pb
-from ifa_ray.serving.routes import build_http
+from ifa_ray.serving import events, wire
+from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.histories import Append
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
@@ -76,13 +72,6 @@ def good_history():
     )
 
 
-# What may become of a gRPC call that is not as it should be; INTERNAL and UNKNOWN are not among it.
-WRONG_CALL = (
-    grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-)  # fmt: skip
-
-
 class Target:
     """The replica, and counts of what it answered."""
 
@@ -97,51 +86,35 @@ class Target:
                 version=version, log_watermark={}, metrics={},
             )  # fmt: skip
         slot = {"items": str(folder / "items.parquet"), "checkpoints": str(folder / "models")}
-        settings = AppSettings.model_validate(
+        settings = AppSettings.from_dict(
             {
                 "name": "fuzzed",
-                "slots": [
-                    {**slot, "shadow": {"log": str(folder / "shadow"), "version": 0}},
-                    {**slot, "version": 0},
-                ],
+                "slots": [slot, {**slot, "version": 0}],
                 "max_body_bytes": MAX_BODY,
                 "max_requests": 8,
                 "sequence_store": str(folder / "histories"),
                 "state_bytes": 10**6,
             }
         )
-        # Settings that come from outside must have a token with it; test_grpc.py asks with one.
-        self.replica = RankerService(settings.model_copy(update={"grpc": True}))
+        self.replica = RankerDeployment(settings)
         self.api = build_http(self.replica)
         self.statuses = collections.Counter()
         self._loop = asyncio.Runner()
         transport = httpx.ASGITransport(self.api, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://test")
-        self._loop.run(self._start_grpc())
         newest = VERSIONS - 1
         here = ModelRanker(
             load_model(version_folder(folder / "models", newest), items), items, newest
         )
         (self._expected,) = here.rank([good_request()])
         append = Append(user_id=KEPT_USER, begin=0, history=good_history())
-        assert self.post("/v1/events", event_forms.encode_appends([append])).status_code == 200
+        assert self.post("/v1/events", events.encode_appends([append])).status_code == 200
 
     def close(self):
-        """Ends the replica; the shadow that ranked along saw no error either."""
-        (shadow, *_) = self._loop.run(self.replica.models())["slots"]
-        assert shadow["shadow"]["answers"].get("failed", 0) == 0
-        self._loop.run(self._channel.close())
-        self._loop.run(self._server.stop(None))
+        """Ends the replica."""
         self._loop.run(self._client.aclose())
         self._loop.close()
         self.replica.close()
-
-    async def _start_grpc(self):
-        self._server = grpc.aio.server()
-        add_ranking_to_server(self.replica, self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        await self._server.start()
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
 
     def send(self, method, path, **kwargs):
         """One exchange; an answer that takes longer than `PATIENCE_S` is an error."""
@@ -182,36 +155,6 @@ class Target:
                 validate_response(request, response)
         return answer
 
-    def call(self, method, body, metadata=()):
-        """A gRPC call of whatever bytes: the answer, or None if it was refused as it should be."""
-
-        async def exchange():
-            call = self._channel.unary_unary(f"/ifa_ray.v1.Ranking/{method}")
-            return await call(body, metadata=metadata, timeout=PATIENCE_S)
-
-        try:
-            answer = self._loop.run(exchange())
-        except grpc.aio.AioRpcError as error:
-            code, details = error.code(), error.details()
-            self.statuses[code.name] += 1
-            assert code in WRONG_CALL, f"{code.name}: {details[:500]}"
-            assert len(details) <= MAX_ERROR
-            assert any(field in details for field in FIELDS), details
-            return None
-        self.statuses["OK"] += 1
-        kind = pb.DESCRIPTOR.services_by_name["Ranking"].methods_by_name[method].output_type.name
-        return getattr(pb, kind).FromString(answer)
-
-    def call_rank(self, body, metadata=()):
-        """As `call`; an answer must be one to what was asked."""
-        answer = self.call("Rank", body, metadata)
-        if answer is not None:
-            requests, _ = grpc_form.decode_requests(pb.RankCall.FromString(body), 8, stored=True)
-            responses = grpc_form.decode_responses(answer, len(requests))
-            for request, response in zip(requests, responses, strict=True):
-                validate_response(request, response)
-        return answer
-
     def append(self, body, media_type):
         answer = self.post("/v1/events", body, media_type)
         self.check(answer)
@@ -224,12 +167,6 @@ class Target:
         assert response.model_version == VERSIONS - 1
         assert response.ids_K.tolist() == self._expected.ids_K.tolist()
         np.testing.assert_array_equal(response.scores_K, self._expected.scores_K)
-        call = grpc_form.encode_requests(
-            [good_request()], slot=0, min_version=0, probabilities=False
-        )
-        answer = self.call_rank(call.SerializeToString())
-        assert list(answer.responses[0].ids) == self._expected.ids_K.tolist()
-        assert list(answer.responses[0].scores) == self._expected.scores_K.tolist()
         asked = good_request(FROM_STORE)
         stored = self.rank(wire.encode_requests([asked]), wire.ARROW)
         (response,) = wire.decode_responses(stored.content, wire.ARROW, 1)

@@ -5,7 +5,6 @@ import os
 import pickle
 
 import api_cases
-import grpc_bodies
 import numpy as np
 import pytest
 from arrow_bodies import big_endian, encoded, many_columns, many_empty_batches
@@ -13,9 +12,9 @@ from campaigns import CAMPAIGNS, run
 from fuzz_target import MAX_BODY, Target, good_request
 
 from ifa_ray.schema import FROM_STORE, MAX_TIME_MS, MIN_TIME_MS, History
-from ifa_ray.serving import event_forms, wire
-from ifa_ray.serving.appends import Append
-from ifa_ray.serving.arrow_form import REQUEST_SCHEMA
+from ifa_ray.serving import events, wire
+from ifa_ray.serving.histories import Append
+from ifa_ray.serving.wire import REQUEST_SCHEMA
 
 CASES = int(os.environ.get("IFA_FUZZ_CASES", "60"))
 """Of each fuzzer; `python tests/fuzz --cases 100000` runs more and counts them."""
@@ -85,12 +84,12 @@ def test_times_are_far_enough_from_the_ends_of_their_type_for_ages_to_fit(target
     assert MAX_TIME_MS - MIN_TIME_MS == 2**63 - 1
     for user_id, times, at_ms in [(21, [MIN_TIME_MS], MAX_TIME_MS), (22, [0], MIN_TIME_MS)]:
         append = Append(user_id=user_id, begin=0, history=history_at(times))
-        assert target.append(event_forms.encode_appends([append]), wire.ARROW).status_code == 200
+        assert target.append(events.encode_appends([append]), wire.ARROW).status_code == 200
         asked = dataclasses.replace(good_request(FROM_STORE), user_id=user_id, time_ms=at_ms)
         assert target.rank(wire.encode_requests([asked]), wire.ARROW).status_code == 200
     for times, field in [([MIN_TIME_MS - 1], "times_ms[0]"), ([0, MAX_TIME_MS + 1], "times_ms[1]")]:
         append = Append(user_id=23, begin=0, history=history_at(times))
-        answer = target.post("/v1/events", event_forms.encode_appends([append]))
+        answer = target.post("/v1/events", events.encode_appends([append]))
         assert refused(target, answer).startswith(f"{field} == ")
     late = dataclasses.replace(good_request(), time_ms=MAX_TIME_MS + 1)
     answer = target.post("/v1/rank", wire.encode_requests([late]))
@@ -137,32 +136,6 @@ def test_numbers_said_to_be_big_endian_are_read_as_such_or_refused(target):
     target.check_still_right()
 
 
-def refused_call(target, method, body):
-    """A call that is refused; good ones are answered as before."""
-    before = target.statuses["INVALID_ARGUMENT"]
-    assert target.call(method, body) is None
-    assert target.statuses["INVALID_ARGUMENT"] == before + 1
-    target.check_still_right()
-
-
-@pytest.mark.parametrize("method", grpc_bodies.METHODS)
-@pytest.mark.parametrize("body", [b"\xff", b"\x0a\xff", b"\x0a\x7f\x00", b"\x0b" * 9], ids=repr)
-def test_bytes_that_are_no_message_are_the_callers_fault(target, method, body):
-    refused_call(target, method, body)
-
-
-def test_a_call_that_is_too_long_is_refused_before_it_is_read(target):
-    refused_call(target, "Rank", b"\xff" * (MAX_BODY + 1))
-
-
-def test_some_calls_of_each_kind_are_answered_too(target):
-    for campaign in CAMPAIGNS:
-        if campaign.name.endswith("gRPC"):
-            before = target.statuses["OK"]
-            run(target, campaign, 200, number=1, every=1_000)
-            assert target.statuses["OK"] - before >= 5
-
-
 class _Trap:
     """Would be noticed if anything unpickled it."""
 
@@ -176,6 +149,4 @@ class _Trap:
 @pytest.mark.parametrize("path", ["/v1/rank", "/v1/events"])
 def test_no_pickle_is_ever_loaded(target, path, media_type):
     refused(target, target.post(path, pickle.dumps(_Trap()), media_type))
-    for method in grpc_bodies.METHODS:
-        target.call(method, pickle.dumps(_Trap()))
     assert not _Trap.sprung

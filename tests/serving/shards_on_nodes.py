@@ -11,8 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from ifa_ray.errors import ConfigError
-from ifa_ray.serving.shard_actors import ActorShards
-from ifa_ray.serving.sharded_store import ShardedStore
+from ifa_ray.serving.sharded_histories import ActorShards, ShardedStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ifa_ray" / "serving"))
 from lives import append_of

@@ -40,7 +40,7 @@ def handle(store, local_ray):  # noqa: ARG001 - Ray must be up
         {"items": str(store / "items.parquet"), "checkpoints": str(store / f"models-{slot}")}
         for slot in range(SLOTS)
     ]
-    settings = AppSettings.model_validate({"name": "arm", "slots": slots, "num_cpus": 0.5})
+    settings = AppSettings.from_dict({"name": "arm", "slots": slots, "num_cpus": 0.5})
     yield serve.run(deployment_for(settings), name="arm", route_prefix=None)
     serve.delete("arm")
 

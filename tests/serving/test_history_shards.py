@@ -29,8 +29,7 @@ from ifa_ray.data.log import write_items
 from ifa_ray.errors import ConfigError, StoreError
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History
-from ifa_ray.serving.appends import Append
-from ifa_ray.serving.history_chunks import part
+from ifa_ray.serving.histories import Append, part
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 
@@ -67,10 +66,11 @@ class Shared:
         }
         values = {
             "name": "shared", "slots": [slot], "num_cpus": 0.25, "num_replicas": 2,
-            "sequence_store": str(self.folder / "histories"), "store_shards": 2,
-            "state_bytes": 10**7,
+            "sequence_store": str(self.folder / "histories"), "state_bytes": 10**7,
+            "store_class": "ifa_ray.serving.sharded_histories:ShardedHistories",
+            "store_options": {"shards": 2}, "session_affinity": True,
         }  # fmt: skip
-        return AppSettings.model_validate(values | changes)
+        return AppSettings.from_dict(values | changes)
 
     def run(self, name, **changes):
         from ray import serve
@@ -222,22 +222,21 @@ def test_a_replica_that_is_killed_leaves_its_users_to_the_other(shared):
 
 
 def test_another_number_of_shards_and_another_owner_are_refused(shared):
-    from ifa_ray.serving.history_shard import shard_folder
     from ifa_ray.serving.history_store import open_store
     from ifa_ray.serving.sequence_store import SequenceStore
+    from ifa_ray.serving.sharded_histories import shard_folder
 
-    with pytest.raises(ConfigError, match="store_shards == 3, must be 2"):
-        open_store(shared.settings(store_shards=3))
-    with pytest.raises(ConfigError, match="store_shards == None, must be 2"):
-        open_store(shared.settings(store_shards=None, num_replicas=1))
+    with pytest.raises(ConfigError, match="shards == 3, must be 2"):
+        open_store(shared.settings(store_options={"shards": 3}))
+    with pytest.raises(ConfigError, match="shards == None, must be 2"):
+        open_store(shared.settings(store_class=None, store_options=None, num_replicas=1))
     with pytest.raises(StoreError, match="another process's"):
         SequenceStore(shard_folder(shared.folder / "histories", 0, 2), patience_s=0.1)
 
 
 @pytest.mark.usefixtures("shared")
 def test_a_shard_that_nobody_asks_ends_itself_and_is_there_when_it_is_asked(tmp_path):
-    from ifa_ray.serving.shard_actors import ActorShards
-    from ifa_ray.serving.sharded_store import ShardedStore
+    from ifa_ray.serving.sharded_histories import ActorShards, ShardedStore
 
     before = len(processes("ray::ShardActor"))
     store = ShardedStore(ActorShards(tmp_path, 1, 2**22, retire_s=1.0))
@@ -267,7 +266,7 @@ def test_on_several_nodes_a_shard_lies_and_comes_back_where_its_resource_is(tmp_
         shutil.rmtree(session, ignore_errors=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert "store_resource == None, must name a resource on a cluster of 2" in found["refusal"]
+    assert "resource == None, must name a resource on a cluster of 2" in found["refusal"]
     assert found["before"] == found["after"] == ["disk-0", "disk-1"]
     assert found["stored"] == [5] * 10
     assert found["same processes"] == 0

@@ -165,7 +165,7 @@ def test_the_service_runs_code_of_the_image_with_valid_settings():
     module, _, name = application["import_path"].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
     assert "runtime_env" not in application
-    settings = AppSettings.model_validate(application["args"])
+    settings = AppSettings.from_dict(application["args"])
     assert settings.name == application["name"]
 
 

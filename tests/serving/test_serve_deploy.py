@@ -11,16 +11,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import httpx
 import numpy as np
 import pytest
 import yaml
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 from private_cluster import ROOT, PrivateCluster, copy_repository, wait_until
-from test_config_file import with_everything_wanted
 
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
@@ -30,9 +25,8 @@ from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest
 from ifa_ray.serving import wire
-from ifa_ray.serving.appends import Append
 from ifa_ray.serving.client import RankClient
-from ifa_ray.serving.grpc_client import GrpcRankClient
+from ifa_ray.serving.histories import Append
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
 
@@ -40,7 +34,6 @@ pytestmark = pytest.mark.cluster
 
 NUM_ITEMS = 60
 TOKEN = "a-token-of-some-length"
-GRPC_OPTIONS = with_everything_wanted()["grpc_options"]
 (SPANS,) = re.findall(
     r"```py spans.py\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), flags=re.DOTALL
 )
@@ -114,14 +107,10 @@ class Deployed:
         return ModelRanker(model, self.items, version).rank(requests)
 
     def deploy(self, **applications):
-        """Deploys deploy/config.yaml on a free port, with more applications if wanted.
-
-        `user_config` among an application's arguments is its deployment's.
-        """
+        """Deploys deploy/config.yaml on a free port, with more applications if wanted."""
         path = self.folder / "deploy" / "config.yaml"
         config = yaml.safe_load((ROOT / "deploy" / "config.yaml").read_text())
         config["http_options"]["port"] = self.cluster.http
-        config["grpc_options"] = {**GRPC_OPTIONS, "port": self.cluster.grpc}
         config["applications"][0]["args"]["num_cpus"] = 0.5
         config["applications"] += [
             {
@@ -129,10 +118,9 @@ class Deployed:
                 "route_prefix": f"/{name}",
                 "import_path": "ifa_ray.serving.app:build_app",
                 "args": {"name": name, "num_cpus": 0.5, **args},
-                "deployments": [{"name": "Ranker", "user_config": live}],
+                "deployments": [{"name": "Ranker"}],
             }
             for name, args in applications.items()
-            for live in [args.pop("user_config", {})]
         ]
         path.write_text(yaml.safe_dump(config))
         self.cluster.shell(f"serve deploy -a {self.cluster.address} deploy/config.yaml")
@@ -322,31 +310,14 @@ os._exit(0)  # the rest is Ray's leave-taking
 """
 
 
-def test_handle_http_and_grpc_give_one_answer(deployed):
+def test_handle_and_http_give_one_answer(deployed):
     slot = {
         "items": "runs/latest/worlds/replicate=0/items.parquet",
         "checkpoints": "runs/latest/models/ifa/replicate=0",
     }
-    locked = {"grpc": True, "token_env": "RANKER_TOKEN"}
-    deployed.deploy(
-        faces={"slots": [slot], **locked},
-        slow={
-            "slots": [{"items": slot["items"]}],
-            "ranker": "slow_ranker:SlowRanker",
-            "max_ongoing_requests": 1,
-            "max_queued_requests": 1,
-            **locked,
-        },
-    )
-    for name in ("faces", "slow"):
-        assert deployed.status_once_settled(name)["status"] == "RUNNING"
+    deployed.deploy(faces={"slots": [slot], "token_env": "RANKER_TOKEN"})
+    assert deployed.status_once_settled("faces")["status"] == "RUNNING"
     requests = [make_request(1), make_request(2)]
-    target = f"127.0.0.1:{deployed.cluster.grpc}"
-    with GrpcRankClient(target, application="faces", token=TOKEN) as client:
-        by_grpc = client.rank(requests)
-        assert client.versions() == [by_grpc[0].model_version]
-        with pytest.raises(RequestError, match="k == 41, must be in"):
-            client.rank([dataclasses.replace(requests[0], k=41)])
     with RankClient(f"{deployed.url}/faces", token=TOKEN) as client:
         by_http = client.rank(requests)
     (deployed.folder / "requests.pickle").write_bytes(pickle.dumps((requests, "faces")))
@@ -354,43 +325,8 @@ def test_handle_http_and_grpc_give_one_answer(deployed):
     deployed.cluster.shell(f"python by_handle.py 127.0.0.1:{deployed.cluster.gcs}")
     by_handle = pickle.loads((deployed.folder / "responses.pickle").read_bytes())
     expected = deployed.rank_here(requests, by_http[0].model_version)
-    for served in (by_handle, by_http, by_grpc):
+    for served in (by_handle, by_http):
         assert_same_ranking(served, expected)
-
-    for application, message in [("ifa", "UNIMPLEMENTED: grpc == False"), ("no", "NOT_FOUND")]:
-        with (
-            GrpcRankClient(target, application=application, token=TOKEN) as client,
-            pytest.raises(ServingError, match=message),
-        ):
-            client.rank(requests)
-    with (
-        GrpcRankClient(target, application="faces") as client,
-        pytest.raises(ServingError, match="UNAUTHENTICATED"),
-    ):
-        client.rank(requests)
-    with grpc.insecure_channel(target) as channel:
-        services = ProtoReflectionDescriptorDatabase(channel).get_services()
-        to_faces = [("application", "faces"), ("authorization", f"Bearer {TOKEN}")]
-        with pytest.raises(grpc.RpcError) as unreadable:
-            channel.unary_unary("/ifa_ray.v1.Ranking/Rank")(b"\xff", metadata=to_faces)
-    assert "ifa_ray.v1.Ranking" in services
-    assert unreadable.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert unreadable.value.details() == "call of 1 bytes, must be a RankCall."
-
-    def ask(_):
-        with GrpcRankClient(
-            target, application="slow", token=TOKEN, retries=0, timeout_s=30
-        ) as client:
-            try:
-                client.rank([make_request()])
-            except ServingError as error:
-                return str(error)
-            return "ranked"
-
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(ask, range(6)))
-    assert "ranked" in answers
-    assert any("RESOURCE_EXHAUSTED" in answer for answer in answers)
 
 
 def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
@@ -481,15 +417,16 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 0)
 
 
-def test_a_user_is_answered_by_one_replica_over_http_and_grpc(deployed):
+def test_a_user_is_answered_by_one_replica(deployed):
     """Which clients see to by what they tell beside the body; without it a call goes anywhere."""
     slot = {
         "items": "runs/latest/worlds/replicate=0/items.parquet",
         "checkpoints": "runs/latest/models/ifa/replicate=0",
     }
     shared = {
-        "slots": [slot], "grpc": True, "token_env": "RANKER_TOKEN", "num_replicas": 2,
-        "sequence_store": "shared", "store_shards": 2, "state_bytes": 10**7, "num_cpus": 0.25,
+        "slots": [slot], "token_env": "RANKER_TOKEN", "num_replicas": 2, "num_cpus": 0.25,
+        "sequence_store": "shared", "state_bytes": 10**7, "session_affinity": True,
+        "store_class": "ifa_ray.serving.sharded_histories:ShardedHistories",
     }  # fmt: skip
     deployed.deploy(shared=shared)
     status = deployed.status_once_settled("shared")
@@ -505,71 +442,18 @@ def test_a_user_is_answered_by_one_replica_over_http_and_grpc(deployed):
         (found,) = httpx.get(url, headers=authorization | headers, timeout=30).json()["states"]
         return found["states"], found["outcomes"]["missing"], found["outcomes"]["hit"]
 
-    target = f"127.0.0.1:{deployed.cluster.grpc}"
-    with (
-        RankClient(f"{deployed.url}/shared", token=TOKEN, timeout_s=60) as http,
-        GrpcRankClient(target, application="shared", token=TOKEN, timeout_s=60) as by_grpc,
-    ):
+    with RankClient(f"{deployed.url}/shared", token=TOKEN, timeout_s=60) as http:
         for one in asked:
             http.append([Append(user_id=one.user_id, begin=0, history=make_request().history)])
-            for client in (http, by_grpc, http, by_grpc):
-                client.rank([one])
+            for _ in range(4):
+                http.rank([one])
         replicas = {states({}) for _ in range(30)}
         own = [states({"x-session-id": str(one.user_id)}) for one in asked]
         assert sum(missing for _, missing, _ in replicas) == len(asked)
         assert sum(hits for _, _, hits in replicas) == 3 * len(asked)
         assert set(own) <= replicas
-        assert by_grpc.erase(0) == 50
+        assert http.erase(0) == 50
         assert http.watermark(0) == 0
-
-
-def test_a_version_is_pinned_and_unpinned_without_a_restart_while_a_newer_one_shadows(deployed):
-    versions = sorted(int(path.name.split("=")[1]) for path in deployed.models.iterdir())
-    newest = versions[-1] + 1
-    deployed.publish(newest)
-    slot = {
-        "items": "runs/latest/worlds/replicate=0/items.parquet",
-        "checkpoints": "runs/latest/models/ifa/replicate=0",
-        "shadow": {"log": "shadow", "version": newest, "share": 1.0},
-    }
-
-    def deploy(pins):
-        deployed.deploy(live={"slots": [slot], "user_config": {"pins": pins}})
-
-    def replica():
-        processes = [" ".join(process.cmdline()) for process in deployed.cluster.processes()]
-        return [line for line in processes if "ray::ServeReplica:live" in line]
-
-    def served(version):
-        """Once a ranking is by this version: the ranking."""
-        with RankClient(f"{deployed.url}/live", retries=9, timeout_s=30) as client:
-            (answer,) = client.rank([make_request()])
-        return answer if answer.model_version == version else None
-
-    deploy([{"slot": 0, "version": 0}])
-    assert deployed.status_once_settled("live")["status"] == "RUNNING"
-    pinned = served(0)
-    assert_same_ranking([pinned], deployed.rank_here([make_request()], 0))
-    before = replica()
-    with RankClient(f"{deployed.url}/live") as client:
-        assert client.models()["slots"][0]["pinned"] == 0
-        with pytest.raises(ServingError, match=f"version == {newest}, must be <= 0"):
-            client.rank([make_request()], min_version=newest)
-
-    def lines():
-        return [json.loads(line) for path in (deployed.folder / "shadow").glob("live-slot0-*")
-                for line in path.read_text().splitlines()]  # fmt: skip
-
-    line = wait_until(lines, 20, "a line of the shadow")[0]
-    (expected,) = deployed.rank_here([make_request()], newest)
-    assert (line["version"], line["shadow_version"]) == (0, newest)
-    assert line["shadow_ids"] == expected.ids_K.tolist()
-    assert line["shadow_scores"] == expected.scores_K.tolist()
-    deploy([])
-    unpinned = wait_until(lambda: served(newest), 30, "the newest version")
-    assert_same_ranking([unpinned], [expected])
-    assert replica() == before
-    assert len(before) == 1
 
 
 def ranked(client, request):

@@ -7,7 +7,7 @@ import pytest
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import History, RankRequest
-from ifa_ray.serving.slots import Loaded, score
+from ifa_ray.serving.versions import Loaded, score
 
 NUM_ITEMS = 30
 

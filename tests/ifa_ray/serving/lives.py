@@ -3,8 +3,7 @@
 import numpy as np
 
 from ifa_ray.schema import History
-from ifa_ray.serving.appends import Append
-from ifa_ray.serving.history_chunks import part
+from ifa_ray.serving.histories import Append, part
 
 START_MS = 1_700_000_000_000
 

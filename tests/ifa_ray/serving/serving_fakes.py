@@ -11,7 +11,7 @@ from ifa_ray.training.checkpoint import save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
 
 SETTINGS = AppSettings(
-    name="fake", slots=[SlotSettings(items="items", checkpoints="models")], max_body_bytes=100_000
+    name="fake", slots=(SlotSettings(items="items", checkpoints="models"),), max_body_bytes=100_000
 )
 
 

@@ -10,8 +10,8 @@ from ifa_ray.schema import FROM_STORE
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.routes import build_http
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.http_api import build_http
+from ifa_ray.serving.versions import Loaded, Slot
 
 
 class Clock:
@@ -203,7 +203,7 @@ def test_the_models_of_a_server_are_told():
 @pytest.fixture
 def keeping(tmp_path):
     """A client of a replica that keeps histories, whose every answer is lost once."""
-    settings = SETTINGS.model_copy(update={"sequence_store": str(tmp_path)})
+    settings = SETTINGS.replace({"sequence_store": str(tmp_path)})
     replica = RankerDeployment(settings, [Slot(Loaded(0, LargestIdFirst()))])
     api = build_http(replica)
     heard = []

@@ -6,7 +6,7 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
 from ifa_ray.errors import CheckpointError, RequestError
 from ifa_ray.serving.deployment import RankerDeployment, UnknownSlotError
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 
 
 def replica(slots=1, first=0, load_version=LargestIdFirst):
@@ -154,7 +154,7 @@ def test_the_scoring_thread_has_the_configured_number_of_torch_threads():
 
     before = torch.get_num_threads()
     try:
-        settings = SETTINGS.model_copy(update={"num_threads": 3})
+        settings = SETTINGS.replace({"num_threads": 3})
         served = RankerDeployment(settings, [Slot(Loaded(0, Counting()))])
         asyncio.run(served.rank(0, [make_request()]))
     finally:

@@ -25,7 +25,7 @@ from ifa_ray.schema import FROM_STORE, RankRequest
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
 from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
 from ifa_ray.training.loop import Learner
@@ -76,8 +76,8 @@ def serve(tmp_path):
     made = []
 
     def start(state_bytes=10**7, ranker=None):
-        settings = SETTINGS.model_copy(
-            update={"sequence_store": str(tmp_path / "store"), "state_bytes": state_bytes}
+        settings = SETTINGS.replace(
+            {"sequence_store": str(tmp_path / "store"), "state_bytes": state_bytes}
         )
         served = RankerDeployment(settings, [Slot(Loaded(1, LargestIdFirst(1)))])
         made.append(served)
@@ -304,7 +304,7 @@ def test_slots_from_files_keep_states_of_the_versions_in_memory(tmp_path):
     def settings(name):
         slot = SlotSettings(items=str(tmp_path / "items.parquet"), checkpoints=str(tmp_path / name))
         return AppSettings(
-            name=name, slots=[slot, slot], sequence_store=str(tmp_path / "store"), state_bytes=10**6
+            name=name, slots=(slot, slot), sequence_store=str(tmp_path / "store"), state_bytes=10**6
         )
 
     with pytest.raises(ConfigError, match="'twin' keeps no sequence state"):

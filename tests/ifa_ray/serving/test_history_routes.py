@@ -10,14 +10,14 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
 from ifa_ray.errors import RequestError
 from ifa_ray.schema import FROM_STORE
-from ifa_ray.serving import event_forms, wire
-from ifa_ray.serving.appends import MAX_BATCH, SequenceConflictError
+from ifa_ray.serving import events, wire
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.event_forms import AppendBody
+from ifa_ray.serving.events import AppendBody
+from ifa_ray.serving.histories import MAX_BATCH, SequenceConflictError
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.json_form import RequestBody
-from ifa_ray.serving.routes import build_http
 from ifa_ray.serving.sequence_store import StoreCorruptError, StoreFullError
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 
 BOTH = pytest.mark.parametrize("media_type", [wire.JSON, wire.ARROW])
 
@@ -26,7 +26,7 @@ class Served:
     """One replica with a store, asked over HTTP in process."""
 
     def __init__(self, folder):
-        settings = SETTINGS.model_copy(update={"sequence_store": folder and str(folder)})
+        settings = SETTINGS.replace({"sequence_store": folder and str(folder)})
         self.replica = RankerDeployment(settings, [Slot(Loaded(0, LargestIdFirst()))])
         self.api = build_http(self.replica)
 
@@ -42,7 +42,7 @@ class Served:
         return self.send("POST", path, content=body, headers={"content-type": media_type})
 
     def append(self, *appends, media_type=wire.JSON):
-        return self.post("/v1/events", event_forms.encode_appends(appends, media_type), media_type)
+        return self.post("/v1/events", events.encode_appends(appends, media_type), media_type)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_impressions_are_appended_and_the_answer_says_where_the_next_begin(serve
         answer = served.append(append_of(7, 0, 5), media_type=media_type)
         assert answer.status_code == 200
         assert answer.headers["content-type"] == media_type
-        (done,) = event_forms.decode_appended(answer.content, media_type, 1)
+        (done,) = events.decode_appended(answer.content, media_type, 1)
         assert (done.user_id, done.watermark) == (7, 5)
     assert done.appended == 0
     last_ms = int(life_of(7, 5).times_ms_T[-1])
@@ -68,7 +68,7 @@ def test_impressions_are_appended_and_the_answer_says_where_the_next_begin(serve
 
 def test_an_arrow_body_holds_many_users_and_is_stored_whole_or_not_at_all(served):
     answer = served.append(append_of(1, 0, 5), append_of(2, 0, 9), media_type=wire.ARROW)
-    done = event_forms.decode_appended(answer.content, wire.ARROW, 2)
+    done = events.decode_appended(answer.content, wire.ARROW, 2)
     assert [(one.user_id, one.watermark, one.appended) for one in done] == [(1, 5, 5), (2, 9, 9)]
     refused = served.append(append_of(1, 5, 6), append_of(2, 10, 11), media_type=wire.ARROW)
     assert refused.status_code == 409
@@ -167,8 +167,8 @@ def test_arrow_rows_that_break_a_rule_are_refused_with_the_field(served, column,
     values = {"user_id": 7, "begin": 0, "ids": [1, 2], "actions": [0, 1], "times_ms": [10, 20]}
     rows = [{**values, column: value}]
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, event_forms.APPEND_SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, event_forms.APPEND_SCHEMA))
+    with pa.ipc.new_stream(sink, events.APPEND_SCHEMA) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, events.APPEND_SCHEMA))
     answer = served.post("/v1/events", sink.getvalue().to_pybytes(), wire.ARROW)
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(message)
@@ -182,7 +182,7 @@ def test_more_rows_than_the_limit_are_refused(served):
 
 
 def test_damaged_streams_never_break_the_server(served):
-    whole = event_forms.encode_appends([append_of(7, 0, 9), append_of(8, 0, 3)])
+    whole = events.encode_appends([append_of(7, 0, 9), append_of(8, 0, 3)])
     rng = np.random.default_rng(0)
     statuses = set()
     for _ in range(300):
@@ -192,7 +192,7 @@ def test_damaged_streams_never_break_the_server(served):
         cut = len(whole) if rng.random() < 0.5 else rng.integers(0, len(whole))
         content = damaged[:cut].tobytes()
         try:
-            appends = event_forms.decode_appends(content, wire.ARROW, 64)
+            appends = events.decode_appends(content, wire.ARROW, 64)
             asyncio.run(served.replica.append(appends))
             statuses.add(200)
         except RequestError as error:

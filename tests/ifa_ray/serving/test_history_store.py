@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from lives import START_MS, append_of, assert_same_history, life_of
-from test_shadow import files  # noqa: F401 - a fixture
+from serving_fakes import small_training
 
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.plugins import load_store_class
-from ifa_ray.serving.appends import SequenceConflictError
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.history_chunks import part
+from ifa_ray.serving.histories import SequenceConflictError, part
 from ifa_ray.serving.history_store import HistoryStore, open_store
-from ifa_ray.serving.routes import build_http
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.settings import AppSettings
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -45,7 +44,7 @@ def printed(tmp_path_factory):
 
 @pytest.fixture(params=[None, "shop_store:ShopStore"], ids=["ours", "printed"])
 def store(request, printed, tmp_path):  # noqa: ARG001 - on the path
-    settings = AppSettings.model_validate(
+    settings = AppSettings.from_dict(
         {"name": "x", "slots": [SLOT], "sequence_store": str(tmp_path / "store"),
          "store_class": request.param}
     )  # fmt: skip
@@ -106,11 +105,11 @@ def test_an_erased_user_begins_anew(store):
     assert_same_history(store.read(7), life_of(7, 4))
 
 
-def test_the_printed_ranker_and_store_serve(printed, files):  # noqa: ARG001, F811
-    folder, items = files
+def test_the_printed_ranker_and_store_serve(printed, tmp_path):  # noqa: ARG001
+    folder, items = tmp_path, small_training(tmp_path, versions=1)
     args = yaml.safe_load(BLOCKS["args"])
     args["slots"][0]["items"] = str(folder / "items.parquet")
-    replica = RankerDeployment(AppSettings.model_validate({"name": "shop", **args}))
+    replica = RankerDeployment(AppSettings.from_dict({"name": "shop", **args}))
     api = build_http(replica)
 
     async def story():
@@ -130,21 +129,6 @@ def test_the_printed_ranker_and_store_serve(printed, files):  # noqa: ARG001, F8
     newest = sorted([3, 9, 4], key=lambda i: -items.upload_ms_N[i])[:2]
     assert (answer["ids"], answer["watermark"]) == (newest, 1)
     assert erased["erased"] == 1
-
-
-def test_the_printed_pins_and_shadow_are_settings():
-    """Two blocks bear the config's name: each is a part of it."""
-    texts = re.findall(
-        r"```yaml deploy/config.yaml\n(.*?)```", (DOCS / "serving.md").read_text(), re.DOTALL
-    )
-    deployments, slots = (yaml.safe_load(text) for text in texts)
-    from ifa_ray.serving.settings import LiveSettings
-
-    (deployment,) = deployments["deployments"]
-    assert LiveSettings.model_validate(deployment["user_config"]).pins[0].version == 3
-    settings = AppSettings.model_validate({"name": "ifa", **slots})
-    assert settings.slots[0].shadow.version == 7
-    assert settings.slots[0].shadow.queue == 8
 
 
 def test_a_store_of_ones_own_has_every_method_of_the_protocol():
@@ -171,22 +155,30 @@ def test_a_wrong_name_of_a_store_says_what_is_wrong(spec, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sequence_store": None}, "sequence_store == None, must say where"),
-        ({"num_replicas": 2, "state_bytes": 99}, "state_bytes == 99, must be 0 with num_replicas"),
+        ({"sequence_store": None}, "sequence_store == None, must be set"),
         ({"store_class": None, "num_replicas": 2}, "num_replicas == 2, must be 1"),
     ],
 )
 def test_settings_that_would_lose_histories_are_refused(change, message):
     settings = {"name": "x", "slots": [SLOT], "sequence_store": "x", "store_class": "a:B"}
-    AppSettings.model_validate({**settings, "num_replicas": 3})
+    AppSettings.from_dict({**settings, "num_replicas": 3})
     with pytest.raises(ValueError, match=message):
-        AppSettings.model_validate({**settings, **change})
+        AppSettings.from_dict({**settings, **change})
+
+
+def test_states_of_several_replicas_need_a_store_that_tells_of_erasures(tmp_path, printed):  # noqa: ARG001
+    settings = AppSettings.from_dict(
+        {"name": "x", "slots": [SLOT], "sequence_store": str(tmp_path), "num_replicas": 2,
+         "store_class": "shop_store:ShopStore", "state_bytes": 99}
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="state_bytes == 99, must be 0 with num_replicas == 2"):
+        open_store(settings)
 
 
 def test_both_stores_read_alike(tmp_path, printed):  # noqa: ARG001
     made = [
         open_store(
-            AppSettings.model_validate(
+            AppSettings.from_dict(
                 {"name": "x", "slots": [SLOT], "sequence_store": str(tmp_path), "store_class": name}
             )
         )

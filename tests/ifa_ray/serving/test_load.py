@@ -12,13 +12,13 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 from ifa_ray.errors import RequestError
 from ifa_ray.serving import wire
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.load import DeadlineError, check_deadline, fewer_candidates, shortened
+from ifa_ray.serving.http_api import build_http
+from ifa_ray.serving.load_shedding import DeadlineError, check_deadline, fewer_candidates, shortened
 from ifa_ray.serving.measures import Measures
-from ifa_ray.serving.routes import build_http
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot, score
 
-DEGRADED = SETTINGS.model_copy(update={"degrade_beyond_calls": 2, "degraded_candidates": 3})
+DEGRADED = SETTINGS.replace({"degrade_beyond_calls": 2, "degraded_candidates": 3})
 
 
 class Gate(LargestIdFirst):
@@ -150,7 +150,7 @@ def test_the_first_candidates_are_kept_and_at_least_k():
 
 def test_what_is_dropped_is_checked_all_the_same():
     with pytest.raises(RequestError, match="candidates hold id 1 more than once"):
-        shortened([make_request(1, [5, 1, 1], 1)], 1)
+        score(Loaded(0, LargestIdFirst()), [make_request(1, [5, 1, 1], 1)], 1)
 
 
 def test_under_load_fewer_candidates_are_ranked_and_the_answers_say_so():
@@ -218,4 +218,4 @@ def test_the_mark_survives_the_wire_and_costs_nothing_without_it(media_type, wat
 @pytest.mark.parametrize("alone", ["degrade_beyond_calls", "degraded_candidates"])
 def test_degradation_is_set_whole_or_not_at_all(alone):
     with pytest.raises(ValueError, match=r"degraded_candidates == .*, must be set with"):
-        AppSettings.model_validate(SETTINGS.model_dump() | {alone: 3})
+        AppSettings.from_dict(SETTINGS.to_dict() | {alone: 3})

@@ -8,9 +8,9 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 from ifa_ray.errors import CheckpointError
 from ifa_ray.serving import wire
 from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.json_form import RequestBody
-from ifa_ray.serving.routes import build_http
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 
 
 def load_version(version):

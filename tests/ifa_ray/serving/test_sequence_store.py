@@ -18,8 +18,14 @@ from lives import append_of, assert_same_history, life_of
 
 from ifa_ray.errors import ConfigError, RequestError, StoreError
 from ifa_ray.schema import History
-from ifa_ray.serving.appends import MAX_BATCH, MAX_LENGTH, Append, SequenceConflictError
-from ifa_ray.serving.history_chunks import CHUNK, part
+from ifa_ray.serving.histories import (
+    CHUNK,
+    MAX_BATCH,
+    MAX_LENGTH,
+    Append,
+    SequenceConflictError,
+    part,
+)
 from ifa_ray.serving.sequence_store import SequenceStore, StoreCorruptError, StoreFullError
 
 

@@ -17,10 +17,10 @@ from serving_fakes import SETTINGS, LargestIdFirst
 
 from ifa_ray.serving import measures
 from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.measures import PREFIX
-from ifa_ray.serving.routes import build_http
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.slots import Loaded, Slot
+from ifa_ray.serving.versions import Loaded, Slot
 
 ROOT = Path(__file__).parents[3]
 DOC = (ROOT / "docs" / "serving.md").read_text()
@@ -31,7 +31,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOC, flags=re.DOTALL)
 def url(tmp_path_factory):
     """Of a replica that keeps histories, below the prefix of the document."""
     folder = tmp_path_factory.mktemp("histories")
-    settings = SETTINGS.model_copy(update={"sequence_store": str(folder)})
+    settings = SETTINGS.replace({"sequence_store": str(folder)})
     replica = RankerDeployment(settings, [Slot(Loaded(0, LargestIdFirst()))])
     api = FastAPI()
     api.mount("/ifa", build_http(replica))
@@ -75,16 +75,16 @@ def test_the_examples_append_rank_and_erase(url):
 
 def test_the_printed_settings_are_settings():
     texts = [text for kind, text in BLOCKS if kind == "yaml"]
-    assert len(texts) == 6
+    assert len(texts) == 5
     slot = {"items": "items", "checkpoints": "models"}
     values = [yaml.safe_load(text)["args"] for text in texts]
-    shards = [one for one in values if "store_shards" in one]
+    shards = [one for one in values if "store_options" in one]
     for one in shards:
-        AppSettings.model_validate({"name": "ifa", "slots": [slot], **one})
+        AppSettings.from_dict({"name": "ifa", "slots": [slot], **one})
     assert len(shards) == 2
     printed = {k: v for one in values if one not in shards for k, v in one.items()}
-    settings = AppSettings.model_validate({"name": "ifa", "slots": [slot], **printed})
-    assert settings.store_bytes == AppSettings.model_fields["store_bytes"].default
+    settings = AppSettings.from_dict({"name": "ifa", "slots": [slot], **printed})
+    assert settings.store_bytes == AppSettings.store_bytes
     assert settings.sequence_store == "histories"
 
 
@@ -102,6 +102,6 @@ def test_every_route_is_in_the_table():
 def test_every_metric_is_in_the_table():
     source = Path(measures.__file__).read_text()
     names = {f"ray_{PREFIX}_{name}" for name in re.findall(r'f"{PREFIX}_(\w+)"', source)}
-    assert len(names) == 12
+    assert len(names) == 11
     assert names == set(re.findall(r"`(ray_ifa_ray_\w+)`", DOC))
     assert set(re.findall(r"`(wait|rank|append|erase)`", DOC)) >= set(measures.STAGES)

@@ -9,14 +9,17 @@ from lives import append_of, assert_same_history, life_of
 
 from ifa_ray.errors import ConfigError, IfaRayError, RequestError
 from ifa_ray.schema import History
-from ifa_ray.serving import history_shard, sharded_store
-from ifa_ray.serving.appends import Append, SequenceConflictError
-from ifa_ray.serving.history_chunks import joined, part
-from ifa_ray.serving.history_shard import ErasedMeanwhileError, HistoryShard, check_layout
-from ifa_ray.serving.placement import shard_of
+from ifa_ray.serving import sharded_histories
+from ifa_ray.serving.histories import Append, SequenceConflictError, joined, part
 from ifa_ray.serving.sequence_store import SequenceStore
-from ifa_ray.serving.shard_actors import check_place
-from ifa_ray.serving.sharded_store import ShardedStore
+from ifa_ray.serving.sharded_histories import (
+    ErasedMeanwhileError,
+    HistoryShard,
+    ShardedStore,
+    check_layout,
+    check_place,
+    shard_of,
+)
 
 COUNT = 3
 MAX_BYTES = 2**22
@@ -125,7 +128,7 @@ def test_another_replica_forgets_who_was_erased_before_it_reads_a_watermark(here
 
 
 def test_a_replica_that_reads_nothing_forgets_too_after_a_while(here, store, monkeypatch):
-    monkeypatch.setattr(sharded_store, "REFRESH_S", 0.02)
+    monkeypatch.setattr(sharded_histories, "REFRESH_S", 0.02)
     store.append([append_of(3, 0, 4)])
     other = ShardedStore(here)
     forgotten = Forgotten(other, [3, 4])
@@ -150,7 +153,7 @@ def test_after_a_shards_restart_any_of_its_users_may_have_been_erased(here, stor
 
 
 def test_a_reader_far_behind_is_told_that_anybody_may_have_been_erased(here, monkeypatch):
-    monkeypatch.setattr(history_shard, "_REMEMBERED", 4)
+    monkeypatch.setattr(sharded_histories, "_REMEMBERED", 4)
     shard = HistoryShard(here.folder / "few", 0, 1, MAX_BYTES)
     start = shard.news(None).seen
     for user in range(4):
@@ -287,15 +290,15 @@ def test_no_reader_mixes_the_life_before_an_erasure_with_the_one_after(here):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_histories_are_not_taken_for_those_of_another_number_of_shards(here, count):
-    with pytest.raises(ConfigError, match=f"store_shards == {count}, must be 3: .* not moved"):
+    with pytest.raises(ConfigError, match=f"shards == {count}, must be 3: .* not moved"):
         HistoryShard(here.folder, 0, count, MAX_BYTES)
-    with pytest.raises(ConfigError, match="store_shards == None, must be 3"):
+    with pytest.raises(ConfigError, match="shards == None, must be 3"):
         check_layout(here.folder, None)
 
 
 def test_a_store_without_shards_is_not_given_any(tmp_path):
     SequenceStore(tmp_path).close()
-    with pytest.raises(ConfigError, match="store_shards == 2, must be None"):
+    with pytest.raises(ConfigError, match="shards == 2, must be None"):
         HistoryShard(tmp_path, 0, 2, MAX_BYTES)
     check_layout(tmp_path, None)
     check_layout(tmp_path / "new", 2)
@@ -304,5 +307,5 @@ def test_a_store_without_shards_is_not_given_any(tmp_path):
 def test_on_several_nodes_it_must_be_said_where_shards_lie():
     check_place(None, 1)
     check_place("disk", 3)
-    with pytest.raises(ConfigError, match=r"store_resource == None, .* cluster of 3 nodes"):
+    with pytest.raises(ConfigError, match=r"resource == None, .* cluster of 3 nodes"):
         check_place(None, 3)

@@ -7,9 +7,8 @@ from serving_fakes import SETTINGS, LargestIdFirst, make_request
 from ifa_ray.errors import ConfigError, ServingError
 from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.routes import build_http
-from ifa_ray.serving.slots import Loaded, Slot
-from ifa_ray.serving.token import read_token
+from ifa_ray.serving.http_api import build_http, read_token
+from ifa_ray.serving.versions import Loaded, Slot
 
 TOKEN = "a-token-of-some-length"
 
@@ -18,7 +17,7 @@ TOKEN = "a-token-of-some-length"
 def transport(monkeypatch):
     """To a replica that asks for the token."""
     monkeypatch.setenv("RANKER_TOKEN", TOKEN)
-    settings = SETTINGS.model_copy(update={"token_env": "RANKER_TOKEN"})
+    settings = SETTINGS.replace({"token_env": "RANKER_TOKEN"})
     api = build_http(RankerDeployment(settings, [Slot(Loaded(0, LargestIdFirst()))]))
 
     async def ask(request):

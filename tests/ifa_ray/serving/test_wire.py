@@ -8,7 +8,7 @@ from serving_fakes import LargestIdFirst, make_request
 
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.schema import FROM_STORE, MAX_CANDIDATES, History, StoredHistory, validate_request
-from ifa_ray.serving import arrow_form, wire
+from ifa_ray.serving import wire
 
 BOTH = pytest.mark.parametrize("media_type", [wire.ARROW, wire.JSON])
 CHANNELS = np.array([0, 3, -1], np.int8)
@@ -135,7 +135,7 @@ def test_malformed_json_is_refused_with_field_and_value(body, message):
     assert len(str(refused.value)) < 300  # never the whole body
 
 
-def stream(schema=arrow_form.REQUEST_SCHEMA, compression=None, rows=1, **columns):
+def stream(schema=wire.REQUEST_SCHEMA, compression=None, rows=1, **columns):
     """A request stream with some columns replaced, as another program might write it."""
     values = {
         "request_id": [1] * rows,
@@ -184,9 +184,9 @@ def test_compressed_streams_are_refused_before_they_unfold(codec):
         (stream(candidates=[None]), "candidates holds null"),
         (stream(candidates=[[1, None]]), "candidates holds null"),
         (stream(channels=[[1, None, 3]]), "channels holds null"),
-        (stream(arrow_form.REQUEST_SCHEMA.remove(0)), "columns == "),
+        (stream(wire.REQUEST_SCHEMA.remove(0)), "columns == "),
         (
-            stream(arrow_form.REQUEST_SCHEMA.set(8, pa.field("k", pa.int64()))),
+            stream(wire.REQUEST_SCHEMA.set(8, pa.field("k", pa.int64()))),
             "k: int64.* must be .*k: int32",
         ),
     ],

@@ -5,7 +5,7 @@ import pytest
 from serving_fakes import LargestIdFirst, make_request
 
 from ifa_ray.errors import CheckpointError, RankerError
-from ifa_ray.serving.slots import Loaded, Slot, score
+from ifa_ray.serving.versions import Loaded, Slot, score
 
 
 def counting_slot(first=0, existing=range(100)):
@@ -80,7 +80,7 @@ def test_a_version_in_memory_is_not_read_again():
     assert read == [1]
 
 
-def test_a_pinned_slot_refuses_other_versions():
+def test_a_fixed_slot_refuses_other_versions():
     slot = Slot(Loaded(3, LargestIdFirst()), name="slots[0] of twin")
     assert slot.load(2).version == 3
     with pytest.raises(CheckpointError, match=r"version == 4, must be 3: slots\[0\] of twin"):
@@ -170,67 +170,3 @@ def test_a_missing_answer_is_refused():
 
     with pytest.raises(RankerError, match=r"len\(responses\) == 1, must be 2"):
         score(Loaded(0, Short()), [make_request(1), make_request(2)])
-
-
-def pinned_slot(version, first=5):
-    slot, read = counting_slot(first=first)
-    slot.pin(slot.bring(version))
-    return slot, read
-
-
-def test_a_pinned_version_answers_whichever_is_newer():
-    slot, read = pinned_slot(3)
-    assert read == [3]
-    assert slot.find().version == slot.current.version == slot.pinned == 3
-    assert slot.find(2).version == 3
-    assert slot.newest.version == 5
-    assert slot.versions == [5, 3]
-
-
-def test_a_request_for_a_newer_version_than_the_pinned_one_is_refused():
-    slot, read = pinned_slot(3)
-    assert slot.find(4) is None
-    with pytest.raises(CheckpointError, match=r"version == 4, must be <= 3, to which slot is pin"):
-        slot.load(4)
-    assert read == [3]
-
-
-def test_an_exact_version_answers_beside_a_pinned_one():
-    slot, _ = pinned_slot(3)
-    assert slot.load(4, exact=True).version == 4
-    assert slot.find(4, exact=True).version == 4
-    assert slot.current.version == 3
-    assert slot.versions == [5, 4, 3]  # neither the pinned nor the newest one was given up
-
-
-def test_unpinned_the_newest_version_answers_at_once():
-    slot, read = pinned_slot(3)
-    slot.pin(None)
-    assert slot.pinned is None
-    assert slot.find().version == 5
-    assert slot.versions == [5]
-    assert read == [3]  # nothing was read for it
-    assert slot.load(7).version == 7
-
-
-def test_a_newer_version_than_those_in_memory_may_be_pinned():
-    slot, _ = pinned_slot(8)
-    assert slot.find().version == 8
-    slot.pin(None)
-    assert slot.find().version == 8  # the newest never goes back by itself
-
-
-def test_bringing_a_version_changes_no_answer():
-    slot, read = counting_slot(first=5)
-    assert slot.bring(3).version == 3
-    assert slot.find().version == 5
-    assert slot.versions == [5]
-    assert slot.bring(5) is slot.newest
-    assert read == [3]
-
-
-def test_a_slot_whose_version_is_fixed_takes_no_other_pin():
-    slot = Slot(Loaded(3, LargestIdFirst()), name="slots[0] of twin")
-    slot.pin(slot.bring(3))
-    with pytest.raises(CheckpointError, match="version == 2, must be 3"):
-        slot.bring(2)

@@ -1,8 +1,9 @@
-"""The HTTP face of a served ranker; knows media types and status codes, no model and no Ray.
+"""The HTTP API of a served ranker; knows media types and status codes, no model and no Ray.
 
     POST /v1/rank?slot=0&min_version=0    requests in, responses out, both Arrow or both JSON
     GET  /v1/models                       slots, versions, settings
-    POST /v1/events, GET and DELETE /v1/users/{id}: see `ifa_ray.serving.history_routes`
+    POST /v1/events                       impressions in, history lengths out
+    GET and DELETE /v1/users/{id}         the length of a stored history; its erasure
     GET  /healthz                         the event loop answers
     GET  /readyz                          every slot holds a version
 
@@ -19,34 +20,125 @@ full.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 
-from ifa_ray.errors import CheckpointError, RankerError, RequestError, StoreError, shortened
-from ifa_ray.serving import wire
-from ifa_ray.serving.appends import SequenceConflictError
-from ifa_ray.serving.bodies import (
-    BodyTooLongError,
-    MediaTypeError,
-    documented_request,
-    documented_response,
-    read_body,
+from ifa_ray.errors import (
+    CheckpointError,
+    ConfigError,
+    RankerError,
+    RequestError,
+    StoreError,
+    shortened,
 )
+from ifa_ray.serving import wire
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment, UnknownSlotError
-from ifa_ray.serving.event_forms import AppendBody
-from ifa_ray.serving.history_routes import add_history_routes
+from ifa_ray.serving.events import (
+    AppendBody,
+    AppendedBody,
+    ErasedBody,
+    UserBody,
+    decode_appends,
+    encode_appended,
+)
+from ifa_ray.serving.histories import SequenceConflictError
 from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
-from ifa_ray.serving.load import MAX_DEADLINE_MS, DeadlineError
+from ifa_ray.serving.load_shedding import MAX_DEADLINE_MS, DeadlineError
 from ifa_ray.serving.sequence_store import StoreFullError
-from ifa_ray.serving.token import TokenError, read_token, token_check
 
-__all__ = ["build_http"]
+MIN_TOKEN = 16
+"""Characters of a token, at least."""
+
+_SCHEME = HTTPBearer(auto_error=False, description="The application's token.")
+
+
+class TokenError(RequestError):
+    """A call brought no token, or another one."""
+
+
+def read_token(name: str, environment: Mapping[str, str]) -> str:
+    """The token in an environment variable.
+
+    Raises:
+        ConfigError: if there is none, or one that could be guessed or cannot be sent; the message
+            does not hold it.
+    """
+    token = environment.get(name, "")
+    if len(token) < MIN_TOKEN or not all("!" <= letter <= "~" for letter in token):
+        raise ConfigError(
+            f"token_env == {name!r}: the variable holds {len(token)} characters, must hold "
+            f">= {MIN_TOKEN}, printable ASCII without spaces."
+        )
+    return token
+
+
+def token_check(token: str) -> Callable[..., None]:
+    """A dependency of routes that lets nobody in without the token."""
+
+    def check(sent: Annotated[HTTPAuthorizationCredentials | None, Depends(_SCHEME)]) -> None:
+        """Refuses another token."""
+        _compare("" if sent is None else sent.credentials, token)
+
+    return check
+
+
+def _compare(found: str, token: str) -> None:
+    """In a time that does not depend on how much is right."""
+    if not hmac.compare_digest(found.encode(), token.encode()):
+        raise TokenError("authorization == ..., must be 'Bearer ' and the application's token.")
+
+
+class BodyTooLongError(RequestError):
+    """A body is longer than the limit; it was not read further."""
+
+
+class MediaTypeError(RequestError):
+    """A body is neither JSON nor Arrow."""
+
+
+async def read_body(request: Request, limit: int) -> tuple[bytes, str]:
+    """A whole body and its media type.
+
+    Raises:
+        MediaTypeError, BodyTooLongError: as their names say.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in (wire.JSON, wire.ARROW):
+        raise MediaTypeError(
+            f"content-type == {media_type!r}, must be {wire.JSON!r} or {wire.ARROW!r}."
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise BodyTooLongError(f"content-length == {declared}, must be <= {limit}.")
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > limit:
+            raise BodyTooLongError(f"len(body) > {limit}, must be <= {limit}.")
+        body += chunk
+    return bytes(body), media_type
+
+
+_BINARY = {wire.ARROW: {"schema": {"type": "string", "format": "binary"}}}
+
+
+def documented_request(body: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of a body that a route reads itself."""
+    reference = {"$ref": f"#/components/schemas/{body.__name__}"}
+    return {"required": True, "content": {wire.JSON: {"schema": reference}, **_BINARY}}
+
+
+def documented_response(body: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI's description of an answer in the form in which the body came."""
+    return {"model": body, "content": dict(_BINARY)}
 
 
 _MAX_INT32 = 2**31 - 1  # versions are int32 in every answer
@@ -191,3 +283,49 @@ def _version() -> str:
         return version("ifa-ray")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "0"
+
+
+_ERRORS = {
+    404: "The application keeps no histories",
+    409: "The impressions do not follow those that are stored",
+    413: "The body is too long",
+    415: "Neither JSON nor Arrow",
+    422: "The impressions break the contract",
+    500: "The store is damaged or cannot be read",
+    507: "The store is full; nothing of the call was written",
+}
+
+UserId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[7])]
+
+
+def add_history_routes(api: APIRouter, service: RankerDeployment) -> None:
+    """Adds the routes to those of one replica."""
+    limits = service.settings
+
+    @api.post(
+        "/v1/events",
+        response_class=Response,
+        responses={200: documented_response(AppendedBody), **_documented(*_ERRORS)},
+        openapi_extra={"requestBody": documented_request(AppendBody)},
+    )
+    async def events(request: Request) -> Response:
+        """Appends impressions to histories, all of the body or none; on disk when answered."""
+        body, media_type = await read_body(request, limits.max_body_bytes)
+        appends = await asyncio.to_thread(decode_appends, body, media_type, limits.max_requests)
+        done = await service.append(appends)
+        return Response(encode_appended(done, media_type), media_type=media_type)
+
+    @api.get("/v1/users/{user_id}", responses=_documented(404, 422, 500))
+    async def user(user_id: UserId) -> UserBody:
+        """How much is stored of a user."""
+        watermark, last_ms = await service.user(user_id)
+        return UserBody(user_id=user_id, watermark=watermark, last_ms=last_ms)
+
+    @api.delete("/v1/users/{user_id}", responses=_documented(404, 422, 500))
+    async def erase(user_id: UserId) -> ErasedBody:
+        """Removes a user's history and states; saying it again changes nothing."""
+        return ErasedBody(user_id=user_id, erased=await service.erase(user_id))
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {code: {"model": ErrorBody, "description": _ERRORS[code]} for code in statuses}

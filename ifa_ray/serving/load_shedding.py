@@ -11,10 +11,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from ifa_ray.errors import ServingError
-from ifa_ray.schema import RankRequest, validate_request
+from ifa_ray.schema import RankRequest
 from ifa_ray.serving.settings import AppSettings
-
-__all__ = ["MAX_DEADLINE_MS", "DeadlineError", "check_deadline", "fewer_candidates", "shortened"]
 
 MAX_DEADLINE_MS = 3_600_000
 
@@ -55,14 +53,9 @@ def shortened(requests: Sequence[RankRequest], limit: int) -> list[RankRequest]:
     """Requests with their first `limit` candidates, and at least k; the same object if unchanged.
 
     Which come first is up to the caller: retrieval that sends its best ones first loses least.
-
-    Raises:
-        RequestError: if a whole request breaks the contract. Whether dropped candidates are in the
-            catalogue is not checked.
     """
     kept = []
     for request in requests:
-        validate_request(request)
         size = max(limit, request.k)
         if size < len(request.candidates_C):
             channels_C = request.channels_C

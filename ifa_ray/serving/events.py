@@ -17,24 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.schema import MAX_TIME_MS, MIN_TIME_MS, History
 from ifa_ray.serving import wire
-from ifa_ray.serving.appends import MAX_BATCH, MAX_LENGTH, Append, Appended
-from ifa_ray.serving.arrow_form import numbers, read_batches, write_batch
+from ifa_ray.serving.histories import MAX_BATCH, MAX_LENGTH, Append, Appended
 from ifa_ray.serving.json_form import FIRST_ERROR, check_numbers_of, first_error
-
-__all__ = [
-    "APPENDED_SCHEMA",
-    "APPEND_SCHEMA",
-    "AppendBody",
-    "AppendedBody",
-    "ErasedBody",
-    "UserBody",
-    "decode_appended",
-    "decode_appends",
-    "encode_appended",
-    "encode_appends",
-    "read_erased",
-    "read_user",
-]
+from ifa_ray.serving.wire import numbers, read_batches, write_batch
 
 APPEND_SCHEMA = pa.schema(
     {

@@ -1,1 +1,0 @@
-"""The gRPC contract, `ranking.proto`, and what protoc made of it: its files are not edited."""

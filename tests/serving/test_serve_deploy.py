@@ -269,7 +269,7 @@ def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
     )
     broken = deployed.status_once_settled("broken")
     assert broken["status"] == "DEPLOY_FAILED"
-    assert "slots[0].checkpoints == 'runs/nowhere', must exist" in broken["message"]
+    assert "slots[0].checkpoints == 'runs/nowhere', must be there" in broken["message"]
     assert deployed.status_once_settled("slow")["status"] == "RUNNING"
 
     def refusal(_):

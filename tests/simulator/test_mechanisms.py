@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from tiny_worlds import TINY, live, tiny_world, users_of
 
-from simulator.world.config import DAY_MS, START_MS
-from simulator.world.crn import Purpose
+from ifa_ray.errors import ConfigError
+from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.oracle import expected_watch_s
-from simulator.world.responses import bias, utility
+from simulator.world.policy import choose_slates
+from simulator.world.queries import long_profiles, make_query
+from simulator.world.responses import FEEDBACK, bias, feedback_logit, utility, watch_distribution
 from simulator.world.slates import scroll
 from simulator.world.users import (
     JOY_UNIT,
@@ -23,6 +25,7 @@ from simulator.world.users import (
     remember_authors,
     satisfy,
 )
+from simulator.world.world import ShardState
 
 USERS = np.arange(40, dtype=np.int32)
 OFF = dict.fromkeys(
@@ -381,5 +384,184 @@ def test_items_keep_arriving_and_video_ids_are_in_order_of_upload():
     assert catalog.observed.num_live(upload[7:8])[0] >= 8
 
 
-def test_purposes_are_separate_numbers():
-    assert len({int(p) for p in Purpose}) == len(Purpose.__members__)
+@pytest.mark.parametrize("knob", [field.name for field in dataclasses.fields(WorldConfig)])
+def test_no_mechanism_has_a_negative_knob_and_all_may_be_zero(knob):
+    if knob.endswith(("_gain", "_boredom", "_noise", "_spread", "_slope", "_rate", "_bias")):
+        with pytest.raises(ConfigError, match=f"{knob} == -0.1, must be"):
+            dataclasses.replace(TINY, **{knob: -0.1})
+        if knob not in ("active_rate", "sample_rate"):
+            dataclasses.replace(TINY, **{knob: 0.0})
+
+
+def test_busy_users_are_less_eager_and_at_zero_as_eager_as_others():
+    many = np.arange(4_000, dtype=np.int32)
+    found = {}
+    for value in (0.0, 0.3, 0.6):
+        users = users_of(tiny_world(activity_bias=value), many)
+        found[value] = np.corrcoef(users.activity_U, users.bias_U)[0, 1]
+    assert found[0.0] == pytest.approx(0.0, abs=0.04)
+    assert found[0.3] == pytest.approx(-0.3, abs=0.04)
+    assert found[0.6] == pytest.approx(-0.6, abs=0.04)
+
+
+def test_at_utility_scale_zero_all_items_are_alike_to_a_user():
+    world = tiny_world(utility_scale=0.0)
+    users = users_of(world, USERS)
+    ids_UX = np.tile(np.arange(100, dtype=np.int32), (40, 1))
+    found = utility(world.config, world.catalog, users, ids_UX, np.full(40, START_MS))
+    assert (found == found[:, :1]).all()
+    assert np.ptp(found[:, 0]) > 0
+
+
+def test_zero_share_is_of_quick_skips_and_zero_leaves_none():
+    played = {
+        share: live(tiny_world(zero_share=share), USERS[:8], days=0)[1][0].impressions
+        for share in (0.0, 0.3, 0.9)
+    }
+    zero = {share: (columns["play_time_ms"] == 0).mean() for share, columns in played.items()}
+    # Half a millisecond is rounded to nothing as well.
+    assert zero[0.0] < 0.01
+    assert zero[0.0] < zero[0.3] < zero[0.9]
+
+
+def test_longer_videos_are_watched_longer_and_skipped_more_often():
+    duration_s = np.array([8.0, 35.1, 150.0])
+    on = watch_distribution(
+        dataclasses.replace(TINY, duration_gain=0.5, duration_skip=0.7), np.zeros(3), duration_s
+    )
+    assert (np.diff(on.log_mean) > 0).all()
+    assert (np.diff(on.skip) > 0).all()
+    np.testing.assert_allclose(np.diff(on.log_mean), 0.5 * np.diff(np.log(duration_s)))
+    off = watch_distribution(
+        dataclasses.replace(TINY, duration_gain=0.0, duration_skip=0.0), np.zeros(3), duration_s
+    )
+    assert np.ptp(off.log_mean) == np.ptp(off.skip) == 0.0
+    # The unit of duration is KuaiRand's median: there the knobs change nothing.
+    np.testing.assert_allclose(on.skip[1], off.skip[1])
+
+
+@pytest.mark.parametrize("name", sorted(FEEDBACK))
+def test_a_gain_of_feedback_goes_with_utility_and_zero_ignores_it(name):
+    field = f"{name.removeprefix('is_')}_gain"
+    utility = np.array([-1.0, 1.0])
+    sign = -1 if name == "is_hate" else 1
+    for gain in (0.0, 0.5, 1.0):
+        config = dataclasses.replace(TINY, **{field: gain})
+        logit = feedback_logit(config, name, utility, np.zeros(2), np.zeros(2))
+        assert logit[1] - logit[0] == pytest.approx(2 * sign * gain)
+
+
+def test_without_refreshing_a_slate_ends_only_by_leaving():
+    lengths = {}
+    for rate in (0.0, 0.1, 0.6):
+        world = tiny_world(refresh_rate=rate, leave_level=-30.0)
+        columns = live(world, USERS[:6], days=0)[1][0].impressions
+        lengths[rate] = np.unique(columns["request_id"], return_counts=True)[1].mean()
+    assert lengths[0.0] == TINY.slate_size
+    assert lengths[0.0] > lengths[0.1] > lengths[0.6]
+
+
+def test_a_steeper_slope_concentrates_popularity_and_zero_has_none():
+    tops = [
+        np.sort(tiny_world(popularity_slope=slope).catalog.observed.popularity_N)[-12:].sum()
+        for slope in (0.0, 0.7, 1.4)
+    ]
+    assert tops[0] == pytest.approx(12 / TINY.num_items)
+    assert tops[0] < tops[1] < tops[2]
+
+
+def asking(world, shard, turn=0):
+    """Query, profiles and candidates of a shard's users at the start of day 0."""
+    users = shard.user_ids
+    profiles = long_profiles(world.catalog.observed, shard.histories, users)
+    zeros = np.zeros(len(users), np.int32)
+    query = make_query(
+        world.config,
+        shard.histories,
+        profiles,
+        user_id_U=users,
+        day_U=zeros,
+        session_U=zeros,
+        round_U=zeros + turn,
+        time_ms_U=np.full(len(users), START_MS),
+        num_candidates=80,
+    )
+    return query, profiles, world.retrieval.retrieve(query)
+
+
+def _mean_log_popularity(world):
+    slates = choose_slates(
+        world.catalog.observed, world.config, *asking(world, ShardState.new(world, USERS))
+    )
+    return np.log(world.catalog.observed.popularity_N[slates]).mean()
+
+
+def test_the_earlier_policy_follows_popularity_as_far_as_told():
+    found = [_mean_log_popularity(tiny_world(policy_popularity=p)) for p in (0.0, 0.3, 2.0)]
+    assert found[0] < found[1] < found[2]
+
+
+def test_luck_in_the_earlier_policy_is_off_at_zero():
+    # Nothing is known of users without histories: what is left is popularity, and luck.
+    calm, lucky = tiny_world(policy_noise=0.0), tiny_world(policy_noise=5.0)
+    for world, follows in ((calm, True), (lucky, False)):
+        query, profiles, candidates = asking(world, ShardState.new(world, USERS))
+        observed = world.catalog.observed
+        slates = choose_slates(observed, world.config, query, profiles, candidates)
+        popularity_UC = observed.popularity_N[candidates.ids_UC]
+        best_UK = np.sort(popularity_UC, axis=1)[:, ::-1][:, : world.config.slate_size]
+        assert np.array_equal(observed.popularity_N[slates], best_UK) == follows
+
+
+def test_noisy_retrieval_finds_other_candidates_each_round():
+    shared = {}
+    for noise in (0.0, 3.0):
+        world = tiny_world(retrieval_noise=noise)
+        shard, _ = live(world, USERS[:8], days=0)
+        found = []
+        for turn in (0, 1):
+            _, _, candidates = asking(world, shard, turn)
+            by_content = candidates.channels_UC <= 1
+            found.append([set(i[c]) for i, c in zip(candidates.ids_UC, by_content, strict=True)])
+        shared[noise] = np.mean([len(a & b) / max(len(a), 1) for a, b in zip(*found, strict=True)])
+    assert shared[0.0] > 0.9
+    assert shared[3.0] < shared[0.0] - 0.1
+
+
+def test_a_negative_skew_shortens_the_longest_histories():
+    many = np.arange(20_000, dtype=np.int32)
+    found = {}
+    for skew in (-0.47, 0.0):
+        config = dataclasses.replace(
+            TINY, history_skew=skew, history_median=8_571.0, history_log_sd=0.94, min_history=1,
+            longest_prehistory=10**7,
+        )  # fmt: skip
+        found[skew] = history_targets(config, users_of(tiny_world(), many))
+    # KuaiRand-27K's quantiles, digitised: 1,421 and 4,511 and 8,571 and 15,149 and 53,372.
+    quantiles = np.percentile(found[-0.47], [5, 25, 50, 75, 99])
+    np.testing.assert_allclose(quantiles, [1_421, 4_511, 8_571, 15_149, 53_372], rtol=0.06)
+    assert np.percentile(found[0.0], 99) > 1.3 * quantiles[-1]
+    assert np.median(found[0.0]) == pytest.approx(8_571, rel=0.01)
+
+
+def test_interests_are_graded_by_their_spread_and_alike_at_zero():
+    spread = {}
+    for value in (0.0, 0.6, 1.2):
+        world = tiny_world(interest_spread=value)
+        spread[value] = np.log(users_of(world, USERS).weight_UM).std()
+    assert spread[0.0] == 0.0
+    assert 0.0 < spread[0.6] < spread[1.2]
+
+
+def test_a_sleeping_interest_weighs_little_and_at_zero_as_much_as_awake():
+    world = tiny_world()
+    users = users_of(world, USERS)
+    awake = users.take(np.arange(len(USERS)))
+    awake.awake_UM[:] = True
+    apart = {}
+    for value in (0.0, 0.5, 0.95):
+        config = dataclasses.replace(world.config, dormancy=value)
+        difference = interest_matrix(config, users) - interest_matrix(config, awake)
+        apart[value] = np.abs(difference).mean()
+    assert apart[0.0] == 0.0
+    assert 0.0 < apart[0.5] < apart[0.95]

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from tiny_worlds import TINY, live, tiny_world
 
-from ifa_ray.errors import RequestError
+from ifa_ray.errors import ConfigError, RequestError
 from simulator.world.config import DAY_MS, START_MS
+from simulator.world.policy import best_match
 from simulator.world.queries import Candidates, Channel, long_profiles, make_query
 from simulator.world.retrieval import PROBED, QUOTAS, ChannelRetrieval
 from simulator.world.retrieval_reference import ReferenceRetrieval
-from simulator.world.retrieval_search import first_reaching
+from simulator.world.retrieval_search import build_index, first_reaching
 from simulator.world.world import World
 
 USERS = np.arange(12, dtype=np.int32)
@@ -174,29 +175,6 @@ def test_a_retrieval_stage_of_ones_own_takes_the_place_of_the_default():
     assert set(channels.tolist()) == {4}
 
 
-def test_with_every_cell_open_the_recent_channel_is_the_brute_force_neighbourhood(shard):
-    world = tiny_world(retrieval_noise=0.0)
-    query = query_of(world, shard)
-    catalog = world.catalog.observed
-    found = ChannelRetrieval(catalog, world.config, probed=TINY.num_items).retrieve(query)
-    live = int(catalog.num_live(query.time_ms_U[:1])[0])
-    quota = int(QUOTAS[Channel.RECENT] * TINY.num_candidates)
-    for row in range(len(USERS)):
-        recent = [int(i) for i in query.recent_UR[row] if i >= 0]
-        seen = set(query.seen_US[row].tolist())
-        content = catalog.content_q_ND.astype(int)
-        best = sorted(
-            (-max(int(content[i] @ content[j]) for j in recent), i)
-            for i in range(live)
-            if i not in seen
-        )[:quota]
-        chosen = found.ids_UC[row][found.channels_UC[row] == Channel.RECENT]
-        # Items at the cut-off score may be exchanged for one another; all better ones are there.
-        cut = best[-1][0]
-        assert {i for score, i in best if score < cut} <= set(chosen.tolist())
-        assert len(chosen) == quota
-
-
 def test_author_candidates_are_by_loved_authors(query):
     catalog = tiny_world().catalog.observed
     found = tiny_world().retrieval.retrieve(query)
@@ -249,24 +227,53 @@ def test_exploration_reaches_every_part_of_the_catalogue(shard):
     assert hits[live:].sum() == 0
 
 
-def test_profiles_find_the_category_that_is_liked_and_not_the_one_that_is_only_shown():
-    from ifa_ray.data.history_blocks import HistoryBlocks
+@pytest.fixture(scope="module")
+def content():
+    return tiny_world().catalog.observed.content_q_ND
 
-    world = tiny_world()
-    items = world.catalog.item_table()
-    liked = np.flatnonzero(items.category_N == 3)[:10].astype(np.int32)
-    shown = np.flatnonzero(items.category_N == 5)[:40].astype(np.int32)
-    histories = HistoryBlocks()
-    histories.append(4, shown, np.full(40, 0, np.uint8), np.arange(40))
-    histories.append(4, liked, np.full(10, 0b11, np.uint8), 40 + np.arange(10))
-    profiles = long_profiles(world.catalog.observed, histories, np.array([4], np.int32))
-    np.testing.assert_allclose(
-        profiles.content_UMD[0, 0], items.content_ND[liked].mean(axis=0), rtol=1e-5
+
+def test_every_item_is_in_one_cell_and_a_cell_is_in_order_of_upload(content):
+    index = build_index(1, content)
+    np.testing.assert_array_equal(np.sort(index.ids_N), np.arange(len(content)))
+    np.testing.assert_array_equal(index.vectors_ND, content[index.ids_N])
+    for start, stop in zip(index.start_L[:-1], index.start_L[1:], strict=True):
+        assert (np.diff(index.ids_N[start:stop]) > 0).all()
+
+
+def test_an_item_is_in_the_cell_whose_centroid_is_nearest(content):
+    index = build_index(1, content)
+    score = content.astype(int) @ index.centroid_LD.T.astype(int)
+    cell = np.repeat(np.arange(len(index.centroid_LD)), np.diff(index.start_L))
+    np.testing.assert_array_equal(score.argmax(axis=1)[index.ids_N], cell)
+
+
+def test_the_index_does_not_depend_on_the_order_of_sums(content):
+    whole = build_index(1, content)
+    cut = build_index(1, content, chunk=7)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, cut, strict=True))
+
+
+def test_another_seed_chooses_other_centroids(content):
+    assert not np.array_equal(
+        build_index(1, content).centroid_LD, build_index(2, content).centroid_LD
     )
-    assert not profiles.content_UMD[0, 1:].any()
-    assert profiles.category_lift_UG[0].argmax() == 3
-    assert profiles.category_lift_UG[0].argmin() == 5
-    authors, counts = np.unique(items.author_id_N[liked], return_counts=True)
-    found = profiles.authors_UA[0][profiles.authors_UA[0] >= 0]
-    assert counts[authors == found[0]][0] == counts.max()
-    assert set(found.tolist()) == set(authors.tolist())
+
+
+def test_vectors_too_wide_for_exact_sums_are_refused():
+    with pytest.raises(ConfigError, match=r"content_width == 1041, must be <= 1040"):
+        build_index(1, np.zeros((3, 1_041), np.float32))
+
+
+def test_matches_are_the_closest_vectors_and_do_not_depend_on_the_batch():
+    rng = np.random.default_rng(0)
+    content_ND = rng.normal(size=(500, 16)).astype(np.float32)
+    ids_UC = rng.integers(0, 500, (5, 300)).astype(np.int32)
+    vectors_UVD = rng.normal(size=(5, 4, 16)).astype(np.float32)
+    vectors_UVD[2] = 0
+    found_UC = best_match(content_ND, ids_UC, vectors_UVD)
+    exact_UC = np.einsum("ucd,uvd->ucv", content_ND[ids_UC].astype(float), vectors_UVD).max(axis=2)
+    np.testing.assert_allclose(found_UC, np.maximum(exact_UC, 0), atol=1e-5)
+    for user in range(5):
+        rows = slice(user, user + 1)
+        alone_UC = best_match(content_ND, ids_UC[rows], vectors_UVD[rows])
+        np.testing.assert_array_equal(alone_UC, found_UC[rows])

@@ -5,8 +5,7 @@ the log: a platform's own logs are analysed by the same code.
 """
 
 from ifa_ray.abtest.analyze import analyze
-from ifa_ray.abtest.checks import Check, training_equal
+from ifa_ray.abtest.checks import Check, Decision, training_equal
 from ifa_ray.abtest.logs import Logs, RunLogs
-from ifa_ray.abtest.verdict import Decision
 
 __all__ = ["Check", "Decision", "Logs", "RunLogs", "analyze", "training_equal"]

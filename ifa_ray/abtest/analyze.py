@@ -15,24 +15,22 @@ import numpy as np
 from ifa_ray.abtest.checks import (
     Check,
     aa_silent,
+    decide,
+    guardrail_rows,
     no_lost_partitions,
     numbers_finite,
     sample_ratio,
     users_equal,
 )
 from ifa_ray.abtest.effects import Effect, adjust, effect_of, effect_row
-from ifa_ray.abtest.guardrails import guardrail_rows
+from ifa_ray.abtest.estimates import noise_split
 from ifa_ray.abtest.logs import Logs
 from ifa_ray.abtest.measure import World, available, measure, past_and_norms
 from ifa_ray.abtest.metrics import METRICS, PRIMARY, Metric, answerable
 from ifa_ray.abtest.planning import plan
 from ifa_ray.abtest.platform import platform_view
-from ifa_ray.abtest.replicates import noise_split
 from ifa_ray.abtest.segments import segment_effects
 from ifa_ray.abtest.series import series
-from ifa_ray.abtest.verdict import decide
-
-__all__ = ["analyze"]
 
 Worlds = Mapping[str, Sequence[World]]
 Effects = Mapping[str, Mapping[str, Effect]]

@@ -1,8 +1,13 @@
-"""Health checks as values: what must hold before a verdict is given. Decides nothing else."""
+"""Health checks, guardrails and the verdict by rule: values and plain sentences.
+
+Knows effects, not where they are from.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,17 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ifa_ray.abtest.estimate import Estimate
-
-__all__ = [
-    "Check",
-    "aa_silent",
-    "no_lost_partitions",
-    "numbers_finite",
-    "sample_ratio",
-    "training_equal",
-    "users_equal",
-]
+from ifa_ray.abtest.effects import Effect
+from ifa_ray.abtest.estimates import MIN_REPLICATES, Estimate, over_replicates
 
 SRM_ALPHA = 0.001
 """Sample-ratio checks use a stricter level than effects: a false alarm throws a whole run away."""
@@ -147,3 +143,189 @@ def training_equal(training: Mapping[str, Mapping[str, Any]]) -> Check:
     budget = ", ".join(f"{first[field]:,} {field}" for field in BUDGET if field in first)
     detail = f"Every learning arm: {budget}." if budget else "No arm learns."
     return Check(name=name, ok=True, detail=detail)
+
+
+COST = "cost"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Guardrail:
+    """One thing that must not get worse.
+
+    Attributes:
+        name: a metric's name, or `COST`.
+        label: for people.
+        harm: +1 where more is harm, -1 where less is.
+        margin: the relative change for the worse that is put up with.
+    """
+
+    name: str
+    label: str
+    harm: int
+    margin: float
+
+
+GUARDRAILS = (
+    Guardrail(name=COST, label="Cost per request", harm=1, margin=0.10),
+    Guardrail(name="hate_rate", label="Hates per impression", harm=1, margin=0.05),
+    Guardrail(name="active_days", label="Returning (active days per user)", harm=-1, margin=0.005),
+)
+
+
+def guard(estimate: Estimate, harm: int, margin: float, alpha: float) -> dict[str, Any]:
+    """Judges one estimate.
+
+    Returns:
+        `status`; `worst`, the one-sided 1 - alpha bound in the direction of harm, relative;
+        `p_harm`, of no harm against harm.
+    """
+    t = float(stats.t.isf(alpha, estimate.df))
+    toward = estimate.log_lift * harm  # positive is harm
+    if estimate.se == 0:
+        p_harm = 0.0 if toward > 0 else 1.0
+    else:
+        p_harm = float(stats.t.sf(toward / estimate.se, estimate.df))
+    allowed = math.log1p(margin) if harm > 0 else -math.log1p(-margin)
+    if toward + t * estimate.se <= allowed:
+        status = "held"
+    elif p_harm < alpha and toward > allowed:
+        status = "breached"
+    else:
+        status = "open"
+    worst = math.expm1(harm * (toward + t * estimate.se))
+    return {"status": status, "worst": worst, "p_harm": p_harm}
+
+
+def guardrail_rows(
+    effects: Mapping[str, Effect],
+    cost: tuple[Sequence[float], Sequence[float]] | None,
+    alpha: float,
+    *,
+    users_decide: bool,
+) -> list[dict[str, Any]]:
+    """One row per guardrail that this log can answer.
+
+    Args:
+        effects: of one treatment, by metric.
+        cost: of treatment and of control, one number per replicate; None where it was not measured.
+        alpha: one-sided level.
+        users_decide: whether users alone may answer, without replicates.
+    """
+    rows = []
+    for rail in GUARDRAILS:
+        estimate = (
+            _cost_estimate(cost) if rail.name == COST
+            else rail.name in effects
+            and effects[rail.name].decisive(users_decide=users_decide)
+        )  # fmt: skip
+        if not isinstance(estimate, Estimate):
+            continue
+        rows.append(
+            {
+                "name": rail.name,
+                "label": rail.label,
+                "harm": rail.harm,
+                "margin": rail.margin,
+                "relative": estimate.relative,
+                **guard(estimate, rail.harm, rail.margin, alpha),
+            }
+        )
+    return rows
+
+
+def _cost_estimate(cost: tuple[Sequence[float], Sequence[float]] | None) -> Estimate | None:
+    if cost is None or len(cost[0]) != len(cost[1]) or min([*cost[0], *cost[1], 0.0]) < 0:
+        return None
+    if not all([*cost[0], *cost[1]]):
+        return None
+    return over_replicates(
+        [math.log(own) - math.log(other) for own, other in zip(*cost, strict=True)]
+    )
+
+
+class Decision(enum.StrEnum):
+    """What the test says of one treatment arm against control."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_DISTINGUISHABLE = "not distinguishable"
+    NO_VERDICT = "no verdict"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A decision with the sentence that goes on top of the report."""
+
+    decision: Decision
+    line: str
+
+
+def decide(
+    *,
+    arm: str,
+    control: str,
+    effect: Estimate | None,
+    p_adjusted: float | None,
+    alpha: float,
+    replicates: int,
+    arms_tested: int,
+    failed_checks: Sequence[str],
+    users_decide: bool = False,
+    breached: Sequence[str] = (),
+) -> Verdict:
+    """The rule, in this order: no verdict on bad data, on too few replicates, on no effect to test.
+
+    Then better or worse exactly where the p of the primary metric, adjusted by Holm over the
+    treatment arms, is under alpha; else not distinguishable.
+
+    Args:
+        arm: the treatment.
+        control: what it is compared with.
+        effect: the headline over replicates of the primary metric; None where there is none.
+        p_adjusted: its p after Holm; None with `effect`.
+        alpha: the level of the test.
+        replicates: R.
+        arms_tested: how many treatment arms share the level.
+        failed_checks: names of health checks that failed; any forbids a verdict.
+        users_decide: `effect` is over users alone where there are too few replicates: the verdict
+            is then one of these rankers as trained, and says so.
+        breached: labels of the guardrails that were breached, which the line names.
+    """
+    no_verdict = f"No verdict on {arm}: "
+    if failed_checks:
+        line = f"{no_verdict}failed {', '.join(failed_checks)}; the numbers below can't be trusted."
+        return Verdict(decision=Decision.NO_VERDICT, line=line)
+    if replicates < MIN_REPLICATES and not users_decide:
+        noun = "replicate" if replicates == 1 else "replicates"
+        line = f"{no_verdict}{replicates} {noun}, at least {MIN_REPLICATES} are needed."
+        return Verdict(decision=Decision.NO_VERDICT, line=line)
+    if effect is None or p_adjusted is None:
+        line = f"{no_verdict}an arm has no watch time, so there is no relative effect."
+        return Verdict(decision=Decision.NO_VERDICT, line=line)
+    low, high = (percent(bound) for bound in effect.interval(alpha))
+    numbers = (
+        f"{percent(effect.relative)} watch time per user, {1 - alpha:.0%} interval {low} to {high}"
+    )
+    as_trained = " As these rankers were trained: another training of them may differ."
+    note = as_trained if replicates < MIN_REPLICATES else ""
+    if p_adjusted >= alpha:
+        alone = effect.p_value < alpha
+        why = f", but {arms_tested} arms were tested, and it is gone after Holm." if alone else "."
+        line = f"{arm} and {control} can't be told apart: {numbers}{why}{note}"
+        return Verdict(decision=Decision.NOT_DISTINGUISHABLE, line=line)
+    better = effect.log_lift > 0
+    line = f"{arm} is {'better' if better else 'worse'} than {control}: {numbers}.{note}"
+    if breached:
+        noun = "guardrail" if len(breached) == 1 else "guardrails"
+        line += f" Breached {noun}: {', '.join(breached)}."
+    return Verdict(decision=Decision.BETTER if better else Decision.WORSE, line=line)
+
+
+def percent(ratio: float) -> str:
+    """A relative effect for people: +0.80%, with a true minus sign."""
+    digits = 2 if abs(ratio) < 1 else 0
+    text = f"{ratio * 100:+,.{digits}f}%"
+    # An effect that rounds to nothing has no direction to print.
+    return (
+        text[1:] if float(text[1:-1].replace(",", "")) == 0 else text.replace("-", "\N{MINUS SIGN}")
+    )

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ifa_ray.abtest.analyze import analyze
-from ifa_ray.abtest.log_files import open_items
+from ifa_ray.abtest.logs import open_items
 from ifa_ray.abtest.own_logs import OwnLogs, open_own_logs
 from ifa_ray.abtest.report.compare import write_comparison
 from ifa_ray.abtest.report.exports import effect_cells, write_exports
@@ -26,8 +26,6 @@ from ifa_ray.abtest.report.render import RESULT_VERSION, write_report
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.provenance import provenance
-
-__all__ = ["add_abtest", "run_abtest"]
 
 _HELP = """\
 Analyse an A/B test from its logs: one log of impressions for each arm, whoever wrote them.

@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from ifa_ray.abtest.estimate import Estimate
-from ifa_ray.abtest.measure import World
-from ifa_ray.abtest.metrics import PRIMARY, Metric
-from ifa_ray.abtest.paired import Totals, log_lift, paired_difference, paired_effect
-from ifa_ray.abtest.replicates import (
+from ifa_ray.abtest.estimates import (
+    Estimate,
+    Totals,
     benjamini_hochberg,
     holm,
+    log_lift,
     noise_split,
     over_replicates,
+    paired_difference,
+    paired_effect,
     pool,
+    two_samples,
 )
-from ifa_ray.abtest.unpaired import two_samples
-
-__all__ = ["Effect", "adjust", "effect_of", "effect_row", "interval_row", "of_totals"]
+from ifa_ray.abtest.measure import World
+from ifa_ray.abtest.metrics import PRIMARY, Metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,6 @@ import dataclasses
 from collections.abc import Collection
 from typing import Literal
 
-__all__ = ["COUNTS", "METRICS", "PRIMARY", "Group", "Metric", "answerable"]
-
 PRIMARY = "watch_time"
 
 COUNTS = {

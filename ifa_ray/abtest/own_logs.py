@@ -1,6 +1,6 @@
 """Anybody's logs as `ifa_ray.abtest.logs.Logs`: who is in which arm, which day is which.
 
-Knows ids, days and the rules of a test; files and columns are `ifa_ray.abtest.log_files`'s.
+Knows ids, days and the rules of a test; files and columns are `ifa_ray.abtest.logs`'s.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ifa_ray.abtest.calendar_days import PERIOD, calendar_of
-from ifa_ray.abtest.log_files import LogFile, check_values, open_log
+from ifa_ray.abtest.logs import PERIOD, LogFile, calendar_of, check_values, open_log
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, LogError, unknown_name
-
-__all__ = ["OwnLogs", "open_own_logs", "parse_log"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,9 +11,7 @@ from typing import Any
 
 from scipy import stats
 
-from ifa_ray.abtest.replicates import MIN_REPLICATES, NoiseSplit
-
-__all__ = ["half_width", "plan", "power", "replicates_needed", "users_needed"]
+from ifa_ray.abtest.estimates import MIN_REPLICATES, NoiseSplit
 
 MOST = 1_000_000
 """More replicates than this are not counted."""

@@ -23,8 +23,6 @@ from ifa_ray.abtest.logs import Logs
 from ifa_ray.abtest.measure import World
 from ifa_ray.abtest.metrics import PRIMARY, Metric
 
-__all__ = ["SHOWN", "ask_tea_tasting", "in_treatment", "platform_view"]
-
 SHOWN = (PRIMARY, "impressions", "long_views", "likes", "click_rate", "long_view_rate")
 """Metrics that are asked about, where the log has them."""
 

@@ -15,14 +15,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from ifa_ray.abtest.effects import Effect, effect_row, interval_row, of_totals
+from ifa_ray.abtest.estimates import Totals, over_replicates
 from ifa_ray.abtest.logs import Logs
-from ifa_ray.abtest.measure import World
+from ifa_ray.abtest.measure import UserPast, World
 from ifa_ray.abtest.metrics import Metric
-from ifa_ray.abtest.paired import Totals
-from ifa_ray.abtest.pre_period import UserPast
-from ifa_ray.abtest.replicates import over_replicates
-
-__all__ = ["SEGMENTATIONS", "segment_effects", "wald_p"]
 
 SEGMENTATIONS: dict[str, tuple[str, Callable[[UserPast], npt.NDArray[np.float64]]]] = {
     "history": ("impressions before the test", lambda past: past.history_U),

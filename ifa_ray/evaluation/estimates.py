@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from scipy import stats
 
-from ifa_ray.abtest.replicates import holm
+from ifa_ray.abtest.estimates import holm
 from ifa_ray.evaluation.run import ModelRun
 from ifa_ray.schema import OBJECTIVES
 

@@ -9,15 +9,12 @@ import polars as pl
 from outcome import Outcome, within
 from scipy import stats
 
-from ifa_ray.abtest.bands import band_of_moments
+from ifa_ray.abtest.estimates import Totals, over_replicates, paired_effect, two_samples
 from ifa_ray.abtest.metrics import METRICS
-from ifa_ray.abtest.paired import Totals, paired_effect
 from ifa_ray.abtest.planning import power
 from ifa_ray.abtest.platform import ask_tea_tasting
-from ifa_ray.abtest.replicates import over_replicates
-from ifa_ray.abtest.series import lift_moments
-from ifa_ray.abtest.unpaired import two_samples
-from ifa_ray.abtest.user_days import day_totals, sum_up
+from ifa_ray.abtest.series import band_of_moments, lift_moments
+from ifa_ray.abtest.totals import day_totals, sum_up
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulator"))
 

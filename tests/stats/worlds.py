@@ -15,10 +15,9 @@ import polars as pl
 from outcome import Outcome
 
 from ifa_ray.abtest import RunLogs, analyze
+from ifa_ray.abtest.estimates import paired_effect, two_samples
 from ifa_ray.abtest.measure import measure, past_and_norms
 from ifa_ray.abtest.metrics import METRICS
-from ifa_ray.abtest.paired import paired_effect
-from ifa_ray.abtest.unpaired import two_samples
 from ifa_ray.data.log import read_items
 from simulator.opening import open_run
 from simulator.plain_run import run_plain

@@ -14,15 +14,6 @@ from ifa_ray.abtest.report.view import page
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import LogError
 
-__all__ = [
-    "RESULT_VERSION",
-    "check_result",
-    "environment",
-    "read_result",
-    "render_report",
-    "write_report",
-]
-
 RESULT_VERSION = 2
 """The schema of `result.json`, apart from that of the log."""
 

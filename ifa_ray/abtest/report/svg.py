@@ -14,8 +14,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-__all__ = ["Scale", "axis", "daily", "dots", "strip"]
-
 PAD = 6.0  # percent of the width that no value reaches, on either side
 
 

@@ -9,8 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ifa_ray.abtest.checks import Decision
 from ifa_ray.abtest.report import sections, svg
-from ifa_ray.abtest.report.numbers import (
+from ifa_ray.abtest.report.exports import table_4
+from ifa_ray.abtest.report.sections import (
     NONE,
     duration,
     name_text,
@@ -20,10 +22,6 @@ from ifa_ray.abtest.report.numbers import (
     percent_or_none,
     range_text,
 )
-from ifa_ray.abtest.report.paper_table import table_4
-from ifa_ray.abtest.verdict import Decision
-
-__all__ = ["page"]
 
 Row = dict[str, Any]
 

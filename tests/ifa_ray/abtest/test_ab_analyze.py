@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 
 from ifa_ray.abtest import Check, analyze
-from ifa_ray.abtest.diversity import gini
 from ifa_ray.abtest.logs import RunLogs
 from ifa_ray.abtest.measure import measure
 from ifa_ray.abtest.metrics import METRICS
+from ifa_ray.abtest.totals import gini
 from ifa_ray.errors import ConfigError, LogError
 
 

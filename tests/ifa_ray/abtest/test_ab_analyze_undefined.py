@@ -3,7 +3,7 @@
 import numpy as np
 
 from ifa_ray.abtest.effects import _why_undefined
-from ifa_ray.abtest.paired import Totals, log_lift
+from ifa_ray.abtest.estimates import Totals, log_lift
 
 
 def totals(numerator):

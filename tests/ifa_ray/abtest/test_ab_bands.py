@@ -6,8 +6,12 @@ import pytest
 from scipy import stats
 
 from ifa_ray.abtest import analyze
-from ifa_ray.abtest.bands import band_of_moments, band_over_replicates, shrunk_correlation
-from ifa_ray.abtest.series import lift_moments
+from ifa_ray.abtest.series import (
+    band_of_moments,
+    band_over_replicates,
+    lift_moments,
+    shrunk_correlation,
+)
 
 
 def misses(band, *, simultaneous):

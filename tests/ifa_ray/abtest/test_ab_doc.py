@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_ab_own_logs import impressions
 
-from ifa_ray.abtest.guardrails import GUARDRAILS
-from ifa_ray.abtest.log_files import OPTIONAL, REQUIRED
+from ifa_ray.abtest.checks import GUARDRAILS
+from ifa_ray.abtest.logs import OPTIONAL, REQUIRED
 from ifa_ray.cli import main
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.schema import History, RankRequest, validate_response

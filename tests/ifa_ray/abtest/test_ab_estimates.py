@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ifa_ray.abtest.estimate import Estimate
-from ifa_ray.abtest.paired import Totals, log_lift, paired_effect
-from ifa_ray.abtest.replicates import (
+from ifa_ray.abtest.estimates import (
+    Estimate,
+    Totals,
     benjamini_hochberg,
     holm,
+    log_lift,
     noise_split,
     over_replicates,
+    paired_effect,
     pool,
 )
 

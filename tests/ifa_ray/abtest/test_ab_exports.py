@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from test_ab_report import Outline
 
-from ifa_ray.abtest.report.compare import COMPARED, render_comparison, write_comparison
-from ifa_ray.abtest.report.compare_text import comparison_markdown
+from ifa_ray.abtest.checks import percent
+from ifa_ray.abtest.report.compare import (
+    COMPARED,
+    comparison_markdown,
+    render_comparison,
+    write_comparison,
+)
 from ifa_ray.abtest.report.exports import CSV_COLUMNS, to_csv, to_markdown
-from ifa_ray.abtest.report.numbers import percent, range_text
 from ifa_ray.abtest.report.render import render_report
+from ifa_ray.abtest.report.sections import range_text
 from ifa_ray.cli import main
 from ifa_ray.errors import ConfigError, LogError
 

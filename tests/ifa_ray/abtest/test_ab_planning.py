@@ -8,16 +8,20 @@ import pytest
 from scipy import stats
 
 from ifa_ray.abtest import Decision, analyze
-from ifa_ray.abtest.checks import aa_silent, numbers_finite, sample_ratio
+from ifa_ray.abtest.checks import (
+    GUARDRAILS,
+    aa_silent,
+    decide,
+    guard,
+    guardrail_rows,
+    numbers_finite,
+    sample_ratio,
+)
 from ifa_ray.abtest.effects import of_totals
-from ifa_ray.abtest.estimate import Estimate
-from ifa_ray.abtest.guardrails import GUARDRAILS, guard, guardrail_rows
+from ifa_ray.abtest.estimates import Estimate, NoiseSplit, Totals
 from ifa_ray.abtest.metrics import METRICS
-from ifa_ray.abtest.paired import Totals
 from ifa_ray.abtest.planning import half_width, plan, power, replicates_needed, users_needed
-from ifa_ray.abtest.replicates import NoiseSplit
 from ifa_ray.abtest.segments import wald_p
-from ifa_ray.abtest.verdict import decide
 
 WATCH = METRICS[0]
 NOISE = NoiseSplit(total_sd=0.05, user_sd=0.04, checkpoint_sd=0.03)

@@ -10,11 +10,16 @@ import pytest
 from test_ab_analyze import rows_of
 
 from ifa_ray.abtest import analyze
-from ifa_ray.abtest.diversity import MISFIT_FLOOR, day_diversity, with_features
+from ifa_ray.abtest.measure import past_of, surprise_bits
 from ifa_ray.abtest.metrics import METRICS, answerable
-from ifa_ray.abtest.pre_period import past_of, surprise_bits
-from ifa_ray.abtest.user_days import day_totals
-from ifa_ray.abtest.watch_norms import FIXED, WatchNorms
+from ifa_ray.abtest.totals import (
+    FIXED,
+    MISFIT_FLOOR,
+    WatchNorms,
+    day_diversity,
+    day_totals,
+    with_features,
+)
 
 
 def pre_rows(logs, replicate):

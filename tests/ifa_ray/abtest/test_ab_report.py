@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import ab_results
 import pytest
 
+from ifa_ray.abtest.checks import percent
 from ifa_ray.abtest.report import render_report, svg, write_report
-from ifa_ray.abtest.report.numbers import duration, number, own_units, p_text, percent, range_text
+from ifa_ray.abtest.report.sections import duration, number, own_units, p_text, range_text
 from ifa_ray.errors import LogError
 
 VOID = {"meta", "br", "hr", "img", "link"}

@@ -8,10 +8,9 @@ import polars as pl
 import pytest
 
 from ifa_ray.abtest import analyze
+from ifa_ray.abtest.estimates import Totals, paired_difference, two_samples
 from ifa_ray.abtest.metrics import METRICS
-from ifa_ray.abtest.paired import Totals, paired_difference
 from ifa_ray.abtest.platform import ask_tea_tasting, in_treatment
-from ifa_ray.abtest.unpaired import two_samples
 
 WATCH = next(metric for metric in METRICS if metric.name == "watch_time")
 RATE = next(metric for metric in METRICS if metric.name == "click_rate")

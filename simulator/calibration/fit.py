@@ -86,12 +86,16 @@ def _check(log: Log, path: Path) -> None:
         )
     for name in ("play_time_ms", "duration_ms"):
         if not (columns[name] > 0).any():
-            raise LogError(f"{path}: {name} is 0 in all {rows} rows, must be known: watch times "
-                           "are what a world is fitted to.")  # fmt: skip
+            raise LogError(
+                f"{path}: {name} is 0 in all {rows} rows, must be known: watch times are what a "
+                "world is fitted to."
+            )
     for name in ("is_click", "long_view"):
         if not 0 < columns[name].mean() < 1:
-            raise LogError(f"{path}: {name} is {int(columns[name][0])} in all {rows} rows, must "
-                           "be of both classes.")  # fmt: skip
+            raise LogError(
+                f"{path}: {name} is {int(columns[name][0])} in all {rows} rows, must be of both "
+                "classes."
+            )
 
 
 def fit_log(path: Path, base: RunConfig, seed: int, report: Report) -> RunConfig:

@@ -40,6 +40,7 @@ from simulator.world.users import (
 )
 from simulator.world.world import ShardState, World
 
+Rows = npt.NDArray[np.int64]
 Retrieve = Callable[[RetrievalQuery], Awaitable[Candidates]]
 Rank = Callable[[list[RankRequest]], Awaitable[list[RankResponse]]]
 
@@ -49,6 +50,36 @@ WARMUP_YIELD = 0.8
 WARMUP_MARGIN_DAYS = 0.5
 # Sessions between two nightly jobs of the warm-up, whose users come at different paces.
 PROFILE_SESSIONS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DayLog:
+    """What one shard's users did in a day.
+
+    Attributes:
+        impressions: `IMPRESSION_COLUMNS`, ordered by (user_id, time_ms, position).
+        requests: `REQUEST_COLUMNS`, ordered by request_id, which is (user_id, watermark);
+            candidates int32 and channels int8 are [requests, C].
+        num_users: users of the shard, present or not.
+        num_requests: requests made, logged or not.
+    """
+
+    impressions: dict[str, np.ndarray]
+    requests: dict[str, np.ndarray]
+    num_users: int
+    num_requests: int
+
+    def summary(self) -> dict[str, int]:
+        """Counts for a progress line."""
+        return {
+            "users": self.num_users,
+            "active_users": len(np.unique(self.impressions["user_id"])),
+            "requests": self.num_requests,
+            "logged_requests": len(self.requests["request_id"]),
+            "impressions": len(self.impressions["user_id"]),
+            "clicks": int(self.impressions["is_click"].sum()),
+            "play_time_ms": int(self.impressions["play_time_ms"].sum(dtype=np.int64)),
+        }
 
 
 async def run_day(
@@ -81,7 +112,7 @@ async def run_day(
     config = world.config
     count = config.num_candidates if num_candidates is None else num_candidates
     num_sessions_U, start_ms_US = plan_day(config, world.seed, shard.users, day)
-    simulation = _Simulation(world, shard)
+    simulation = _Simulation(world, shard, model_version)
     simulation.begin_sessions(np.flatnonzero(num_sessions_U), day, start_ms_US[:, 0])
     while len(rows := np.flatnonzero(simulation.session_U < num_sessions_U)):
         query = simulation.query(rows, count)
@@ -91,23 +122,20 @@ async def run_day(
             observe(Moment(users=users, sessions=sessions, time_ms_R=query.time_ms_U))
         ids_RK = await _ask(world, shard, query, candidates, rank, model_version)
         draw_R = uniform(world.seed, Purpose.SAMPLE, *query.keys)[:, 0]
-        ended = simulation.show(
-            rows, query, candidates, ids_RK, draw_R < config.sample_rate, model_version
-        )
-        simulation.session_U[ended] += 1
+        ended = simulation.show(rows, query, candidates, ids_RK, draw_R < config.sample_rate)
         again = ended[simulation.session_U[ended] < num_sessions_U[ended]]
         next_U1 = np.minimum(simulation.session_U, config.max_sessions - 1)[:, None]
         simulation.begin_sessions(
             again, day, np.take_along_axis(start_ms_US, next_U1, axis=1)[:, 0]
         )
-    return simulation.book.finish(len(shard.user_ids), count)
+    return simulation.finish(count)
 
 
 async def run_warmup(
     world: World,
     shard: ShardState,
     model_version: int = -1,
-    observe: Callable[[Visit], None] | None = None,
+    observe: Callable[[Visit], None] = lambda _: None,
 ) -> DayLog:
     """Simulates the prehistory of new users under the earlier policy; updates the shard in place.
 
@@ -119,45 +147,44 @@ async def run_warmup(
     target_U = history_targets(config, shard.users)
     last = config.warmup_requests_per_user
     body_U = np.maximum(target_U - int(last * config.slate_size * WARMUP_YIELD), 1)
-    simulation = _Simulation(world, shard, observe)
+    simulation = _Simulation(world, shard, model_version, observe)
     everybody = np.arange(len(shard.user_ids))
-    _begin_warmup_sessions(simulation, everybody, target_U)
+    simulation.begin_warmup_sessions(everybody, target_U)
     while len(rows := np.flatnonzero(simulation.watermarks(everybody) < body_U)):
-        _serve_earlier(simulation, rows, target_U, config.warmup_candidates, False, model_version)
+        simulation.serve_earlier(rows, target_U, config.warmup_candidates)
         await asyncio.sleep(0)  # this may take seconds: let others on the event loop run
     for _ in range(last if len(everybody) else 0):
-        _serve_earlier(simulation, everybody, target_U, config.num_candidates, True, model_version)
+        simulation.serve_earlier(everybody, target_U, config.num_candidates, logged=True)
         await asyncio.sleep(0)
-    return simulation.book.finish(len(shard.user_ids), config.num_candidates)
+    return simulation.finish(config.num_candidates)
 
 
 class _Simulation:
-    """A shard's users between requests: their days, sessions, clocks and profiles."""
+    """A shard's users between requests: their days, sessions, clocks, profiles and log."""
 
     def __init__(
         self,
         world: World,
         shard: ShardState,
-        observe: Callable[[Visit], None] | None = None,
+        model_version: int,
+        observe: Callable[[Visit], None] = lambda _: None,
     ) -> None:
-        self._observe = observe
-        num_users = len(shard.user_ids)
         self.world, self.shard = world, shard
-        self.day_U = np.zeros(num_users, np.int32)
-        self.session_U = np.zeros(num_users, np.int32)
-        self.round_U = np.zeros(num_users, np.int32)
+        self._model_version, self._observe = model_version, observe
+        num_users = len(shard.user_ids)
+        self.day_U, self.session_U, self.round_U = np.zeros((3, num_users), np.int32)
         self.time_ms_U = np.zeros(num_users, np.int64)
         self.profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
         self.sessions = SessionState.new(world.config, np.zeros(num_users, np.int32))
-        self.book = LogBook()
+        self._impressions: list[Mapping[str, np.ndarray]] = []
+        self._requests: list[Mapping[str, np.ndarray]] = []
+        self._num_requests = 0
 
-    def watermarks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Impressions that each user has seen."""
+    def watermarks(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """History length of each user."""
         return self.shard.histories.lengths(self.shard.user_ids[rows])
 
-    def begin_sessions(
-        self, rows: npt.NDArray[np.int64], day: int | np.ndarray, start_ms_U: np.ndarray
-    ) -> None:
+    def begin_sessions(self, rows: Rows, day: int | np.ndarray, start_ms_U: np.ndarray) -> None:
         """Starts each user's session `session_U`; not before the last one is well over."""
         config, seed = self.world.config, self.world.seed
         self.day_U[rows] = day
@@ -169,50 +196,113 @@ class _Simulation:
         mood_R = mood_topics(config, seed, users, self.day_U[rows], self.session_U[rows])
         self.sessions.put(rows, SessionState.new(config, mood_R))
 
-    def query(
-        self, rows: npt.NDArray[np.int64], num_candidates: int, stripes: int = 1
-    ) -> RetrievalQuery:
-        """What the retrieval stage is told."""
+    def begin_warmup_sessions(self, rows: Rows, target_U: npt.NDArray[np.int64]) -> None:
+        """Places sessions so that the calendar runs with the share of the history simulated."""
+        config, shard = self.world.config, self.shard
+        share_R = np.minimum(self.watermarks(rows) / target_U[rows], 1.0)
+        days_R = share_R * (config.warmup_days - WARMUP_MARGIN_DAYS)
+        day_R = np.floor(days_R).astype(np.int32)
+        time_R = START_MS + (day_R - config.warmup_days) * np.int64(DAY_MS)
+        start_ms_U = np.zeros(len(shard.user_ids), np.int64)
+        start_ms_U[rows] = time_R + (DAY_MS * day_fraction(days_R - day_R)).astype(np.int64)
+        self.begin_sessions(rows, day_R - config.warmup_days, start_ms_U)
+        due = rows[self.session_U[rows] % PROFILE_SESSIONS == 0]
+        if len(due):
+            observed = self.world.catalog.observed
+            self.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))
+
+    def query(self, rows: Rows, num_candidates: int, stripes: int = 1) -> RetrievalQuery:
+        """The query of each user's next request."""
         return make_query(
-            self.world.config, self.shard.histories, self.profiles.take(rows),
-            user_id_U=self.shard.user_ids[rows], day_U=self.day_U[rows],
-            session_U=self.session_U[rows], round_U=self.round_U[rows],
-            time_ms_U=self.time_ms_U[rows], num_candidates=num_candidates, stripes=stripes,
-        )  # fmt: skip
+            self.world.config,
+            self.shard.histories,
+            self.profiles.take(rows),
+            user_id_U=self.shard.user_ids[rows],
+            day_U=self.day_U[rows],
+            session_U=self.session_U[rows],
+            round_U=self.round_U[rows],
+            time_ms_U=self.time_ms_U[rows],
+            num_candidates=num_candidates,
+            stripes=stripes,
+        )
 
     def show(
         self,
-        rows: npt.NDArray[np.int64],
+        rows: Rows,
         query: RetrievalQuery,
         candidates: Candidates,
         ids_RK: npt.NDArray[np.int32],
         logged_R: npt.NDArray[np.bool_],
-        model_version: int,
-    ) -> npt.NDArray[np.int64]:
-        """Shows slates, logs what happens; returns those of `rows` whose session is over."""
+    ) -> Rows:
+        """Shows slates and logs the reactions; returns those of `rows` whose session is over."""
         watermark_R = self.watermarks(rows)
         request_id_R = query.user_id_U.astype(np.int64) << 32 | watermark_R
         slates = fill_random_slots(self.world, query, ids_RK, candidates)
         visit = show(self.world, self.shard, rows, self.sessions, query, slates)
-        if self._observe is not None:
-            self._observe(visit)
-        self.book.num_requests += len(rows)
-        self.book.add_impressions({
-            **visit.impressions,
-            "request_id": request_id_R[visit.row_P],
-            "model_version": np.full(len(visit.row_P), model_version, np.int32),
-        })  # fmt: skip
-        self.book.add_requests({
-            "request_id": request_id_R[logged_R],
-            "user_id": query.user_id_U[logged_R],
-            "time_ms": query.time_ms_U[logged_R],
-            "watermark": watermark_R[logged_R].astype(np.int32),
-            "candidates": candidates.ids_UC[logged_R],
-            "channels": candidates.channels_UC[logged_R],
-        })  # fmt: skip
+        self._observe(visit)
+        self._num_requests += len(rows)
+        versions_P = np.full(len(visit.row_P), self._model_version, np.int32)
+        ids = {"request_id": request_id_R[visit.row_P], "model_version": versions_P}
+        self._impressions.append({**visit.impressions, **ids})
+        if logged_R.any():  # other rounds may have another number of candidates
+            requests = {
+                "request_id": request_id_R,
+                "user_id": query.user_id_U,
+                "time_ms": query.time_ms_U,
+                "watermark": watermark_R.astype(np.int32),
+                "candidates": candidates.ids_UC,
+                "channels": candidates.channels_UC,
+            }
+            self._requests.append({name: column[logged_R] for name, column in requests.items()})
         self.time_ms_U[rows] = visit.end_ms_R
         self.round_U[rows] += 1
-        return rows[visit.left_R | (self.round_U[rows] >= self.world.config.max_requests)]
+        ended = rows[visit.left_R | (self.round_U[rows] >= self.world.config.max_requests)]
+        self.session_U[ended] += 1
+        return ended
+
+    def serve_earlier(
+        self,
+        rows: Rows,
+        target_U: npt.NDArray[np.int64],
+        num_candidates: int,
+        *,
+        logged: bool = False,
+    ) -> None:
+        """Simulates one request of the warm-up for each of `rows`, under the earlier policy."""
+        world = self.world
+        # Few candidates stand for all that C would be: a policy that shows the very best of each
+        # channel all the time would wear the channels out.
+        query = self.query(rows, num_candidates, world.config.num_candidates // num_candidates)
+        candidates = world.retrieval.retrieve(query)
+        ids_RK = choose_slates(
+            world.catalog.observed, world.config, query, self.profiles.take(rows), candidates
+        )
+        ended = self.show(rows, query, candidates, ids_RK, np.full(len(rows), logged))
+        self.begin_warmup_sessions(ended, target_U)
+
+    def finish(self, num_candidates: int) -> DayLog:
+        """The whole log, in order and in the contract's types."""
+        impressions = {
+            name: np.concatenate(
+                [np.empty(0, dtype), *(part[name] for part in self._impressions)], dtype=dtype
+            )
+            for name, dtype in IMPRESSION_COLUMNS.items()
+        }
+        keys = (impressions[name] for name in ("position", "time_ms", "user_id"))
+        order = np.lexsort(tuple(keys))
+        requests = {}
+        for name, spec in REQUEST_COLUMNS.items():
+            dtype = spec.removeprefix("list<").removesuffix(">")
+            empty = np.empty((0, num_candidates) if spec.startswith("list<") else 0, dtype)
+            parts = [part[name] for part in self._requests]
+            requests[name] = np.concatenate([empty, *parts], dtype=dtype)
+        request_order = np.argsort(requests["request_id"])
+        return DayLog(
+            impressions={name: column[order] for name, column in impressions.items()},
+            requests={name: column[request_order] for name, column in requests.items()},
+            num_users=len(self.shard.user_ids),
+            num_requests=self._num_requests,
+        )
 
 
 async def _ask(
@@ -249,124 +339,3 @@ async def _ask(
                 f"must be {model_version}: another version's day."
             )
     return np.stack([response.ids_K for response in responses]).astype(np.int32)
-
-
-def _serve_earlier(
-    simulation: _Simulation,
-    rows: npt.NDArray[np.int64],
-    target_U: npt.NDArray[np.int64],
-    num_candidates: int,
-    logged: bool,
-    model_version: int,
-) -> None:
-    """One request of the warm-up for each of `rows`, under the earlier policy."""
-    world = simulation.world
-    # Few candidates stand for all that C would be: a policy that shows the very best of each
-    # channel all the time would wear the channels out.
-    query = simulation.query(rows, num_candidates, world.config.num_candidates // num_candidates)
-    candidates = world.retrieval.retrieve(query)
-    ids_RK = choose_slates(
-        world.catalog.observed, world.config, query, simulation.profiles.take(rows), candidates
-    )
-    logged_R = np.full(len(rows), logged)
-    ended = simulation.show(rows, query, candidates, ids_RK, logged_R, model_version)
-    simulation.session_U[ended] += 1
-    _begin_warmup_sessions(simulation, ended, target_U)
-
-
-def _begin_warmup_sessions(
-    simulation: _Simulation, rows: npt.NDArray[np.int64], target_U: npt.NDArray[np.int64]
-) -> None:
-    """Places sessions so that a user's calendar runs with the share of the history lived."""
-    config = simulation.world.config
-    lived_R = np.minimum(simulation.watermarks(rows) / target_U[rows], 1.0)
-    days_R = lived_R * (config.warmup_days - WARMUP_MARGIN_DAYS)
-    day_R = np.floor(days_R).astype(np.int32)
-    time_R = START_MS + (day_R - config.warmup_days) * np.int64(DAY_MS)
-    start_ms_U = np.zeros(len(simulation.shard.user_ids), np.int64)
-    start_ms_U[rows] = time_R + (DAY_MS * day_fraction(days_R - day_R)).astype(np.int64)
-    simulation.begin_sessions(rows, day_R - config.warmup_days, start_ms_U)
-    due = rows[simulation.session_U[rows] % PROFILE_SESSIONS == 0]
-    if len(due):
-        shard = simulation.shard
-        observed = simulation.world.catalog.observed
-        simulation.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))
-
-
-__all__ = ["DayLog", "LogBook"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class DayLog:
-    """What one shard's users did in a day.
-
-    Attributes:
-        impressions: `IMPRESSION_COLUMNS`, ordered by (user_id, time_ms, position).
-        requests: `REQUEST_COLUMNS`, ordered by request_id, which is (user_id, watermark);
-            candidates int32 and channels int8 are [requests, C].
-        num_users: users of the shard, present or not.
-        num_requests: requests made, logged or not.
-    """
-
-    impressions: dict[str, np.ndarray]
-    requests: dict[str, np.ndarray]
-    num_users: int
-    num_requests: int
-
-    def summary(self) -> dict[str, int]:
-        """Counts for a progress line."""
-        return {
-            "users": self.num_users,
-            "active_users": len(np.unique(self.impressions["user_id"])),
-            "requests": self.num_requests,
-            "logged_requests": len(self.requests["request_id"]),
-            "impressions": len(self.impressions["user_id"]),
-            "clicks": int(self.impressions["is_click"].sum()),
-            "play_time_ms": int(self.impressions["play_time_ms"].sum(dtype=np.int64)),
-        }
-
-
-class LogBook:
-    """Collects columns in any order."""
-
-    def __init__(self) -> None:
-        self._impressions: list[Mapping[str, np.ndarray]] = []
-        self._requests: list[Mapping[str, np.ndarray]] = []
-        self.num_requests = 0
-
-    def add_impressions(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Adds rows of `IMPRESSION_COLUMNS`."""
-        self._impressions.append(columns)
-
-    def add_requests(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Adds rows of `REQUEST_COLUMNS`."""
-        if len(
-            columns["request_id"]
-        ):  # rounds that log nothing may have other numbers of candidates
-            self._requests.append(columns)
-
-    def finish(self, num_users: int, num_candidates: int) -> DayLog:
-        """The whole day, in order and in the contract's types."""
-        impressions = {
-            name: np.concatenate(
-                [np.empty(0, dtype), *(part[name] for part in self._impressions)], dtype=dtype
-            )
-            for name, dtype in IMPRESSION_COLUMNS.items()
-        }
-        order = np.lexsort(
-            (impressions["position"], impressions["time_ms"], impressions["user_id"])
-        )
-        requests = {}
-        for name, spec in REQUEST_COLUMNS.items():
-            is_list = spec.startswith("list<")
-            dtype = spec.removeprefix("list<").removesuffix(">")
-            empty = np.empty((0, num_candidates) if is_list else 0, dtype)
-            parts = [part[name] for part in self._requests]
-            requests[name] = np.concatenate([empty, *parts], dtype=dtype)
-        request_order = np.argsort(requests["request_id"])
-        return DayLog(
-            impressions={name: column[order] for name, column in impressions.items()},
-            requests={name: column[request_order] for name, column in requests.items()},
-            num_users=num_users,
-            num_requests=self.num_requests,
-        )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from simulator.calibration.measure import sessions
 from simulator.calibration.table import SampledWorlds
+from simulator.world.arrays import Floats, Ints
 
 __all__ = ["Panel", "calibration_svg", "panels", "svg_of_panels"]
 
@@ -100,7 +101,7 @@ def panels(sampled: SampledWorlds, curves: Mapping[str, Any]) -> list[Panel]:
     ]
 
 
-def _watch_time(play_s: npt.NDArray[np.float64], curve: Mapping[str, Any] | None) -> Panel:
+def _watch_time(play_s: Floats, curve: Mapping[str, Any] | None) -> Panel:
     edges = [3.0, 7.0, 18.0, 68.7, 211.4] if curve is None else list(curve["edges_s"])
     inner = np.array([0.0005, *edges, np.inf])
     counts = np.histogram(play_s, inner)[0] / max(len(play_s), 1)
@@ -145,7 +146,7 @@ def _quantiles(
     )
 
 
-def _popularity(views: npt.NDArray[np.int32], curve: Mapping[str, Any] | None) -> Panel:
+def _popularity(views: Ints, curve: Mapping[str, Any] | None) -> Panel:
     counts = np.sort(np.unique(views, return_counts=True)[1])[::-1]
     reach = np.cumsum(counts) / counts.sum()
     tops = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]

@@ -164,10 +164,7 @@ def _distributions(log: Log, base: WorldConfig, figures: Mapping[str, float]) ->
 
 
 def _days(
-    columns: Mapping[str, np.ndarray],
-    base: WorldConfig,
-    days: int,
-    figures: Mapping[str, float],
+    columns: Mapping[str, np.ndarray], base: WorldConfig, days: int, figures: Mapping[str, float]
 ) -> dict[str, float | int]:
     """Settings of sessions and days."""
     size = sessions(columns["user_id"], columns["time_ms"])

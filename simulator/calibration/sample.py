@@ -14,8 +14,8 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.world.arrays import Floats, Ints, Longs
 from simulator.world.config import START_MS, WorldConfig
 from simulator.world.crn import Purpose, uniform
 from simulator.world.day import run_warmup
@@ -23,7 +23,6 @@ from simulator.world.responses import bias, utility
 from simulator.world.slates import Visit
 from simulator.world.world import ShardState, World
 
-Array = npt.NDArray[np.float64]
 Pool = tuple[float, float]
 """Mean and standard deviation of the log durations (s) of randomly exposed videos."""
 
@@ -46,15 +45,15 @@ class Sample:
         weight_Q: float64, sums to 1; a user counts by the impressions, as random slots do.
     """
 
-    core_P: Array
-    bias_P: Array
-    duration_s_P: Array
-    user_P: npt.NDArray[np.int64]
-    session_joy_P: Array
-    core_Q: Array
-    bias_Q: Array
-    duration_s_Q: Array
-    weight_Q: Array
+    core_P: Floats
+    bias_P: Floats
+    duration_s_P: Floats
+    user_P: Longs
+    session_joy_P: Floats
+    core_Q: Floats
+    bias_Q: Floats
+    duration_s_Q: Floats
+    weight_Q: Floats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ CROWDS = {
 """Scales whose popularity is measured on a crowd."""
 
 
-def crowd_views(config: WorldConfig, crowd: Crowd, seed: int) -> npt.NDArray[np.int32]:
+def crowd_views(config: WorldConfig, crowd: Crowd, seed: int) -> Ints:
     """Video ids of all impressions of a crowd, with the mechanisms and levels of a world."""
     share = crowd.history_median / config.history_median
     config = dataclasses.replace(
@@ -104,9 +103,7 @@ def crowd_views(config: WorldConfig, crowd: Crowd, seed: int) -> npt.NDArray[np.
 
 
 def thinned(
-    config: WorldConfig,
-    history_median: float | None = None,
-    least_items: int = SAMPLE_ITEMS,
+    config: WorldConfig, history_median: float | None = None, least_items: int = SAMPLE_ITEMS
 ) -> WorldConfig:
     """The world with shorter histories in a smaller catalogue, to sample in seconds.
 
@@ -133,7 +130,7 @@ def thinned(
     )
 
 
-def pool_weights(duration_s: Array, catalogue: Pool, pool: Pool | None) -> Array:
+def pool_weights(duration_s: Floats, catalogue: Pool, pool: Pool | None) -> Floats:
     """Weights of random exposures, of mean 1, that give them the durations of a pool of videos.
 
     KuaiRand's random exposures are of 7,583 videos whose median duration is 81 s, not of its whole

@@ -19,6 +19,7 @@ from scipy.optimize import brentq, least_squares
 from ifa_ray.config import require
 from simulator.calibration.measure import RATIO_RANGE_S, RATIO_THRESHOLDS, concentration
 from simulator.calibration.sample import Crowd, Pool, Sample, crowd_views, draw_sample
+from simulator.world.arrays import Floats
 from simulator.world.config import WorldConfig
 from simulator.world.responses import (
     FEEDBACK,
@@ -32,7 +33,6 @@ from simulator.world.responses import (
 )
 from simulator.world.users import leave_probability
 
-Array = npt.NDArray[np.float64]
 Report = Callable[[str], None]
 
 # How closely each rate is fitted, as a relative error of one unit of the least squares.
@@ -240,10 +240,10 @@ def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Samp
     margin = 1e-6 * (upper - lower)
     start = np.clip([getattr(config, name) for name in names], lower + margin, upper - margin)
 
-    def with_watch(x: Array) -> WorldConfig:
+    def with_watch(x: Floats) -> WorldConfig:
         return config.with_levels(dict(zip(names, x.tolist(), strict=True)))
 
-    def misfit(x: Array) -> Array:
+    def misfit(x: Floats) -> Floats:
         found = rates(with_watch(x), sample)
         off = [np.log(max(found[name], 1e-9) / targets[name]) / WATCH_FIT[name] for name in fitted]
         return np.concatenate([off, ANCHOR * (x - start)])
@@ -252,7 +252,7 @@ def _solve_watch(config: WorldConfig, targets: Mapping[str, float], sample: Samp
     return with_watch(found.x)
 
 
-def _spearman(activity_U: npt.NDArray, click_U: Array) -> float:
+def _spearman(activity_U: npt.NDArray, click_U: Floats) -> float:
     """Rank correlation over the users of a sample, ties in order of the user."""
     ranks = [np.argsort(np.argsort(x, kind="stable"), kind="stable") for x in (activity_U, click_U)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
@@ -271,17 +271,17 @@ def _solve_activity(
     return dataclasses.replace(config, activity_bias=bias)
 
 
-def _feed(config: WorldConfig, sample: Sample) -> tuple[Array, Watch]:
+def _feed(config: WorldConfig, sample: Sample) -> tuple[Floats, Watch]:
     utility_P = config.utility_scale * sample.core_P + config.bias_sd * sample.bias_P
     return utility_P, watch_distribution(config, utility_P, sample.duration_s_P)
 
 
-def _random(config: WorldConfig, sample: Sample) -> tuple[Array, Watch]:
+def _random(config: WorldConfig, sample: Sample) -> tuple[Floats, Watch]:
     utility_Q = config.utility_scale * sample.core_Q + config.bias_sd * sample.bias_Q
     return utility_Q, watch_distribution(config, utility_Q, sample.duration_s_Q)
 
 
-def _watch_rates(watch: Watch) -> tuple[Array, Array]:
+def _watch_rates(watch: Watch) -> tuple[Floats, Floats]:
     """P(click) and P(long view) by KuaiRand's rules."""
     click = play_exceeds(watch, np.minimum(watch.duration_s, 7.0))
     return click, play_exceeds(watch, np.minimum(watch.duration_s, 18.0))
@@ -310,7 +310,7 @@ def _ratio_shares(config: WorldConfig, watch: Watch) -> dict[str, float]:
 
 
 def _feedback_rate(
-    config: WorldConfig, name: str, utility: Array, watch: Watch, weight: Array
+    config: WorldConfig, name: str, utility: Floats, watch: Watch, weight: Floats
 ) -> float:
     click, long = _watch_rates(watch)
     # A long view is a click, but for plays of exactly 7 s: three outcomes, each with its logit.

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from simulator.calibration.measure import (
@@ -26,6 +25,7 @@ from simulator.calibration.measure import (
 )
 from simulator.calibration.sample import Crowd, crowd_views, simulate_warmup, thinned
 from simulator.calibration.solve import rates
+from simulator.world.arrays import Ints, Longs
 from simulator.world.config import WorldConfig
 from simulator.world.users import UserState, history_targets, make_users, plan_day
 from simulator.world.world import World
@@ -58,8 +58,8 @@ class SampledWorlds:
     impressions: Sequence[Mapping[str, np.ndarray]]
     duration_ms: Sequence[np.ndarray]
     found: Sequence[Mapping[str, float]]
-    history_U: npt.NDArray[np.int64]
-    views: npt.NDArray[np.int32]
+    history_U: Longs
+    views: Ints
 
 
 def sample_worlds(

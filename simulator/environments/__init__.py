@@ -15,14 +15,7 @@ except ImportError:
 from simulator.environments.env import KINDS, REWARDS, EnvironmentSettings, UserEnv
 from simulator.environments.wrappers import FeatureObservation, ScoredSlates
 
-__all__ = [
-    "IDS",
-    "REWARDS",
-    "EnvironmentSettings",
-    "FeatureObservation",
-    "ScoredSlates",
-    "UserEnv",
-]
+__all__ = ["IDS", "REWARDS", "EnvironmentSettings", "FeatureObservation", "ScoredSlates", "UserEnv"]
 
 IDS = tuple(f"simulator/{kind.capitalize()}-v0" for kind in KINDS)
 

@@ -20,6 +20,7 @@ from ifa_ray.config import Config, require, setting
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RankerError, unknown_name
 from simulator.environments.episodes import Episode, Shown, population
+from simulator.world.arrays import Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig, world_config
 from simulator.world.queries import Channel
 
@@ -27,7 +28,6 @@ KINDS = ("ranking", "session", "retention")
 REWARDS = ("watch_s", "impressions", "clicks", "long_views", "likes", "returns")
 
 Observation = dict[str, np.ndarray]
-Slate = npt.NDArray[np.int64]
 
 # Beyond every request: they are made on a day of the world or soon after it.
 _LAST_MS = START_MS + 365 * DAY_MS
@@ -80,7 +80,7 @@ class EnvironmentSettings(Config):
         )
 
 
-class UserEnv(gymnasium.Env[dict[str, Any], Slate]):
+class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
     """A user asks, is shown a slate, and reacts.
 
     ## Action Space
@@ -172,7 +172,7 @@ class UserEnv(gymnasium.Env[dict[str, Any], Slate]):
         self._last, self._asks = None, True
         return self._observation(self.episode), {}
 
-    def step(self, action: Slate) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Longs) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Shows the user a slate.
 
         Raises:
@@ -207,7 +207,7 @@ class UserEnv(gymnasium.Env[dict[str, Any], Slate]):
         reward = float(rewards[settings.reward])
         return self._observation(episode), reward, terminated, truncated, info
 
-    def oracle_slate(self) -> Slate:
+    def oracle_slate(self) -> Longs:
         """The slate that the oracle would show now: uses hidden state, for bounds only."""
         assert self.episode is not None
         return np.searchsorted(self.episode.candidates.ids_UC[0], self.episode.oracle_slate())
@@ -241,7 +241,7 @@ class UserEnv(gymnasium.Env[dict[str, Any], Slate]):
             return not episode.come_again(self.settings.gone_after_days), False
         return False, False
 
-    def _validated(self, action: npt.ArrayLike) -> Slate:
+    def _validated(self, action: npt.ArrayLike) -> Longs:
         num_candidates = self.settings.world.num_candidates
         slate, shape = np.asarray(action), (self.settings.world.slate_size,)
         if slate.shape != shape:
@@ -273,7 +273,7 @@ class UserEnv(gymnasium.Env[dict[str, Any], Slate]):
         }
 
 
-def repair(slate_K: Slate) -> Slate:
+def repair(slate_K: Longs) -> Longs:
     """Keeps the first occurrence of each index; the other slots get the lowest ones left over."""
     _, first = np.unique(slate_K, return_index=True)
     again_K = ~np.isin(np.arange(len(slate_K)), first)
@@ -322,7 +322,7 @@ def _rewards(shown: Shown, returned: bool) -> dict[str, float]:
     }
 
 
-def _regret(episode: Episode, ids_K: npt.NDArray[np.int32]) -> dict[str, float]:
+def _regret(episode: Episode, ids_K: Ints) -> dict[str, float]:
     """True expected watch seconds of a chosen slate and of the oracle's, before it is shown."""
     chosen = episode.expected_watch_s(ids_K)
     best = episode.expected_watch_s(episode.oracle_slate())

@@ -20,11 +20,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import History
 from simulator.set_value import fresh_utility, oracle_set, slate_watch_s
+from simulator.world.arrays import Bools, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.crn import Purpose, uniform
 from simulator.world.day import DayLog, run_warmup
@@ -100,8 +100,8 @@ class Shown:
         left: the user left the session.
     """
 
-    ids_K: npt.NDArray[np.int32]
-    seen_K: npt.NDArray[np.bool_]
+    ids_K: Ints
+    seen_K: Bools
     columns: dict[str, np.ndarray]
     left: bool
 
@@ -158,7 +158,7 @@ class Episode:
         )
         self.candidates = self.population.world.retrieval.retrieve(self._query)
 
-    def show(self, ids_K: npt.NDArray[np.int32]) -> Shown:
+    def show(self, ids_K: Ints) -> Shown:
         """Shows candidates, best first, in answer to the pending request."""
         world = self.population.world
         slates = fill_random_slots(world, self._query, ids_K[None], self.candidates)
@@ -204,7 +204,7 @@ class Episode:
         """The latest `limit` impressions."""
         return self._histories.view(int(self._users.user_id_U[0]), limit=limit)
 
-    def oracle_slate(self) -> npt.NDArray[np.int32]:
+    def oracle_slate(self) -> Ints:
         """Ids [K], greedy by true expected watch time, boredom included; uses hidden state.
 
         Greedy, so a slate that keeps the user longer with less now can exceed it.
@@ -215,7 +215,7 @@ class Episode:
             ids_RC = ids_RC[:, np.argsort(-utility_C, kind="stable")[:ORACLE_POOL]]
         return oracle_set(world, moment, ids_RC, world.config.slate_size, repetition=True)[0]
 
-    def expected_watch_s(self, ids_K: npt.NDArray[np.int32]) -> float:
+    def expected_watch_s(self, ids_K: Ints) -> float:
         """True expected watch seconds of a slate as chosen, before random slots are filled."""
         return float(slate_watch_s(self.population.world, self._moment(), ids_K[None])[0])
 
@@ -224,7 +224,7 @@ class Episode:
             users=self._users, sessions=self._sessions, time_ms_R=np.array([self.time_ms])
         )
 
-    def _begin_day(self, day: int, num_sessions: int, start_S: npt.NDArray[np.int64]) -> None:
+    def _begin_day(self, day: int, num_sessions: int, start_S: Longs) -> None:
         self.day, self.session = day, 0
         self._num_sessions, self._start_S = num_sessions, start_S
         self._begin_session()

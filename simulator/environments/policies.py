@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.errors import unknown_name
@@ -27,6 +26,7 @@ from simulator.environments.env import Observation, UserEnv
 from simulator.environments.episodes import Population
 from simulator.environments.wrappers import slates_of_scores
 from simulator.presets import MODEL_ARMS, preset
+from simulator.world.arrays import Floats, Longs
 from simulator.world.config import START_MS
 
 POLICIES = ("random", "popularity", *MODEL_ARMS, "oracle")
@@ -35,13 +35,12 @@ POLICIES = ("random", "popularity", *MODEL_ARMS, "oracle")
 ROWS = 64  # episodes played side by side
 
 Say = Callable[[str], None]
-Slates = npt.NDArray[np.int64]
 
 
 class Policy(Protocol):
     """Answers batched observations with places of candidates, [B, K]."""
 
-    def slates(self, observation: Observation) -> Slates: ...  # noqa: D102
+    def slates(self, observation: Observation) -> Longs: ...  # noqa: D102
 
 
 class RankerPolicy:
@@ -50,7 +49,7 @@ class RankerPolicy:
     def __init__(self, ranker: Ranker, k: int) -> None:
         self._ranker, self._k = ranker, k
 
-    def slates(self, observation: Observation) -> Slates:
+    def slates(self, observation: Observation) -> Longs:
         """Asks the ranker.
 
         Raises:
@@ -74,7 +73,7 @@ class PopularityPolicy:
         self._popularity_N = population.world.catalog.observed.popularity_N
         self._k = population.world.config.slate_size
 
-    def slates(self, observation: Observation) -> Slates:
+    def slates(self, observation: Observation) -> Longs:
         """Ranks by popularity."""
         popularity_BC = self._popularity_N[observation["candidate_ids"]]
         return slates_of_scores(np.log(popularity_BC), self._k)
@@ -151,7 +150,7 @@ def evaluate(
 
 def play(
     make: Callable[[], UserEnv], policy: Policy | None, episodes: int, seed: int
-) -> Mapping[str, npt.NDArray[np.float64]]:
+) -> Mapping[str, Floats]:
     """Plays episodes with seeds `seed`, `seed + 1`, ..., side by side: a ranker gets batches.
 
     The oracle (None) looks into the environments, as no agent may.
@@ -222,9 +221,7 @@ def _policy(name: str, env: UserEnv, scale: str, seed: int, epochs: int, say: Sa
     return RankerPolicy(ranker, k)
 
 
-def _summary(
-    found: Mapping[str, npt.NDArray[np.float64]], first_E: npt.NDArray[np.float64]
-) -> dict[str, float]:
+def _summary(found: Mapping[str, Floats], first_E: Floats) -> dict[str, float]:
     columns = {**found, "over_first": found["return"] - first_E}
     count = len(first_E)
     summary = {}

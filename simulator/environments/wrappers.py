@@ -22,12 +22,11 @@ from gymnasium import spaces
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.schema import ACTIONS
 from simulator.environments.env import Observation
+from simulator.world.arrays import Bools, Floats, Ints, Longs
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import DAY_MS
 from simulator.world.queries import NUM_RECENT, SMOOTHING
 from simulator.world.users import GAP_MS
-
-Array = npt.NDArray[np.float64]
 
 CANDIDATE_FEATURES = (
     "long_match", "recent_match", "author_match", "category_match", "popularity", "freshness",
@@ -59,7 +58,7 @@ _DECIMALS = 5  # as a ranker's: sums in another order must not change a slate
 
 
 class ScoredSlates(
-    gymnasium.Wrapper[Observation, npt.NDArray[np.float32], Observation, npt.NDArray[np.int64]],
+    gymnasium.Wrapper[Observation, npt.NDArray[np.float32], Observation, Longs],
     gymnasium.utils.RecordConstructorArgs,
 ):
     """Actions are numbers in [-1, 1] that score candidates; the K best are shown.
@@ -112,7 +111,7 @@ class ScoredSlates(
         self._keep(observation)
         return observation, float(reward), terminated, truncated, info
 
-    def _scores(self, action_X: Array) -> Array:
+    def _scores(self, action_X: Floats) -> Floats:
         if self._by == "scores":
             return action_X
         if self._by == "query":
@@ -126,8 +125,7 @@ class ScoredSlates(
 
 
 class FeatureObservation(
-    gymnasium.ObservationWrapper[Any, Any, Observation],
-    gymnasium.utils.RecordConstructorArgs,
+    gymnasium.ObservationWrapper[Any, Any, Observation], gymnasium.utils.RecordConstructorArgs
 ):
     """Observations are the `STATE_FEATURES`, a flat float32 vector; put on last."""
 
@@ -144,18 +142,18 @@ class FeatureObservation(
         return state_features(self._catalog, observation)
 
 
-def slates_of_scores(scores_BC: npt.NDArray, k: int) -> npt.NDArray[np.int64]:
+def slates_of_scores(scores_BC: npt.NDArray, k: int) -> Longs:
     """Places of the k highest rounded scores, best first, equal ones in order of place, [B, k]."""
     return np.argsort(-np.round(scores_BC, _DECIMALS), axis=1, kind="stable")[:, :k]
 
 
-def candidate_features(catalog: ObservedCatalog, observation: Observation) -> Array:
+def candidate_features(catalog: ObservedCatalog, observation: Observation) -> Floats:
     """`CANDIDATE_FEATURES`, each standardised over a request's candidates, float64 [C, F]."""
     raw_CF = raw_candidate_features(catalog, observation)
     return (raw_CF - raw_CF.mean(axis=0)) / np.maximum(raw_CF.std(axis=0), 1e-6)
 
 
-def raw_candidate_features(catalog: ObservedCatalog, observation: Observation) -> Array:
+def raw_candidate_features(catalog: ObservedCatalog, observation: Observation) -> Floats:
     """`CANDIDATE_FEATURES` as they are defined, float64 [C, F]; O(T + C D + G)."""
     items, ids_C = catalog.items, observation["candidate_ids"]
     past_T, actions_T, in_session_T = _past(observation)
@@ -205,9 +203,7 @@ def state_features(catalog: ObservedCatalog, observation: Observation) -> npt.ND
     return np.clip(np.array(values), -STATE_BOUND, STATE_BOUND).astype(np.float32)
 
 
-def _past(
-    observation: Observation,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _past(observation: Observation) -> tuple[Ints, npt.NDArray[np.uint8], Bools]:
     """Items and actions of the history, oldest first, and a mask of those of this session."""
     real_T = observation["history_mask"] != 0
     times_T = np.append(observation["history_times_ms"][real_T], observation["time_ms"])
@@ -220,11 +216,11 @@ def _past(
     )
 
 
-def _has(actions_T: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.bool_]:
+def _has(actions_T: npt.NDArray[np.uint8], name: str) -> Bools:
     return actions_T & np.uint8(1 << ACTIONS.index(name)) != 0
 
 
-def _rate(happened_T: npt.NDArray[np.bool_]) -> float:
+def _rate(happened_T: Bools) -> float:
     return float(happened_T.mean()) if len(happened_T) else 0.0
 
 

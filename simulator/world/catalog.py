@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.data.items import ItemTable
+from simulator.world.arrays import Floats, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.crn import Purpose, normal, uniform
 
@@ -52,13 +53,13 @@ class ObservedCatalog:
 
     seed: int
     items: ItemTable
-    popularity_N: npt.NDArray[np.float64]
-    popularity_sum_N: npt.NDArray[np.float64]
+    popularity_N: Floats
+    popularity_sum_N: Floats
     content_q_ND: npt.NDArray[np.float32]
-    author_items_N: npt.NDArray[np.int32]
-    author_start_A: npt.NDArray[np.int64]
+    author_items_N: Ints
+    author_start_A: Longs
 
-    def num_live(self, time_ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def num_live(self, time_ms: Longs) -> Longs:
         """Number of items that exist at each time: the video ids below it."""
         return np.searchsorted(self.items.upload_ms_N, time_ms, side="right")
 
@@ -76,12 +77,12 @@ class Catalog:
     """
 
     observed: ObservedCatalog
-    topic_N: npt.NDArray[np.int32]
-    second_N: npt.NDArray[np.int32]
-    mix_N: npt.NDArray[np.float64]
-    style_NS: npt.NDArray[np.float64]
-    quality_N: npt.NDArray[np.float64]
-    log_popularity_N: npt.NDArray[np.float64]
+    topic_N: Ints
+    second_N: Ints
+    mix_N: Floats
+    style_NS: Floats
+    quality_N: Floats
+    log_popularity_N: Floats
 
     def item_table(self) -> ItemTable:
         """The observed features, as rankers get them."""
@@ -153,9 +154,7 @@ def make_catalog(config: WorldConfig, seed: int) -> Catalog:
     )
 
 
-def _topics(
-    config: WorldConfig, seed: int, author_N: npt.NDArray[np.int32]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+def _topics(config: WorldConfig, seed: int, author_N: Ints) -> tuple[Ints, Ints, Floats]:
     """Main and second topic and their mix; an author has three topics, 15% of items stray."""
     item, k = np.arange(len(author_N)), config.num_topics
     which = (3 * uniform(seed, Purpose.TOPIC_OF_AUTHOR, item, 0)).astype(np.int64)
@@ -168,9 +167,7 @@ def _topics(
     return topic_N, second_N, mix_N
 
 
-def _popularity(
-    config: WorldConfig, seed: int, quality_N: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _popularity(config: WorldConfig, seed: int, quality_N: Floats) -> Floats:
     """Shares of the platform's impressions: a power law of rank, tilted towards quality."""
     n = len(quality_N)
     appeal = 0.6 * quality_N + 0.8 * normal(seed, Purpose.POPULARITY, np.arange(n))
@@ -181,13 +178,8 @@ def _popularity(
 
 
 def _content(
-    config: WorldConfig,
-    seed: int,
-    topic_N: npt.NDArray[np.int32],
-    second_N: npt.NDArray[np.int32],
-    mix_N: npt.NDArray[np.float64],
-    style_NS: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
+    config: WorldConfig, seed: int, topic_N: Ints, second_N: Ints, mix_N: Floats, style_NS: Floats
+) -> Floats:
     """Unit content vectors: a noisy view of topics and style, float64 [N, D]."""
     n, d = config.num_items, config.content_width
     topic, dims = np.arange(config.num_topics)[:, None], np.arange(d)
@@ -203,7 +195,7 @@ def _content(
     return content_ND / np.linalg.norm(content_ND, axis=1, keepdims=True)
 
 
-def _uploads(config: WorldConfig, seed: int) -> npt.NDArray[np.int64]:
+def _uploads(config: WorldConfig, seed: int) -> Longs:
     """Upload times in order: the live share before the warm-up, the rest evenly after."""
     n = config.num_items
     start_ms = START_MS - config.warmup_days * DAY_MS

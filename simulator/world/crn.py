@@ -13,7 +13,7 @@ import enum
 import numpy as np
 import numpy.typing as npt
 
-from simulator.world.compiled import compiled, elementwise
+from simulator.world.arrays import Floats, compiled, elementwise
 
 
 class Purpose(enum.IntEnum):
@@ -120,17 +120,17 @@ def hash_keys(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[
     return state
 
 
-def uniform(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def uniform(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> Floats:
     """Uniforms in the open interval (0, 1), one for each combination of the keys."""
     return _unit(hash_keys(seed, purpose, *keys))
 
 
-def normal(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def normal(seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> Floats:
     """Standard normals by inverse CDF, so that a draw stays monotone in its uniform."""
     return ndtri(uniform(seed, purpose, *keys))
 
 
-def ndtri(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def ndtri(p: Floats) -> Floats:
     """Quantiles of the standard normal (Acklam's rational approximation, error < 1.2e-9)."""
     p = np.asarray(p, np.float64)
     low, tail = p < 0.5, np.minimum(p, 1.0 - p)
@@ -153,7 +153,7 @@ def ndtri(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(low, below, -below)
 
 
-def ndtr(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def ndtr(x: Floats) -> Floats:
     """CDF of the standard normal (Abramowitz and Stegun 7.1.26, error < 1.5e-7)."""
     z = np.abs(x) / np.sqrt(2.0)
     t = 1.0 / (1.0 + 0.3275911 * z)
@@ -163,6 +163,6 @@ def ndtr(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where(x < 0, upper, 1.0 - upper)
 
 
-def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def sigmoid(x: Floats) -> Floats:
     """The logistic function."""
     return 1.0 / (1.0 + np.exp(-x))

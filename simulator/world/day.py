@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import (
@@ -23,6 +22,7 @@ from ifa_ray.schema import (
     RankResponse,
     validate_response,
 )
+from simulator.world.arrays import Bools, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS
 from simulator.world.crn import Purpose, uniform
 from simulator.world.policy import choose_slates
@@ -40,7 +40,6 @@ from simulator.world.users import (
 )
 from simulator.world.world import ShardState, World
 
-Rows = npt.NDArray[np.int64]
 Retrieve = Callable[[RetrievalQuery], Awaitable[Candidates]]
 Rank = Callable[[list[RankRequest]], Awaitable[list[RankResponse]]]
 
@@ -180,11 +179,11 @@ class _Simulation:
         self._requests: list[Mapping[str, np.ndarray]] = []
         self._num_requests = 0
 
-    def watermarks(self, rows: Rows) -> npt.NDArray[np.int64]:
+    def watermarks(self, rows: Longs) -> Longs:
         """History length of each user."""
         return self.shard.histories.lengths(self.shard.user_ids[rows])
 
-    def begin_sessions(self, rows: Rows, day: int | np.ndarray, start_ms_U: np.ndarray) -> None:
+    def begin_sessions(self, rows: Longs, day: int | np.ndarray, start_ms_U: np.ndarray) -> None:
         """Starts each user's session `session_U`; not before the last one is well over."""
         config, seed = self.world.config, self.world.seed
         self.day_U[rows] = day
@@ -196,7 +195,7 @@ class _Simulation:
         mood_R = mood_topics(config, seed, users, self.day_U[rows], self.session_U[rows])
         self.sessions.put(rows, SessionState.new(config, mood_R))
 
-    def begin_warmup_sessions(self, rows: Rows, target_U: npt.NDArray[np.int64]) -> None:
+    def begin_warmup_sessions(self, rows: Longs, target_U: Longs) -> None:
         """Places sessions so that the calendar runs with the share of the history simulated."""
         config, shard = self.world.config, self.shard
         share_R = np.minimum(self.watermarks(rows) / target_U[rows], 1.0)
@@ -211,7 +210,7 @@ class _Simulation:
             observed = self.world.catalog.observed
             self.profiles.put(due, long_profiles(observed, shard.histories, shard.user_ids[due]))
 
-    def query(self, rows: Rows, num_candidates: int, stripes: int = 1) -> RetrievalQuery:
+    def query(self, rows: Longs, num_candidates: int, stripes: int = 1) -> RetrievalQuery:
         """The query of each user's next request."""
         return make_query(
             self.world.config,
@@ -228,12 +227,12 @@ class _Simulation:
 
     def show(
         self,
-        rows: Rows,
+        rows: Longs,
         query: RetrievalQuery,
         candidates: Candidates,
-        ids_RK: npt.NDArray[np.int32],
-        logged_R: npt.NDArray[np.bool_],
-    ) -> Rows:
+        ids_RK: Ints,
+        logged_R: Bools,
+    ) -> Longs:
         """Shows slates and logs the reactions; returns those of `rows` whose session is over."""
         watermark_R = self.watermarks(rows)
         request_id_R = query.user_id_U.astype(np.int64) << 32 | watermark_R
@@ -261,12 +260,7 @@ class _Simulation:
         return ended
 
     def serve_earlier(
-        self,
-        rows: Rows,
-        target_U: npt.NDArray[np.int64],
-        num_candidates: int,
-        *,
-        logged: bool = False,
+        self, rows: Longs, target_U: Longs, num_candidates: int, *, logged: bool = False
     ) -> None:
         """Simulates one request of the warm-up for each of `rows`, under the earlier policy."""
         world = self.world
@@ -312,7 +306,7 @@ async def _ask(
     candidates: Candidates,
     rank: Rank,
     model_version: int,
-) -> npt.NDArray[np.int32]:
+) -> Ints:
     """Slates [R, K] from the ranker, each answer checked against its request."""
     requests = []
     for row, user in enumerate(query.user_id_U.tolist()):

@@ -13,20 +13,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.schema import RankRequest, RankResponse
+from simulator.world.arrays import Floats, Ints, Longs
 from simulator.world.responses import expected_play_s, utility, watch_distribution
 from simulator.world.users import UserState
 from simulator.world.world import ShardState, World
 
 
-def expected_watch_s(
-    world: World,
-    users: UserState,
-    ids_UX: npt.NDArray[np.int32],
-    time_ms_U: npt.NDArray[np.int64],
-) -> npt.NDArray[np.float64]:
+def expected_watch_s(world: World, users: UserState, ids_UX: Ints, time_ms_U: Longs) -> Floats:
     """Expected watch seconds of items for users, float64 [U, X]."""
     duration_s_UX = world.catalog.observed.items.duration_ms_N[ids_UX] / 1000
     utility_UX = utility(world.config, world.catalog, users, ids_UX, time_ms_U)
@@ -57,7 +52,7 @@ class WorldRanker:
             rank_ms=1e3 * (time.thread_time() - started),
         )
 
-    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+    def _score(self, request: RankRequest) -> Floats:
         """One score per candidate, [C]; higher is better."""
         raise NotImplementedError
 
@@ -65,7 +60,7 @@ class WorldRanker:
 class OracleRanker(WorldRanker):
     """By true expected watch time: an upper bound for rankers of single items."""
 
-    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+    def _score(self, request: RankRequest) -> Floats:
         users = self._shard.users.take(np.array([self._row[request.user_id]]))
         time_ms = np.array([request.time_ms])
         return expected_watch_s(self._world, users, request.candidates_C[None], time_ms)[0]
@@ -74,7 +69,7 @@ class OracleRanker(WorldRanker):
 class PopularityRanker(WorldRanker):
     """By share of the platform's impressions, the same for every user."""
 
-    def _score(self, request: RankRequest) -> npt.NDArray[np.float64]:
+    def _score(self, request: RankRequest) -> Floats:
         return self._world.catalog.observed.popularity_N[request.candidates_C]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from simulator.world.arrays import Ints
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import WorldConfig
 from simulator.world.crn import Purpose, uniform
@@ -31,7 +32,7 @@ def choose_slates(
     query: RetrievalQuery,
     profiles: LongProfiles,
     candidates: Candidates,
-) -> npt.NDArray[np.int32]:
+) -> Ints:
     """The best K candidates of each user, best first, int32 [U, K]."""
     ids_UC = candidates.ids_UC
     content_ND = catalog.items.content_ND
@@ -52,9 +53,7 @@ def choose_slates(
 
 
 def best_match(
-    content_ND: npt.NDArray[np.float32],
-    ids_UC: npt.NDArray[np.int32],
-    vectors_UVD: npt.NDArray[np.float32],
+    content_ND: npt.NDArray[np.float32], ids_UC: Ints, vectors_UVD: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Inner product of each candidate with the closest of its user's vectors, at least 0, [U, C].
 

@@ -10,31 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.schema import ACTIONS
+from simulator.world.arrays import Ints, Longs, RowArrays
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import WorldConfig
-
-
-class RowArrays:
-    """Base of dataclasses whose fields are arrays over the same rows."""
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Self:
-        """Copies some rows."""
-        # Any: `fields` wants a dataclass, which this base is not.
-        own: Any = self
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(own)})
-
-    def put(self, rows: npt.NDArray[np.int64], other: Self) -> None:
-        """Writes rows back that `take` took, in place."""
-        own: Any = self
-        for field in dataclasses.fields(own):
-            getattr(self, field.name)[rows] = getattr(other, field.name)
 
 
 class Channel(enum.IntEnum):
@@ -67,15 +52,15 @@ class RetrievalQuery:
             many would be, one in so many.
     """
 
-    user_id_U: npt.NDArray[np.int32]
-    day_U: npt.NDArray[np.int32]
-    session_U: npt.NDArray[np.int32]
-    round_U: npt.NDArray[np.int32]
-    time_ms_U: npt.NDArray[np.int64]
-    recent_UR: npt.NDArray[np.int32]
+    user_id_U: Ints
+    day_U: Ints
+    session_U: Ints
+    round_U: Ints
+    time_ms_U: Longs
+    recent_UR: Ints
     long_UMD: npt.NDArray[np.float32]
-    authors_UA: npt.NDArray[np.int32]
-    seen_US: npt.NDArray[np.int32]
+    authors_UA: Ints
+    seen_US: Ints
     num_candidates: int
     stripes: int = 1
 
@@ -83,13 +68,13 @@ class RetrievalQuery:
         return len(self.user_id_U)
 
     @property
-    def keys(self) -> tuple[npt.NDArray[np.int32], ...]:
+    def keys(self) -> tuple[Ints, ...]:
         """User, day, session and round as columns, [U, 1] each."""
         return tuple(
             key[:, None] for key in (self.user_id_U, self.day_U, self.session_U, self.round_U)
         )
 
-    def take(self, rows: npt.NDArray[np.int64]) -> RetrievalQuery:
+    def take(self, rows: Longs) -> RetrievalQuery:
         """Some of the queries."""
         arrays = {
             field.name: getattr(self, field.name)[rows]
@@ -108,7 +93,7 @@ class Candidates:
         channels_UC: int8, the first `Channel` that brought each.
     """
 
-    ids_UC: npt.NDArray[np.int32]
+    ids_UC: Ints
     channels_UC: npt.NDArray[np.int8]
 
 
@@ -141,11 +126,11 @@ class LongProfiles(RowArrays):
 
     content_UMD: npt.NDArray[np.float32]
     category_lift_UG: npt.NDArray[np.float32]
-    authors_UA: npt.NDArray[np.int32]
+    authors_UA: Ints
 
 
 def long_profiles(
-    catalog: ObservedCatalog, histories: HistoryBlocks, user_ids: npt.NDArray[np.int32]
+    catalog: ObservedCatalog, histories: HistoryBlocks, user_ids: Ints
 ) -> LongProfiles:
     """Computes the long profiles of some users from all that they have seen."""
     items, num_users = catalog.items, len(user_ids)
@@ -184,9 +169,7 @@ def long_profiles(
     )
 
 
-def _top_authors(
-    row_P: npt.NDArray[np.int64], author_P: npt.NDArray[np.int32], num_users: int
-) -> npt.NDArray[np.int32]:
+def _top_authors(row_P: Longs, author_P: Ints, num_users: int) -> Ints:
     """Each user's authors by number of positives, of equals the lower number, -1 padded, [U, A]."""
     pair_X, count_X = np.unique(row_P << 32 | author_P, return_counts=True)
     row_X, author_X = pair_X >> 32, pair_X & 0xFFFFFFFF
@@ -203,11 +186,11 @@ def make_query(
     histories: HistoryBlocks,
     profiles: LongProfiles,
     *,
-    user_id_U: npt.NDArray[np.int32],
-    day_U: npt.NDArray[np.int32],
-    session_U: npt.NDArray[np.int32],
-    round_U: npt.NDArray[np.int32],
-    time_ms_U: npt.NDArray[np.int64],
+    user_id_U: Ints,
+    day_U: Ints,
+    session_U: Ints,
+    round_U: Ints,
+    time_ms_U: Longs,
     num_candidates: int,
     stripes: int = 1,
 ) -> RetrievalQuery:
@@ -235,7 +218,7 @@ def make_query(
     )
 
 
-def _largest_positive(score_UX: npt.NDArray[np.int64], top: int) -> npt.NDArray[np.int32]:
+def _largest_positive(score_UX: Longs, top: int) -> Ints:
     """The `top` columns of largest score, of equals the lower; -1 where a score is not positive."""
     order_UM = np.argsort(-score_UX, axis=1, kind="stable")[:, :top]
     columns = np.full((len(score_UX), top), -1, np.int32)

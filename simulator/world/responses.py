@@ -13,12 +13,11 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from simulator.world.arrays import Bools, Floats, Ints, Longs
 from simulator.world.catalog import DURATION_MEDIAN_S, NUM_STYLES, Catalog
 from simulator.world.config import DAY_MS, WorldConfig
 from simulator.world.crn import Purpose, ndtr, ndtri, sigmoid, uniform
 from simulator.world.users import UserState, interest_matrix
-
-Array = npt.NDArray[np.float64]
 
 LOOP_LIMIT = 3.0
 """A looping video is left at the latest after so many times its duration."""
@@ -47,15 +46,15 @@ class Watch:
         duration_s: of the video.
     """
 
-    skip: Array
+    skip: Floats
     zero_share: float
     skip_mean_s: float
-    log_mean: Array
+    log_mean: Floats
     log_sd: float
-    duration_s: Array
+    duration_s: Floats
 
 
-def watch_distribution(config: WorldConfig, utility: Array, duration_s: Array) -> Watch:
+def watch_distribution(config: WorldConfig, utility: Floats, duration_s: Floats) -> Watch:
     """The distribution of watch time at a utility, of any shape."""
     log_duration = np.log(duration_s / DURATION_MEDIAN_S)
     log_mean = config.watch_level + config.watch_gain * utility
@@ -69,7 +68,7 @@ def watch_distribution(config: WorldConfig, utility: Array, duration_s: Array) -
     )
 
 
-def play_time_s(watch: Watch, u: Array, loops: npt.NDArray[np.bool_]) -> Array:
+def play_time_s(watch: Watch, u: Floats, loops: Bools) -> Floats:
     """Watch time at the quantile `u` of the mixture; where `loops`, not cut at the duration."""
     within = np.minimum(u / watch.skip, 1 - 1e-12)
     moved = np.maximum(within - watch.zero_share, 0) / max(1 - watch.zero_share, 1e-12)
@@ -80,20 +79,20 @@ def play_time_s(watch: Watch, u: Array, loops: npt.NDArray[np.bool_]) -> Array:
     return np.where(u < watch.skip, skipped_s, np.minimum(watched_s, limit_s))
 
 
-def play_exceeds(watch: Watch, threshold_s: Array) -> Array:
+def play_exceeds(watch: Watch, threshold_s: Floats) -> Floats:
     """P(play >= threshold), exactly, for thresholds in (0, duration]."""
     moved = (1 - watch.zero_share) * np.exp(-threshold_s / watch.skip_mean_s)
     watched = ndtr((watch.log_mean - np.log(threshold_s)) / watch.log_sd)
     return watch.skip * moved + (1 - watch.skip) * watched
 
 
-def play_exceeds_beyond(watch: Watch, threshold_s: Array, replay_share: float) -> Array:
+def play_exceeds_beyond(watch: Watch, threshold_s: Floats, replay_share: float) -> Floats:
     """P(play >= threshold), exactly, for thresholds in (duration, LOOP_LIMIT * duration]."""
     watched = ndtr((watch.log_mean - np.log(threshold_s)) / watch.log_sd)
     return replay_share * (1 - watch.skip) * watched
 
 
-def expected_play_s(watch: Watch, replay_share: float) -> Array:
+def expected_play_s(watch: Watch, replay_share: float) -> Floats:
     """E[play], in closed form."""
     skipped = -np.expm1(-watch.duration_s / watch.skip_mean_s)
     skipped = watch.skip_mean_s * (1 - watch.zero_share) * skipped
@@ -102,26 +101,26 @@ def expected_play_s(watch: Watch, replay_share: float) -> Array:
     return watch.skip * skipped + (1 - watch.skip) * watched
 
 
-def _mean_cut(watch: Watch, limit_s: Array) -> Array:
+def _mean_cut(watch: Watch, limit_s: Floats) -> Floats:
     """E[min(W, limit)] of a lognormal W."""
     d = (np.log(limit_s) - watch.log_mean) / watch.log_sd
     mean = np.exp(watch.log_mean + 0.5 * watch.log_sd**2)
     return mean * ndtr(d - watch.log_sd) + limit_s * ndtr(-d)
 
 
-def is_click(play_ms: npt.NDArray[np.int32], duration_ms: npt.NDArray[np.int32]) -> npt.NDArray:
+def is_click(play_ms: Ints, duration_ms: Ints) -> npt.NDArray:
     """KuaiRand's rule: the whole of a video of at most 7 s, else more than 7 s of it."""
     return np.where(duration_ms <= 7_000, play_ms >= duration_ms, play_ms > 7_000)
 
 
-def is_long_view(play_ms: npt.NDArray[np.int32], duration_ms: npt.NDArray[np.int32]) -> npt.NDArray:
+def is_long_view(play_ms: Ints, duration_ms: Ints) -> npt.NDArray:
     """KuaiRand's rule: the whole of a video of at most 18 s, else at least 18 s of it."""
     return np.where(duration_ms <= 18_000, play_ms >= duration_ms, play_ms >= 18_000)
 
 
 def feedback_logit(
-    config: WorldConfig, name: str, utility: Array, click: Array, long_view: Array
-) -> Array:
+    config: WorldConfig, name: str, utility: Floats, click: Floats, long_view: Floats
+) -> Floats:
     """Logit of an explicit feedback given the watch."""
     _, sign, click_bonus, long_bonus = FEEDBACK[name]
     level = getattr(config, f"{name.removeprefix('is_')}_level")
@@ -133,9 +132,9 @@ def feedback(
     config: WorldConfig,
     seed: int,
     keys: tuple[npt.ArrayLike, ...],
-    utility: Array,
-    play_ms: npt.NDArray[np.int32],
-    duration_ms: npt.NDArray[np.int32],
+    utility: Floats,
+    play_ms: Ints,
+    duration_ms: Ints,
 ) -> dict[str, npt.NDArray[np.int8]]:
     """All feedback columns given watch and utility; `keys` are user, day, session, item."""
     click = is_click(play_ms, duration_ms)
@@ -155,10 +154,10 @@ def utility(
     config: WorldConfig,
     catalog: Catalog,
     users: UserState,
-    ids_UX: npt.NDArray[np.int32],
-    time_ms_U: npt.NDArray[np.int64],
-    mood_U: npt.NDArray[np.int32] | None = None,
-) -> npt.NDArray[np.float64]:
+    ids_UX: Ints,
+    time_ms_U: Longs,
+    mood_U: Ints | None = None,
+) -> Floats:
     """Utility of items before boredom, [U, X], on the logit scale of not skipping.
 
     The users' interests have drifted to now. `mood_U` is the topic of each session's intent; None
@@ -187,12 +186,12 @@ def utility(
     return config.utility_scale * core_UX + bias(config, users)[:, None]
 
 
-def bias(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+def bias(config: WorldConfig, users: UserState) -> Floats:
     """Each user's eagerness to watch anything, [U]."""
     return config.bias_sd * users.bias_U
 
 
-def loyalty(users: UserState, author_UX: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+def loyalty(users: UserState, author_UX: Ints) -> Floats:
     """log(1 + remembered long views of the item's author), bounded, [U, X]."""
     # Users and authors packed into one key, so that counting is a sort and two binary searches.
     row = np.arange(len(users), dtype=np.int64)[:, None] << 32

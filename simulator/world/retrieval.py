@@ -16,8 +16,8 @@ depending on its own query alone.
 The content channels search an inverted file of our own, not a library's: a million items, the 3,000
 nearest to any of four vectors take 0.83 ms at a recall of 0.984, faiss's IndexIVFFlat 4.5 ms at
 0.980 (one core of an AMD EPYC, faiss-cpu 1.15). A library has no union of vectors and no stripes,
-and trains on floats, whose sums another BLAS rounds otherwise; here a candidate set is part of a log
-that must come out the same to the bit.
+and trains on floats, whose sums another BLAS rounds otherwise; here a candidate set is part of a
+log that must come out the same to the bit.
 
 Letters: U users (queries), C candidates, N items, D content width, V query vectors, R recent
 positives, M long interests, A authors, P proposals.
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.errors import RequestError
+from simulator.world.arrays import Floats, Ints, Longs
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import WorldConfig
 from simulator.world.crn import Purpose, hash_keys, normal, uniform
@@ -105,7 +106,7 @@ class ChannelRetrieval:
         packed_UC >>= CHANNEL_BITS
         return Candidates(ids_UC=packed_UC, channels_UC=channels_UC)
 
-    def _fill(self, query: RetrievalQuery, packed_UC: npt.NDArray[np.int32]) -> None:
+    def _fill(self, query: RetrievalQuery, packed_UC: Ints) -> None:
         catalog, num_candidates = self._catalog, query.num_candidates
         live_U = catalog.num_live(query.time_ms_U)
         author, popular, fresh = _num_proposals(num_candidates)
@@ -137,7 +138,7 @@ class ChannelRetrieval:
         require_full(query, count_U)
 
 
-def quotas(num_candidates: int) -> npt.NDArray[np.int64]:
+def quotas(num_candidates: int) -> Longs:
     """Most candidates that each channel of `QUOTAS` brings."""
     return np.array([int(share * num_candidates) for share in QUOTAS.values()])
 
@@ -148,7 +149,7 @@ def _num_proposals(num_candidates: int) -> tuple[int, int, int]:
     return author, popular, fresh
 
 
-def require_full(query: RetrievalQuery, count_U: npt.NDArray[np.int64]) -> None:
+def require_full(query: RetrievalQuery, count_U: Longs) -> None:
     """Raises what `ChannelRetrieval.retrieve` says it raises."""
     short_U = np.flatnonzero(count_U < query.num_candidates)
     if len(short_U):
@@ -158,7 +159,7 @@ def require_full(query: RetrievalQuery, count_U: npt.NDArray[np.int64]) -> None:
         )
 
 
-def query_stripes(catalog: ObservedCatalog, query: RetrievalQuery) -> npt.NDArray[np.int64]:
+def query_stripes(catalog: ObservedCatalog, query: RetrievalQuery) -> Longs:
     """The stripe of each cell that every user's query searches."""
     bits_U = hash_keys(catalog.seed, Purpose.STRIPE, *query.keys)[:, 0]
     return (bits_U % np.uint64(query.stripes)).astype(np.int64)
@@ -185,7 +186,7 @@ def content_vectors(
     return noisy_UVD.astype(np.int16).reshape(num_users, 2, v // 2, d)
 
 
-def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> npt.NDArray[np.int32]:
+def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> Ints:
     """Items of loved authors, drawn with replacement; the most loved are drawn more often."""
     draw = np.arange(draws)
     known_U = (query.authors_UA >= 0).sum(axis=1)
@@ -200,25 +201,21 @@ def by_author(catalog: ObservedCatalog, query: RetrievalQuery, draws: int) -> np
 
 
 def popular_reach(
-    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], draws: int
-) -> npt.NDArray[np.float64]:
+    catalog: ObservedCatalog, query: RetrievalQuery, live_U: Longs, draws: int
+) -> Floats:
     """Where in the running sum of the live items' shares of impressions to draw, [U, P]."""
     u_UP = uniform(catalog.seed, Purpose.POPULAR_CHANNEL, *query.keys, np.arange(draws))
     return u_UP * catalog.popularity_sum_N[live_U - 1][:, None]
 
 
-def among_fresh(
-    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64], draws: int
-) -> npt.NDArray[np.int32]:
+def among_fresh(catalog: ObservedCatalog, query: RetrievalQuery, live_U: Longs, draws: int) -> Ints:
     """Items drawn with replacement from the latest uploads."""
     u_UP = uniform(catalog.seed, Purpose.FRESH_CHANNEL, *query.keys, np.arange(draws))
     window_U = np.minimum(FRESH_WINDOW * draws // OVERSAMPLING, live_U)
     return (live_U[:, None] - 1 - (u_UP * window_U[:, None]).astype(np.int64)).astype(np.int32)
 
 
-def walks(
-    catalog: ObservedCatalog, query: RetrievalQuery, live_U: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def walks(catalog: ObservedCatalog, query: RetrievalQuery, live_U: Longs) -> tuple[Longs, Longs]:
     """Where each user's exploration begins, and its stride."""
     bits_U = hash_keys(catalog.seed, Purpose.EXPLORE, *query.keys)[:, 0]
     start_U = (bits_U % live_U.astype(np.uint64)).astype(np.int64)

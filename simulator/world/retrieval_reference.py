@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.world import retrieval
+from simulator.world.arrays import Bools, Longs
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import WorldConfig
 from simulator.world.queries import Candidates, Channel, RetrievalQuery
@@ -98,7 +99,7 @@ class ReferenceRetrieval:
 
     def _nearest(
         self, vectors_VD: npt.NDArray[np.int16], live: int, stripe: int, stripes: int, quota: int
-    ) -> npt.NDArray[np.int64]:
+    ) -> Longs:
         """Live items of a stripe of the opened cells, best first, of equals the lowest id."""
         known_KD = vectors_VD[(vectors_VD != 0).any(axis=1)].astype(np.int64)
         if len(known_KD) == 0 or quota == 0:
@@ -112,9 +113,7 @@ class ReferenceRetrieval:
         score_n = (content_nD @ known_KD.T).max(axis=1)
         return item_n[np.argsort(-score_n, kind="stable")]
 
-    def _opened(
-        self, known_KD: npt.NDArray[np.int64], live: int, budget: int
-    ) -> npt.NDArray[np.bool_]:
+    def _opened(self, known_KD: Longs, live: int, budget: int) -> Bools:
         """Which cells are opened: the best, until `budget` live items lie in them."""
         score_L = (self._index.centroid_LD.astype(np.int64) @ known_KD.T).max(axis=1)
         size_L = np.bincount(self._cell_N[:live], minlength=len(score_L))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifa_ray.schema import pack_actions
+from simulator.world.arrays import Bools, Floats, Ints, Longs
 from simulator.world.catalog import Catalog
 from simulator.world.config import WorldConfig
 from simulator.world.crn import Purpose, uniform
@@ -26,13 +27,7 @@ from simulator.world.responses import (
     utility,
     watch_distribution,
 )
-from simulator.world.users import (
-    SessionState,
-    joy,
-    leave_probability,
-    remember_authors,
-    satisfy,
-)
+from simulator.world.users import SessionState, joy, leave_probability, remember_authors, satisfy
 from simulator.world.world import ShardState, World
 
 SWIPE_MS = 400
@@ -50,9 +45,9 @@ class Slates:
         is_rand_RK: bool, the slot was filled at random.
     """
 
-    ids_RK: npt.NDArray[np.int32]
+    ids_RK: Ints
     channels_RK: npt.NDArray[np.int8]
-    is_rand_RK: npt.NDArray[np.bool_]
+    is_rand_RK: Bools
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,13 +65,13 @@ class Visit:
 
     impressions: dict[str, np.ndarray]
     hidden: dict[str, np.ndarray]
-    row_P: npt.NDArray[np.int64]
-    left_R: npt.NDArray[np.bool_]
-    end_ms_R: npt.NDArray[np.int64]
+    row_P: Longs
+    left_R: Bools
+    end_ms_R: Longs
 
 
 def fill_random_slots(
-    world: World, query: RetrievalQuery, ids_RK: npt.NDArray[np.int32], candidates: Candidates
+    world: World, query: RetrievalQuery, ids_RK: Ints, candidates: Candidates
 ) -> Slates:
     """Gives a small share of slots to uniformly random catalogue items, as KuaiRand does.
 
@@ -107,7 +102,7 @@ def fill_random_slots(
 def show(
     world: World,
     shard: ShardState,
-    rows: npt.NDArray[np.int64],
+    rows: Longs,
     sessions: SessionState,
     query: RetrievalQuery,
     slates: Slates,
@@ -178,11 +173,11 @@ class Exposure:
         left_U: bool, the user left the session here.
     """
 
-    seen_UK: npt.NDArray[np.bool_]
-    utility_UK: npt.NDArray[np.float64]
-    joy_UK: npt.NDArray[np.float64]
-    session_joy_UK: npt.NDArray[np.float64]
-    left_U: npt.NDArray[np.bool_]
+    seen_UK: Bools
+    utility_UK: Floats
+    joy_UK: Floats
+    session_joy_UK: Floats
+    left_U: Bools
 
 
 def scroll(
@@ -191,9 +186,9 @@ def scroll(
     catalog: Catalog,
     session: SessionState,
     keys: tuple[npt.ArrayLike, ...],
-    slate_UK: npt.NDArray[np.int32],
-    fresh_utility_UK: npt.NDArray[np.float64],
-    bias_U: npt.NDArray[np.float64],
+    slate_UK: Ints,
+    fresh_utility_UK: Floats,
+    bias_U: Floats,
 ) -> Exposure:
     """Walks down the slates of all users at once; updates the sessions in place.
 
@@ -229,7 +224,7 @@ def scroll(
     )
 
 
-def _channels_of(candidates: Candidates, ids_RK: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
+def _channels_of(candidates: Candidates, ids_RK: Ints) -> npt.NDArray[np.int8]:
     """The channel of each chosen candidate; rows of `candidates` are sorted by id."""
     row = np.arange(len(ids_RK), dtype=np.int64)[:, None] << 32
     place_RK = np.searchsorted((row + candidates.ids_UC).ravel(), row + ids_RK)

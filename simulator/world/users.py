@@ -13,10 +13,10 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from simulator.world.arrays import Bools, Floats, Ints, Longs, RowArrays
 from simulator.world.catalog import NUM_STYLES
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.crn import Purpose, ndtri, normal, sigmoid, uniform
-from simulator.world.queries import RowArrays
 
 NUM_INTERESTS = 12
 AWAKE_SHARE = 0.6
@@ -40,18 +40,18 @@ class UserState(RowArrays):
         last_ms_U: int64, end of the last impression.
     """
 
-    user_id_U: npt.NDArray[np.int32]
-    activity_U: npt.NDArray[np.float64]
-    bias_U: npt.NDArray[np.float64]
-    taste_US: npt.NDArray[np.float64]
-    topic_UM: npt.NDArray[np.int32]
-    weight_UM: npt.NDArray[np.float64]
-    awake_UM: npt.NDArray[np.bool_]
-    loved_UL: npt.NDArray[np.int32]
-    loved_count_U: npt.NDArray[np.int64]
-    satisfaction_U: npt.NDArray[np.float64]
-    last_day_U: npt.NDArray[np.int32]
-    last_ms_U: npt.NDArray[np.int64]
+    user_id_U: Ints
+    activity_U: Floats
+    bias_U: Floats
+    taste_US: Floats
+    topic_UM: Ints
+    weight_UM: Floats
+    awake_UM: Bools
+    loved_UL: Ints
+    loved_count_U: Longs
+    satisfaction_U: Floats
+    last_day_U: Ints
+    last_ms_U: Longs
 
     def __len__(self) -> int:
         return len(self.user_id_U)
@@ -61,7 +61,7 @@ class UserState(RowArrays):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def make_users(config: WorldConfig, seed: int, user_ids: npt.NDArray[np.int32]) -> UserState:
+def make_users(config: WorldConfig, seed: int, user_ids: Ints) -> UserState:
     """Users as they are before the warm-up, for any subset of ids in any order."""
     users = np.asarray(user_ids, np.int32)
     column, slot = users[:, None], np.arange(NUM_INTERESTS)
@@ -89,9 +89,7 @@ def make_users(config: WorldConfig, seed: int, user_ids: npt.NDArray[np.int32]) 
     )
 
 
-def _spread_out(
-    seed: int, purpose: Purpose, users: npt.NDArray[np.int32], step: float
-) -> npt.NDArray[np.float64]:
+def _spread_out(seed: int, purpose: Purpose, users: Ints, step: float) -> Floats:
     """Standard normals that fill the distribution evenly as user ids run from 0 (Roberts' R2).
 
     A world of a few dozen users is then a stratified sample of the population: with independent
@@ -102,13 +100,11 @@ def _spread_out(
     return ndtri(np.clip((shift + step * users) % 1.0, 1e-9, 1 - 1e-9))
 
 
-def _topics(
-    config: WorldConfig, seed: int, purpose: Purpose, *keys: npt.ArrayLike
-) -> npt.NDArray[np.int32]:
+def _topics(config: WorldConfig, seed: int, purpose: Purpose, *keys: npt.ArrayLike) -> Ints:
     return (config.num_topics * uniform(seed, purpose, *keys)).astype(np.int32)
 
 
-def history_targets(config: WorldConfig, users: UserState) -> npt.NDArray[np.int64]:
+def history_targets(config: WorldConfig, users: UserState) -> Longs:
     """Impressions of each user's prehistory, lognormal in activity, clipped to the settings.
 
     With a skew the logarithm is z + skew / 6 z^2 of a standard normal z: the first terms of
@@ -120,7 +116,7 @@ def history_targets(config: WorldConfig, users: UserState) -> npt.NDArray[np.int
     return np.clip(np.rint(target), config.min_history, config.prehistory_limit).astype(np.int64)
 
 
-def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[np.int32]) -> None:
+def drift(config: WorldConfig, seed: int, users: UserState, day_U: Ints) -> None:
     """Moves interests to the given days, in place: replaced, put to sleep or woken.
 
     A user who was away drifts for all the days at once, keyed by the day of coming back.
@@ -136,12 +132,12 @@ def drift(config: WorldConfig, seed: int, users: UserState, day_U: npt.NDArray[n
     users.last_day_U = np.maximum(users.last_day_U, day_U)
 
 
-def _awake_weights(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+def _awake_weights(config: WorldConfig, users: UserState) -> Floats:
     """Weight of each interest now, [U, M]: less while it sleeps."""
     return users.weight_UM * np.where(users.awake_UM, 1.0, 1.0 - config.dormancy)
 
 
-def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.float64]:
+def interest_matrix(config: WorldConfig, users: UserState) -> Floats:
     """Interest in each topic, [U, K], standardised within a user: graded, not yes or no."""
     weight_UM = _awake_weights(config, users)
     share_UK = np.zeros((len(users), config.num_topics))
@@ -155,12 +151,8 @@ def interest_matrix(config: WorldConfig, users: UserState) -> npt.NDArray[np.flo
 
 
 def mood_topics(
-    config: WorldConfig,
-    seed: int,
-    users: UserState,
-    day_U: npt.NDArray[np.int32],
-    session_U: npt.NDArray[np.int32],
-) -> npt.NDArray[np.int32]:
+    config: WorldConfig, seed: int, users: UserState, day_U: Ints, session_U: Ints
+) -> Ints:
     """Draws the intent of each user's session, a topic, from the user's interests."""
     reach_UM = np.cumsum(_awake_weights(config, users), axis=1)
     draw_U = uniform(seed, Purpose.MOOD, users.user_id_U, day_U, session_U)
@@ -198,14 +190,14 @@ class SessionState(RowArrays):
         joy_U: float64, fading average of the satisfaction with impressions.
     """
 
-    mood_U: npt.NDArray[np.int32]
-    seen_topic_UK: npt.NDArray[np.float64]
-    seen_author_UX: npt.NDArray[np.int32]
-    seen_count_U: npt.NDArray[np.int64]
-    joy_U: npt.NDArray[np.float64]
+    mood_U: Ints
+    seen_topic_UK: Floats
+    seen_author_UX: Ints
+    seen_count_U: Longs
+    joy_U: Floats
 
     @classmethod
-    def new(cls, config: WorldConfig, mood_U: npt.NDArray[np.int32]) -> SessionState:
+    def new(cls, config: WorldConfig, mood_U: Ints) -> SessionState:
         """Sessions that have just begun."""
         num_users = len(mood_U)
         return cls(
@@ -217,13 +209,8 @@ class SessionState(RowArrays):
         )
 
     def boredom(
-        self,
-        config: WorldConfig,
-        topic_U: npt.NDArray[np.int32],
-        second_U: npt.NDArray[np.int32],
-        mix_U: npt.NDArray[np.float64],
-        author_U: npt.NDArray[np.int32],
-    ) -> npt.NDArray[np.float64]:
+        self, config: WorldConfig, topic_U: Ints, second_U: Ints, mix_U: Floats, author_U: Ints
+    ) -> Floats:
         """Utility lost to repetition by showing each user one item now, [U]."""
         rows = np.arange(len(topic_U))
         topics_U = (1 - mix_U) * self.seen_topic_UK[rows, topic_U]
@@ -234,12 +221,12 @@ class SessionState(RowArrays):
 
     def see(
         self,
-        seen_U: npt.NDArray[np.bool_],
-        topic_U: npt.NDArray[np.int32],
-        second_U: npt.NDArray[np.int32],
-        mix_U: npt.NDArray[np.float64],
-        author_U: npt.NDArray[np.int32],
-        joy_U: npt.NDArray[np.float64],
+        seen_U: Bools,
+        topic_U: Ints,
+        second_U: Ints,
+        mix_U: Floats,
+        author_U: Ints,
+        joy_U: Floats,
     ) -> None:
         """Adds one impression to each session where `seen_U`."""
         rows = np.flatnonzero(seen_U)
@@ -263,9 +250,9 @@ class Moment:
 
     users: UserState
     sessions: SessionState
-    time_ms_R: npt.NDArray[np.int64]
+    time_ms_R: Longs
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Moment:
+    def take(self, rows: Longs) -> Moment:
         """A copy of some rows."""
         return Moment(
             users=self.users.take(rows),
@@ -274,31 +261,25 @@ class Moment:
         )
 
 
-def joy(utility: npt.NDArray[np.float64], bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def joy(utility: Floats, bias: Floats) -> Floats:
     """Satisfaction with an impression, in (-1, 1); eagerness to watch anything does not count."""
     return np.tanh(utility - bias)
 
 
-def leave_probability(
-    config: WorldConfig, joy_U: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def leave_probability(config: WorldConfig, joy_U: Floats) -> Floats:
     """Hazard of leaving the session after an impression; low satisfaction raises it."""
     better_U = (joy_U - config.joy_level) / JOY_UNIT
     return sigmoid(config.leave_level - config.leave_gain * better_U)
 
 
-def satisfy(
-    users: UserState, joy_UX: npt.NDArray[np.float64], seen_UX: npt.NDArray[np.bool_]
-) -> None:
+def satisfy(users: UserState, joy_UX: Floats, seen_UX: Bools) -> None:
     """Moves each user's slow satisfaction by the impressions seen, in order, in place."""
     for position in range(joy_UX.shape[1]):
         step_U = (1 - SATISFACTION_MEMORY) * (joy_UX[:, position] - users.satisfaction_U)
         users.satisfaction_U += np.where(seen_UX[:, position], step_U, 0)
 
 
-def remember_authors(
-    users: UserState, author_UX: npt.NDArray[np.int32], long_UX: npt.NDArray[np.bool_]
-) -> None:
+def remember_authors(users: UserState, author_UX: Ints, long_UX: Bools) -> None:
     """Adds the authors of long views to each user's memory, in place."""
     row, column = np.nonzero(long_UX)
     nth = np.cumsum(long_UX, axis=1)[row, column] - 1
@@ -306,15 +287,13 @@ def remember_authors(
     users.loved_count_U += long_UX.sum(axis=1)
 
 
-def day_fraction(u: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def day_fraction(u: Floats) -> Floats:
     """Maps uniforms to times of day by the hourly profile, keeping their order."""
     reach = np.concatenate([[0.0], np.cumsum(HOURLY) / HOURLY.sum()])
     return np.interp(u, reach, np.arange(25) / 24)
 
 
-def plan_day(
-    config: WorldConfig, seed: int, users: UserState, day: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def plan_day(config: WorldConfig, seed: int, users: UserState, day: int) -> tuple[Longs, Longs]:
     """Plans the sessions of a day.
 
     Returns:

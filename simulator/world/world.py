@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from ifa_ray.data.history_blocks import HistoryBlocks
 from ifa_ray.errors import LogError
+from simulator.world.arrays import Ints
 from simulator.world.catalog import Catalog, ObservedCatalog, make_catalog
 from simulator.world.config import WorldConfig
 from simulator.world.queries import Retrieval
@@ -58,17 +58,12 @@ class ShardState:
         histories: their impressions; not hidden, so not part of the arrays.
     """
 
-    user_ids: npt.NDArray[np.int32]
+    user_ids: Ints
     users: UserState
     histories: HistoryBlocks
 
     @classmethod
-    def new(
-        cls,
-        world: World,
-        user_ids: npt.NDArray[np.int32],
-        histories: HistoryBlocks | None = None,
-    ) -> Self:
+    def new(cls, world: World, user_ids: Ints, histories: HistoryBlocks | None = None) -> Self:
         """Users before their warm-up; their histories are kept in memory unless given, empty."""
         users = make_users(world.config, world.seed, user_ids)
         return cls(user_ids=users.user_id_U, users=users, histories=histories or HistoryBlocks())

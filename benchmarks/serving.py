@@ -36,6 +36,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.results import write
 from benchmarks.serving_load import NUM_ITEMS, SEED
 from benchmarks.synthetic import catalogue, request
+from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.log import write_items
 from ifa_ray.models.history_keeper import part_of
@@ -45,8 +46,7 @@ from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.command import local_serve
 from ifa_ray.serving.histories import MAX_BATCH, Append
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

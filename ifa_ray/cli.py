@@ -16,7 +16,7 @@ from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
 from ifa_ray.serving.command import add_serve, run_serve
 from ifa_ray.training.command import add_train, run_train
-from ifa_ray.training.versions_command import add_versions, run_versions
+from ifa_ray.training.versions import add_versions, run_versions
 
 __all__ = ["main"]
 

@@ -26,7 +26,6 @@ __all__ = [
     "MODULES",
     "SET_STEPS",
     "SPARSE_OPTIMIZERS",
-    "TOWER_PRECISIONS",
     "Config",
     "ModelConfig",
     "TrainingConfig",
@@ -67,10 +66,6 @@ SET_STEPS = ("off", "mmr", "dpp", "learned")
 
 SPARSE_OPTIMIZERS = ("adam", "rowwise_adagrad")
 """Of the hashed tables, whose gradients are sparse: see `ifa_ray.training.learner`."""
-
-
-TOWER_PRECISIONS = ("float32", "bfloat16")
-"""Of products in the towers: see `ifa_ray.training.precision`."""
 
 
 def setting(
@@ -206,7 +201,7 @@ def add_flags(
         said = "" if default is _REQUIRED or default is None else f" (default: {shown or 'none'})"
         choices = field.metadata.get("choices")
         among = f"; of {', '.join(choices)}" if choices else ""
-        kind: dict[str, Any] = {"type": functools.partial(_typed, hint), "metavar": "X"}
+        kind: dict[str, Any] = {"type": functools.partial(_Typed, hint), "metavar": "X"}
         if _spelled(hint) == "bool":
             kind = {"action": argparse.BooleanOptionalAction}
         text = f"{field.metadata.get('doc', '')}{among}{said}".replace("%", "%%")
@@ -216,9 +211,17 @@ def add_flags(
 
 
 def flags_given(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings that were typed as flags of `add_flags`, by their names, for `Config.replace`."""
-    prefix = "setting:"
-    return {k[len(prefix) :]: v for k, v in vars(options).items() if k.startswith(prefix)}
+    """Settings that were typed as flags of `add_flags`, by their names, for `Config.replace`.
+
+    Raises:
+        ConfigError: if one is of another type.
+    """
+    given = {}
+    for name, value in vars(options).items():
+        _, is_setting, name = name.rpartition("setting:")
+        if is_setting:
+            given[name] = value.read(name) if isinstance(value, _Typed) else value
+    return given
 
 
 def read_setting(text: str) -> tuple[str, Any]:
@@ -308,22 +311,29 @@ def _converted(hint: Any, value: Any) -> Any:
     return value
 
 
-def _typed(hint: Any, text: str) -> Any:
-    """What was typed for a setting, as its type; `none` where it may be None or empty."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if is_union else (hint,)
-    if text == "none" and type(None) in kinds:
-        return None
-    for kind in kinds:
-        try:
-            if typing.get_origin(kind) is tuple:
-                parts = [] if text in ("", "none") else text.split(",")
-                return tuple(_typed(typing.get_args(kind)[0], part.strip()) for part in parts)
-            if kind in (int, float, str):
-                return kind(text)
-        except ValueError:
-            continue
-    raise argparse.ArgumentTypeError(f"{text!r}, must be of type {_spelled(hint)}")
+@dataclasses.dataclass(frozen=True)
+class _Typed:
+    """What was typed for a setting; argparse would say in other words what is wrong with it."""
+
+    hint: Any
+    text: str
+
+    def read(self, name: str) -> Any:
+        """The value; `none` where it may be None or empty."""
+        is_union = typing.get_origin(self.hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(self.hint) if is_union else (self.hint,)
+        if self.text == "none" and type(None) in kinds:
+            return None
+        for kind in kinds:
+            try:
+                if typing.get_origin(kind) is tuple:
+                    parts = [] if self.text in ("", "none") else self.text.split(",")
+                    return tuple(typing.get_args(kind)[0](part.strip()) for part in parts)
+                if kind in (int, float, str):
+                    return kind(self.text)
+            except ValueError:
+                continue
+        raise ConfigError(f"{name} == {self.text!r}, must be of type {_spelled(self.hint)}.")
 
 
 def _spelled(hint: Any) -> str:
@@ -403,16 +413,8 @@ class TrainingConfig(Config):
         gt=0,
         le=1,
     )
-    tower_precision: str = setting("float32", "of the towers' products", choices=TOWER_PRECISIONS)
-    evict_after_days: float | None = setting(
-        None, "rows of hashed tables unused for so many days begin anew; none: never", gt=0
-    )
-    evict_after_requests: int | None = setting(None, "or for so many requests", ge=1)
 
     def check(self) -> None:
         """Checks rules between settings."""
         require(len(self.objective_weights) == len(OBJECTIVES), "objective_weights",
                 self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip
-        days, requests = self.evict_after_days, self.evict_after_requests
-        require(days is None or requests is None, "evict_after_days", days,
-                f"None with evict_after_requests == {requests}: one clock alone")  # fmt: skip

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ifa_ray.data.run_folder import RunFolder, ShardDay
-from ifa_ray.training.loop import Learner
-from ifa_ray.training.run_reader import read_run
+from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import TrainingSample
+from ifa_ray.training.sources import read_run
 from simulator.budget import measure_budget
 from simulator.opening import open_run
 from simulator.plain_run import run_plain

@@ -27,11 +27,11 @@ from ray.exceptions import RayTaskError
 from ray.serve.api import RunTarget
 from ray.serve.schema import ApplicationStatus
 
+from ifa_ray.checkpoints.format import version_folder
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingError
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.training.checkpoint import version_folder
 from ifa_ray.training.trainer import ArmTrainer, start_supervisor
 from simulator.cluster import Cluster
 from simulator.compile_ahead import compile_ahead

@@ -124,8 +124,8 @@ def _require_same(saved: RunConfig, config: RunConfig, root: Path) -> None:
 
 def _verify(folder: RunFolder, config: RunConfig) -> None:
     """Every finished file as it was written: nothing is lived on top of damage."""
+    from ifa_ray.checkpoints.format import load_metrics, version_folder
     from ifa_ray.data.log import read_items
-    from ifa_ray.training.checkpoint import load_metrics, version_folder
 
     for replicate in range(config.replicates):
         if folder.items(replicate).exists():

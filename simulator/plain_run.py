@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TextIO
 
+from ifa_ray.checkpoints.format import load_model, version_folder
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_items
@@ -28,8 +29,7 @@ from ifa_ray.processes import worker_pool
 from ifa_ray.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.serving.versions import Loaded, score
-from ifa_ray.training.checkpoint import load_model, version_folder
-from ifa_ray.training.loop import StreamMetrics
+from ifa_ray.training.learner import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, train_stream
 from simulator.memory import PeakMemory
 from simulator.parts import begin_part, end_part

@@ -17,12 +17,12 @@ from ifa_ray.abtest.checks import training_equal
 from ifa_ray.abtest.logs import RunLogs
 from ifa_ray.abtest.report.exports import write_exports
 from ifa_ray.abtest.report.render import write_report
+from ifa_ray.checkpoints.format import load_metrics, version_folder
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.log import read_items, read_timings
 from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
 from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.checkpoint import load_metrics, version_folder
 from simulator.calibration.table import calibration_of_run
 from simulator.parts import RunFacts, read_facts
 from simulator.presets import AA_ARM, RunConfig

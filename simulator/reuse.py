@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from ifa_ray.checkpoints.format import version_folder
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import ConfigError
-from ifa_ray.training.checkpoint import version_folder
 from simulator.opening import load_config
 from simulator.presets import Arm, RunConfig
 

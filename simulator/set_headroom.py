@@ -36,7 +36,7 @@ from ifa_ray.models import MODELS, RankModel
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.set_step.step import SetStep
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import LogFollower
 from simulator.presets import RunConfig
 from simulator.set_value import Moment, best_set, fresh_utility, oracle_set, slate_watch_s

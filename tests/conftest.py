@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 
 import pytest
@@ -43,70 +42,3 @@ def no_ray_in_unit_tests(request, monkeypatch):
         raise AssertionError("a unit test called ray.init; mark it `cluster`")
 
     monkeypatch.setattr(ray, "init", refuse)
-
-
-@pytest.fixture(scope="session")
-def s3_server():
-    """HOST:PORT of a server that speaks S3, from IFA_RAY_TEST_S3; its keys are `test` and `test`.
-
-    None is a dependency of the tests: moto brings some thirty packages and an older dateutil, so
-    it runs from an environment of its own:
-
-        python -m venv moto && moto/bin/pip install 'moto[s3,server]'
-        moto/bin/moto_server -p 5000 &
-        export IFA_RAY_TEST_S3=127.0.0.1:5000
-        python -m pytest tests/ifa_ray -k "storage or publishing or following"
-    """
-    endpoint = os.environ.get("IFA_RAY_TEST_S3")
-    if endpoint is None:
-        pytest.skip("IFA_RAY_TEST_S3 names no S3 server")
-    return endpoint
-
-
-@pytest.fixture
-def s3_bucket(s3_server, monkeypatch):
-    """A bucket of the test's own on that server; a function from HOST:PORT to its URL."""
-    from pyarrow import fs
-
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    bucket = f"test-{uuid.uuid4().hex}"
-
-    def url(endpoint=s3_server):
-        return f"s3://{bucket}/shop?endpoint_override={endpoint}&scheme=http&region=us-east-1"
-
-    filesystem, _ = fs.FileSystem.from_uri(f"{url()}&allow_bucket_creation=true")
-    filesystem.create_dir(bucket)
-    return url
-
-
-@pytest.fixture(params=["file", "s3"])
-def url(request, tmp_path):
-    """Of a place for versions: a folder, and a bucket where there is a server."""
-    if request.param == "file":
-        return f"file://{tmp_path / 'elsewhere'}"
-    return request.getfixturevalue("s3_bucket")()
-
-
-@pytest.fixture(scope="session")
-def local_ray():
-    """One small local Ray with Serve, for all cluster tests of this process."""
-    import ray
-    from ray import serve
-
-    # Short, because sockets lie below it and their paths are limited to 107 bytes.
-    session = tempfile.mkdtemp(prefix="ifa-ray-", dir="/tmp")
-    ray.init(
-        address="local",  # plain init() would join any Ray that runs on this machine
-        num_cpus=2,
-        object_store_memory=200 * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _temp_dir=session,
-    )
-    serve.start(proxy_location="Disabled")
-    yield
-    serve.shutdown()
-    ray.shutdown()
-    shutil.rmtree(session, ignore_errors=True)

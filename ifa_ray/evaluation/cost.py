@@ -27,7 +27,7 @@ from ifa_ray.models import build_model
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import RankRequest, TrainingSample
-from ifa_ray.training.loop import Learner, batches
+from ifa_ray.training.learner import Learner, batches
 from ifa_ray.training.sources import SampleStream
 
 __all__ = ["Cost", "measure_costs", "peak_request_bytes"]

@@ -15,7 +15,8 @@ import numpy as np
 
 from ifa_ray.errors import LogError
 from ifa_ray.evaluation.config import EvaluationConfig
-from ifa_ray.training.loop import BatchResult, Learner, StreamMetrics, batches, summarise
+from ifa_ray.training.driver import learn
+from ifa_ray.training.learner import Learner, StreamMetrics, batches, summarise
 from ifa_ray.training.sources import SampleStream, read_stream, run_replicates
 
 __all__ = ["PARTS", "ModelRun", "Progress", "fingerprint", "read_seed", "run_model"]
@@ -121,10 +122,10 @@ def run_model(
     training = config.training()
     learner = Learner(config.model(name), training, stream.items, seed)
     parts = batches(stream.samples, training.batch_size)
-    results: list[BatchResult] = []
-    for part in parts:
-        results.append(learner.step(part))
-        on_progress(name, seed, len(results), len(parts))
+    done = itertools.count(1)
+    results = learn(
+        learner, stream.samples, lambda _: on_progress(name, seed, next(done), len(parts))
+    )
     return ModelRun(
         model=name,
         seed=seed,

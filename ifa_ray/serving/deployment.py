@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from fastapi import FastAPI
 
+from ifa_ray.checkpoints.format import latest_version, load_model, version_folder
 from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError, ConfigError, RequestError
 from ifa_ray.plugins import load_ranker_class
@@ -33,7 +34,6 @@ from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot, score
 from ifa_ray.stateful_ranker import StatefulRanker
-from ifa_ray.training.checkpoint import latest_version, load_model, version_folder
 
 
 class UnknownSlotError(RequestError):

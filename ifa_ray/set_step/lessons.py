@@ -9,6 +9,8 @@ Letters: J shown candidates of a request in order, A controls, F repetition feat
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +18,9 @@ import numpy.typing as npt
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import TrainingSample
 from ifa_ray.set_step.repetition import FEATURES, RepetitionWalk
-from ifa_ray.set_step.response import CONTROLS
+from ifa_ray.set_step.response import CONTROLS, SetResponse
 from ifa_ray.set_step.step import recent_of
 from ifa_ray.set_step.traits import ItemTraits
-
-__all__ = ["Lesson", "lesson_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,3 +80,35 @@ def _likeness_to_slate(
         ],
         axis=1,
     )
+
+
+class Teacher:
+    """Teaches re-ranking what was shown in which order; a learner's hook after each step."""
+
+    def __init__(self, response: SetResponse, items: ItemTable) -> None:
+        self._response, self._items, self._traits = response, items, ItemTraits.of(items)
+
+    def __call__(
+        self, samples: Sequence[TrainingSample], logits_BCL: npt.NDArray[np.float32]
+    ) -> None:
+        """Learns from a batch, given the ranker's logits from before it learned from it."""
+        lessons, logits, labels = [], [], []
+        for sample, logits_CL in zip(samples, logits_BCL, strict=True):
+            if sample.positions_C is None:
+                warnings.warn(
+                    "set_step == 'learned', but the log has no positions: the step learns "
+                    "nothing from it and changes no slate.",
+                    stacklevel=2,
+                )
+                continue
+            lesson = lesson_of(sample, self._items, self._traits)
+            lessons.append(lesson)
+            logits.append(logits_CL[lesson.places_J, 1:])
+            labels.append(sample.labels_CL[lesson.places_J, 1:])
+        if lessons:
+            self._response.learn(
+                np.concatenate([lesson.controls_JA for lesson in lessons]),
+                np.concatenate([lesson.features_JF for lesson in lessons]),
+                np.concatenate(logits).astype(np.float64),
+                np.concatenate(labels),
+            )

@@ -16,8 +16,6 @@ import numpy as np
 from ifa_ray.errors import LogError
 from ifa_ray.schema import TrainingSample
 
-__all__ = ["MAX_SKEW_MS", "Cursor"]
-
 MAX_SKEW_MS = 6 * 3_600_000
 """How far a log's clock may go back between requests: a run's files are by day, and sessions of
 different users cross midnight. A user's own clock must never go back (`LogFollower`)."""

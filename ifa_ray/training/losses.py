@@ -15,15 +15,6 @@ import math
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-__all__ = [
-    "Importance",
-    "auxiliary_loss",
-    "entire_space_log_probs",
-    "entire_space_loss",
-    "log1mexp",
-    "log_complement",
-]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Importance:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ifa_ray.schema import TrainingSample
-
-__all__ = ["kept_places", "learned_part"]
+from ifa_ray.training.losses import Importance
 
 _GOLDEN, _LOW_64 = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
@@ -48,13 +48,23 @@ def kept_places(
     return places, np.where(positive_C[places], 1.0, 1.0 / rate).astype(np.float32)
 
 
-def learned_part(
-    samples: Sequence[TrainingSample], rate: float, seed: int
-) -> tuple[list[TrainingSample], list[npt.NDArray[np.float32]]]:
-    """The samples with the kept candidates alone, and what each of those counts."""
-    found = [kept_places(sample, rate, seed) for sample in samples]
-    parts = [_taken(sample, at) for sample, (at, _) in zip(samples, found, strict=True)]
-    return parts, [weights for _, weights in found]
+class NegativeSampler:
+    """Keeps all positives and some negatives of each request, with their importance."""
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self._rate, self._seed = rate, seed
+
+    def __call__(
+        self, samples: Sequence[TrainingSample]
+    ) -> tuple[list[TrainingSample], Importance]:
+        """The samples with the kept candidates alone, and what each of those counts."""
+        found = [kept_places(sample, self._rate, self._seed) for sample in samples]
+        kept = [_taken(sample, at) for sample, (at, _) in zip(samples, found, strict=True)]
+        weights_BC = np.zeros((len(kept), max(len(at) for at, _ in found)), np.float32)
+        for row, (_, weights_C) in enumerate(found):
+            weights_BC[row, : len(weights_C)] = weights_C
+        candidates = sum(len(sample.labels_CL) for sample in samples)
+        return kept, Importance(torch.from_numpy(weights_BC), candidates)
 
 
 def _taken(sample: TrainingSample, places: npt.NDArray[np.int64]) -> TrainingSample:

@@ -1,8 +1,8 @@
-"""Continuous training on a log that is there: test, train, judge, publish, and again.
+"""Continuous training on a log that is there: predict, learn, judge, publish, and again.
 
-Knows streams, learners, the gate and the folder; parses no flags and draws on no terminal. The
-stream is cut into versions; each is tested on its requests before it learns from them, judged, and
-published whole. Whatever happens to the process, the newest version says where to go on.
+Knows streams, the driver and the folder; parses no flags and draws on no terminal. The stream is
+cut into versions; each is predicted before it is learned from, judged, and published whole.
+Whatever happens to the process, the newest version says where to go on.
 """
 
 from __future__ import annotations
@@ -11,124 +11,80 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
 
-from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
-from ifa_ray.errors import LogError, RankerError
-from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.training.catalogues import row_hashes
-from ifa_ray.training.checkpoint import (
+from ifa_ray.checkpoints.files import remove_folder
+from ifa_ray.checkpoints.format import (
     latest_version,
     load_checkpoint,
     load_file,
     save_checkpoint,
     version_folder,
 )
-from ifa_ray.training.checkpoint_files import remove_folder
+from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
+from ifa_ray.schema import TrainingSample
 from ifa_ray.training.cursor import Cursor
-from ifa_ray.training.gate import (
-    GateConfig,
-    GateDecision,
-    PublicationRefused,
-    judge,
-    refusal_of_loss,
-)
-from ifa_ray.training.loop import BatchResult, Learner, batches, summarise
-from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
-from ifa_ray.training.offline_output import write_plots
-from ifa_ray.training.parallel import Ranks, require_workers
-from ifa_ray.training.retention import apply_retention
+from ifa_ray.training.driver import learn_version, refusal_text
+from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused
+from ifa_ray.training.learner import BatchResult, Learner
+from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder, apply_retention, write_plots
+from ifa_ray.training.progressive import Every, StreamTotals, day_of, window_rows
+from ifa_ray.training.restore import ITEMS, restore, row_hashes, warm_started
 from ifa_ray.training.sources import SampleStream
-from ifa_ray.training.totals import StreamTotals
-from ifa_ray.training.trackers import Tracker
-from ifa_ray.training.warm_start import first_learner, restore
-from ifa_ray.training.windows import Every, day_of, window_rows
 
-__all__ = ["Keep", "Listener", "OfflineSettings", "follow", "train_offline"]
-
-TOTALS, ITEMS = "totals.safetensors", "items.safetensors"
-"""Files of a version: sums over the whole stream, and hashes of the catalogue's items."""
+TOTALS = "totals.safetensors"
+"""The file of a version that holds sums over the whole stream."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfflineSettings(Config):
-    """What a training is; a resumed one must agree in all of it.
+    """One training; a resumed one must agree in all of it."""
 
-    Attributes:
-        data: what `ifa_ray.training.sources.read_stream` reads.
-        arm, replicate: of a run.
-        num_sampled: drawn candidates, where a log has no candidate sets.
-        max_requests: cap on the stream; 0 is none.
-        seed: of the weights and of draws.
-        publish_every: how the stream is cut into versions: see `Every`.
-        metrics_every: how it is cut into rows of metrics.
-        threads: of torch; sums in another order are other numbers.
-        workers: processes that share each batch, which makes another order too.
-        model, training: settings of the learner.
-    """
+    data: str = setting(
+        doc="folder of MovieLens, KuaiRand, EB-NeRD (one split), a run or a warm-up log; or "
+        "DIR=module:function, an adapter"
+    )
+    arm: str | None = setting(
+        None, "of a run with several: whose log to learn from; warmup is what all share"
+    )
+    replicate: int = setting(0, "of a run", ge=0)
+    num_sampled: int = setting(
+        99, "candidates drawn beside the shown ones, where a log has no candidate sets", ge=1
+    )
+    max_requests: int = setting(0, "of the stream; 0 for all of it", ge=0)
+    seed: int = setting(0, "of the weights and of drawn candidates", ge=0)
+    publish_every: str = setting("500", "a version for each hour, day or N requests")
+    metrics_every: str = setting("500", "a line of metrics.jsonl for each hour, day or N requests")
+    threads: int = setting(1, "of torch; compare runs of equal numbers only", ge=1)
+    model: ModelConfig = setting(ModelConfig(name="ifa_plus"))
+    training: TrainingConfig = setting(TrainingConfig())
 
-    data: str
-    arm: str | None = None
-    replicate: int = 0
-    num_sampled: int = 99
-    max_requests: int = 0
-    seed: int = 0
-    publish_every: str = "500"
-    metrics_every: str = "500"
-    threads: int = 1
-    workers: int = 1
-    model: ModelConfig
-    training: TrainingConfig
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Checks how the stream is cut."""
         Every.parse("publish_every", self.publish_every)
         Every.parse("metrics_every", self.metrics_every)
-        for field in ("num_sampled", "threads"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        for field in ("max_requests", "replicate", "seed"):
-            require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
-        require_workers(self.workers, self.model, self.training)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values; one worker is left out, as before there could be more."""
-        values = super().to_dict()
-        if self.workers == 1:
-            del values["workers"]
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the settings, nested ones included, from plain values."""
-        nested = {
-            "model": ModelConfig.from_dict(values["model"]),
-            "training": TrainingConfig.from_dict(values["training"]),
-        }
-        return super().from_dict({**values, **nested})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Keep(Config):
-    """Which versions stay on disk: the `last` so many whole, and the last of each day."""
+    """The versions that stay on disk: the last few whole, and the last of each day."""
 
-    last: int = 3
-    daily: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.last >= 1, "keep", self.last, ">= 1")
+    keep: int = setting(3, "versions that stay whole", ge=1)
+    daily: bool = setting(True, "the last version of every day stays too, its weights alone")
 
 
 class Listener(Protocol):
-    """Who is told how it goes."""
+    """Told how it goes."""
 
     def begin(self, first: int, total: int) -> None:
-        """So many requests of the stream were learned before, of so many."""
+        """`first` of `total` requests of the stream were learned before."""
 
     def learned(self, requests: int) -> None:
-        """So many are learned."""
+        """`requests` are learned."""
 
     def published(self, version: int, auc: float | None) -> None:
         """A version passed the gate."""
@@ -142,10 +98,8 @@ def train_offline(
     gate: GateConfig,
     keep: Keep,
     listener: Listener,
-    trackers: Callable[[int], Sequence[Tracker]] = lambda _: (),
     warm_start: Path | None = None,
     allow_added_items: bool = False,
-    ranks: Ranks | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Trains from the newest version to the end of the stream.
@@ -157,10 +111,8 @@ def train_offline(
         gate: what a version must fulfil.
         keep: which versions stay.
         listener: told how it goes.
-        trackers: made when the first row that they get is known, by its number of requests.
         warm_start: a version, of any training, whose weights version 0 begins with.
         allow_added_items: whether versions of a smaller catalogue are gone on from.
-        ranks: those that share the learning, of which this is the first; the others `follow`.
         clock: seconds, for measurements.
 
     Returns:
@@ -173,78 +125,44 @@ def train_offline(
     """
     newest = latest_version(folder.models)
     rows = folder.recover_rows()
-    if newest is None:
-        learner = first_learner(settings, stream.items, warm_start, allow_added_items, clock=clock)
-        cursor, totals, previous = Cursor(), StreamTotals.empty(), None
-    else:
+    cursor, totals, previous = Cursor(), StreamTotals.empty(), None
+    if newest is not None:
         at = version_folder(folder.models, newest)
         found = load_checkpoint(at, with_optimizer=False)
         cursor, previous = Cursor.of_watermark(found.log_watermark), found.metrics
         totals = StreamTotals.of_tensors(safetensors.torch.load(load_file(at, TOTALS)))
         cursor.check(stream.samples)
         learner = restore(at, stream.items, allow_added_items, clock=clock)
-    if ranks is not None:
-        for number in (-1 if newest is None else newest, cursor.requests, _digest(stream.samples)):
-            ranks.of_first(number)
-        learner.share(ranks)
+    elif warm_start is not None:
+        learner = warm_started(
+            warm_start, settings.model, settings.training, stream.items, settings.seed,
+            allow_added_items,
+        )  # fmt: skip
+    else:
+        learner = Learner(
+            settings.model, settings.training, stream.items, settings.seed, clock=clock
+        )
     listener.begin(cursor.requests, len(stream.samples))
-    shown = [row for row in rows if row["version"] == newest]
-    sinks = trackers(shown[0]["requests_so_far"] if shown else cursor.requests + 1)
-    _each(sinks, shown)
     times_ms = _times_ms(stream.samples)
     every = Every.parse("publish_every", settings.publish_every)
-    trainer = _Trainer(folder, settings, learner, totals, gate, listener)
+    publisher = _Publisher(folder, settings, learner, totals, gate, listener)
     version = -1 if newest is None else newest
     days = {v: day_of(row["last_ms"]) for row in rows if (v := row["version"]) >= 0}
-    apply_retention(folder.models, days, keep.last, keep.daily)
+    apply_retention(folder.models, days, keep.keep, keep.daily)
     for start, stop in every.pieces(times_ms, cursor.requests):
         version += 1
         samples = stream.samples[start:stop]
         cursor = cursor.after(samples)
-        added, previous = trainer.publish(
+        added, previous = publisher.publish(
             version, samples, times_ms[start:stop], start, cursor, previous
         )
         folder.append_rows(added)
         rows += added
         days[version] = day_of(cursor.last_ms)
-        apply_retention(folder.models, days, keep.last, keep.daily)
+        apply_retention(folder.models, days, keep.keep, keep.daily)
         write_plots(folder.root, rows)
-        _each(sinks, added)
     write_plots(folder.root, rows)
-    for sink in sinks:
-        sink.close()
     return totals.metrics()
-
-
-def follow(
-    folder: OfflineFolder,
-    settings: OfflineSettings,
-    stream: SampleStream,
-    ranks: Ranks,
-    *,
-    warm_start: Path | None = None,
-    allow_added_items: bool = False,
-) -> None:
-    """Learns along with `train_offline` as one of the other ranks, and writes nothing.
-
-    Raises:
-        LogError: if the log is not the one that the first rank has read.
-        RankerError: if a loss is not finite; the first rank says what comes of it.
-    """
-    # The first of them comes when the first rank has found where to begin.
-    newest, start, digest = (ranks.of_first(0) for _ in range(3))
-    if digest != _digest(stream.samples):
-        raise LogError("the log changed while the workers read it; run the command again.")
-    if newest < 0:
-        learner = first_learner(settings, stream.items, warm_start, allow_added_items)
-    else:
-        learner = restore(version_folder(folder.models, newest), stream.items, allow_added_items)
-    learner.share(ranks)
-    every = Every.parse("publish_every", settings.publish_every)
-    for low, high in every.pieces(_times_ms(stream.samples), start):
-        for batch in batches(stream.samples[low:high], settings.training.batch_size):
-            learner.step(batch)
-        learner.evict()
 
 
 def _times_ms(samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
@@ -255,13 +173,8 @@ def _times_ms(samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
     return np.maximum.accumulate(np.array([each.request.time_ms for each in samples], np.int64))
 
 
-def _digest(samples: Sequence[TrainingSample]) -> int:
-    """A number of 60 bits that tells two streams apart."""
-    return int(Cursor().after(samples).digest[:15], 16)
-
-
-class _Trainer:
-    """What makes one version after the other."""
+class _Publisher:
+    """Makes one version after the other."""
 
     def __init__(
         self,
@@ -286,30 +199,26 @@ class _Trainer:
         cursor: Cursor,
         previous: Mapping[str, Any] | None,
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Tests, trains, judges and publishes; returns the rows and metrics of the version."""
-        results: list[BatchResult] = []
-        try:
-            for batch in batches(samples, self._settings.training.batch_size):
-                results.append(self._learner.step(batch))
-                self._totals.add(results[-1])
-                self._listener.learned(start + sum(len(r.sizes_B) for r in results))
-        except RankerError as error:
-            decision = refusal_of_loss(self._gate, version, error)
-            self._refuse(decision, None, cursor)
-        evicted = self._learner.evict()
-        metrics = dataclasses.replace(summarise(results), evicted=evicted)
-        rows = window_rows(results, times_ms, start, self._windows, version)
-        if evicted is not None:
-            rows[-1]["evicted"] = evicted
-        place = OBJECTIVES.index(self._gate.objective)
-        positives = sum(int(r.labels_XL[:, place].sum()) for r in results)
-        values = metrics.to_dict()
-        decision = judge(
-            self._gate, version, self._learner.arrays(copy=False), values, previous, positives
+        """Learns, judges and publishes; returns the rows and metrics of the version."""
+        learned_so_far = start
+
+        def on_batch(result: BatchResult) -> None:
+            nonlocal learned_so_far
+            learned_so_far += len(result.sizes_B)
+            self._totals.add(result)
+            self._listener.learned(learned_so_far)
+
+        learned = learn_version(
+            self._learner, samples, version, self._gate, previous, on_batch=on_batch
         )
-        if not decision.passed:
-            self._refuse(decision, values, cursor)
+        metrics, decision = learned.metrics, learned.decision
+        values = None if metrics is None else metrics.to_dict()
         self._folder.write_gate(version, decision.to_dict())
+        if values is None or not decision.passed:
+            self._refuse(decision, values, cursor)
+        assert metrics is not None
+        assert values is not None
+        rows = window_rows(learned.results, times_ms, start, self._windows, version)
         self._folder.append_timing({"version": version, "seconds": metrics.seconds})
         self._save(self._folder.models, version, values, cursor, rows)
         self._listener.published(version, decision.auc)
@@ -318,17 +227,12 @@ class _Trainer:
     def _refuse(
         self, decision: GateDecision, metrics: dict[str, Any] | None, cursor: Cursor
     ) -> None:
-        """Records a refusal, keeps the version apart, and stops."""
-        self._folder.write_gate(decision.version, decision.to_dict())
+        """Keeps a refused version apart, and stops."""
         if metrics is not None:
             # The newest refusal alone: it is for looking at.
             remove_folder(self._folder.refused)
             self._save(self._folder.refused, decision.version, metrics, cursor, [])
-        kept = latest_version(self._folder.models)
-        good = "no version is published" if kept is None else f"version {kept} stays the newest"
-        raise PublicationRefused(
-            f"version {decision.version} is not published: {'; '.join(decision.reasons)}. {good}."
-        )
+        raise PublicationRefused(refusal_text(decision, latest_version(self._folder.models)))
 
     def _save(
         self,
@@ -350,8 +254,3 @@ class _Trainer:
                 ITEMS: self._items_file,
             },
         )
-
-
-def _each(sinks: Sequence[Tracker], rows: Sequence[Mapping[str, Any]]) -> None:
-    for sink in sinks:
-        sink.rows(rows)

@@ -19,17 +19,24 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.checkpoints.files import read_bytes, sync_folder
+from ifa_ray.checkpoints.format import (
+    drop_optimizer,
+    latest_version,
+    load_file,
+    published_versions,
+    version_folder,
+)
 from ifa_ray.data.half_written import is_half_written, remove_half_written
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import CheckpointError, ConfigError
-from ifa_ray.training.checkpoint import latest_version, load_file, version_folder
-from ifa_ray.training.checkpoint_files import read_bytes
-
-__all__ = ["WINDOWS", "OfflineFolder"]
+from ifa_ray.schema import OBJECTIVES
+from ifa_ray.training.plots import lines_svg
 
 WINDOWS = "windows.jsonl"
 """The file of a version that holds the rows of its windows."""
@@ -177,3 +184,81 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
             was = was if name in saved else "its default"
             value = value if name in now else "its default"
             raise ConfigError(f"{name} == {value!r}, must be {was!r}, with which {root} was begun.")
+
+
+TITLES = {
+    "auc": "Progressive AUC of p(objective|candidate)",
+    "gauc": "Progressive GAUC: mean AUC within a request",
+    "log_loss": "Progressive log loss, nats per candidate",
+    "calibration": "Calibration: predicted over observed positives",
+}
+
+
+def write_plots(root: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes one figure for each metric under `plots/`; a window is a point."""
+    for metric, title in TITLES.items():
+        series = {
+            objective: [(row["requests_so_far"], row[metric][objective]) for row in rows]
+            for objective in OBJECTIVES
+        }
+        text = lines_svg(series, title=title, x_label="requests so far")
+        write_atomically(root / "plots" / f"{metric}.svg", text.encode())
+
+
+def summary_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics of a whole stream as aligned text."""
+    yield (
+        f"{metrics['requests']:,} requests, {metrics['candidates']:,} candidates, "
+        f"{metrics['steps']:,} steps; every request predicted before it was learned from"
+    )
+    yield f"{'':<12}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'calibration':>13}"
+    for objective in OBJECTIVES:
+        cells = [_cell(metrics[name][objective]) for name in TITLES]
+        yield f"{objective:<12}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>13}"
+
+
+def _cell(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def versions_to_keep(days: Mapping[int, str], last: int, daily: bool) -> tuple[set[int], set[int]]:
+    """Which of the versions stay.
+
+    Args:
+        days: of each version, the day of the last request that it has learned.
+        last: so many of the newest stay whole.
+        daily: whether the last version of every day stays too, without its optimiser state.
+
+    Returns:
+        Those that stay whole, and those that stay with their weights alone.
+    """
+    whole = set(sorted(days)[-last:])
+    of_day = {day: version for version, day in sorted(days.items())} if daily else {}
+    return whole, set(of_day.values()) - whole
+
+
+def apply_retention(root: Path, days: Mapping[int, str], last: int, daily: bool) -> list[int]:
+    """Deletes what need not stay.
+
+    Args:
+        root: of the versions.
+        days: of the versions that may be deleted; others below `root` are left alone.
+        last: see `versions_to_keep`.
+        daily: see `versions_to_keep`.
+
+    Returns:
+        The versions that were deleted.
+    """
+    whole, weights = versions_to_keep(days, last, daily)
+    for version in weights:
+        drop_optimizer(version_folder(root, version))
+    gone = [v for v in published_versions(root) if v in days and v not in whole | weights]
+    for version in gone:
+        (version_folder(root, version) / "checkpoint.json").unlink()
+    if gone:
+        sync_folder(root)
+    # Also what a killed process began to delete.
+    for folder in root.glob("version=*"):
+        if not (folder / "checkpoint.json").exists():
+            shutil.rmtree(folder)
+    return gone

@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["lines_svg"]
-
 WIDTH, HEIGHT = 880, 360
 LEFT, RIGHT, TOP, BOTTOM = 72, 720, 64, 306
 # Distinct in light and dark, and for most colour-blind eyes; dashes say the same again.

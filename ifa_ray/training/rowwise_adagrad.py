@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["RowwiseAdagrad"]
-
 
 class RowwiseAdagrad(torch.optim.Optimizer):
     """A row's step is lr / sqrt(sum over its visits of its gradient's mean square).

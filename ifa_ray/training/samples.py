@@ -21,8 +21,6 @@ from ifa_ray.schema import (
     validate_request,
 )
 
-__all__ = ["LogFollower", "join_labels"]
-
 
 class LogFollower:
     """Rebuilds each sampled request, with its history and its labels, from a log read in order.

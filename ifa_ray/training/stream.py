@@ -12,83 +12,45 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-from ifa_ray.config import Config, ModelConfig, TrainingConfig
-from ifa_ray.data.items import ItemTable
-from ifa_ray.data.log import read_impressions, read_items, read_requests
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from ifa_ray.errors import CheckpointError, LogError, RankerError
-from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.training.checkpoint import (
+from ifa_ray.checkpoints.format import (
     drop_optimizer,
     latest_version,
-    load_learner,
     load_metrics,
     save_checkpoint,
     version_folder,
 )
-from ifa_ray.training.gate import (
-    GateConfig,
-    GateDecision,
-    PublicationRefused,
-    judge,
-    refusal_of_loss,
-)
-from ifa_ray.training.loop import Learner, StreamMetrics
-from ifa_ray.training.parallel import Ranks, require_workers
+from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
+from ifa_ray.data.items import ItemTable
+from ifa_ray.data.log import read_impressions, read_items, read_requests
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.errors import CheckpointError, LogError
+from ifa_ray.schema import TrainingSample
+from ifa_ray.training.driver import learn_version, refusal_text
+from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused
+from ifa_ray.training.learner import Learner, StreamMetrics
+from ifa_ray.training.restore import load_learner
 from ifa_ray.training.samples import LogFollower
-
-__all__ = ["StreamSettings", "exactly", "refusal", "train_stream"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamSettings(Config):
-    """What one arm's trainer must know; plain values, so that it crosses processes.
+    """One arm's trainer; plain values, so that it crosses processes."""
 
-    Attributes:
-        root: the run folder, on storage that every node sees.
-        arm: whose log is followed; also the checkpoints' folder.
-        model_seeds: one per replicate, R of them.
-        days: the last version is trained on all of them.
-        shards: files per day and world.
-        train_requests_per_day: samples learned from each day, exactly.
-        model, training: settings of the learner.
-        gate: what a version must fulfil before it is published.
-        num_threads: torch threads; results are the same for any number only where 1 is used.
-        poll_s: how often the folder is looked at while waiting for a day.
-        workers: processes that share each batch of every model; with several, what is published
-            equals one worker's to rounding, not to the byte.
-    """
-
-    root: str
-    arm: str
-    model_seeds: tuple[int, ...]
-    days: int
-    shards: int
-    train_requests_per_day: int
+    root: str = setting(doc="the run folder, on storage that every node sees")
+    arm: str = setting(doc="whose log is followed; also the checkpoints' folder")
+    model_seeds: tuple[int, ...] = setting(doc="one per replicate, R of them")
+    days: int = setting(doc="the last version is trained on all of them")
+    shards: int = setting(doc="files per day and world")
+    train_requests_per_day: int = setting(doc="samples learned from each day, exactly")
     model: ModelConfig
     training: TrainingConfig
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
-    num_threads: int = 1
-    poll_s: float = 0.1
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        require_workers(self.workers, self.model, self.training)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Builds the settings, nested ones included, from plain values."""
-        model, training = values["model"], values["training"]
-        nested = {
-            "model": ModelConfig.from_dict(model),
-            "training": TrainingConfig.from_dict(training),
-            "gate": GateConfig.from_dict(values["gate"]),
-        }
-        return super().from_dict({**values, **nested})
+    num_threads: int = setting(1, "of torch; results are the same for any number only with 1")
+    poll_s: float = setting(0.1, "how often the folder is looked at while waiting for a day")
 
 
 def exactly(samples: Sequence[TrainingSample], count: int) -> list[TrainingSample]:
@@ -110,22 +72,20 @@ def train_stream(
     settings: StreamSettings,
     on_version: Callable[[int, int, StreamMetrics], None],
     sleep: Callable[[float], None] = time.sleep,
-    ranks: Ranks | None = None,
 ) -> None:
-    """Tests then trains on each day as it is committed, and publishes a version after each.
+    """Learns each day as it is committed (prequential), and publishes a version after each.
 
     Args:
         settings: see `StreamSettings`.
         on_version: called with (replicate, version, progressive metrics) after each publication.
         sleep: how to wait for a day that is not committed yet.
-        ranks: those that share the learning; all call this alike, and the first alone writes.
 
     Raises:
         PublicationRefused: if a version did not pass the gate; what was published stays.
         CheckpointError: if a version was published with other settings, or is damaged.
     """
     torch.set_num_threads(settings.num_threads)
-    slots = [_Slot(settings, replicate, ranks) for replicate in range(len(settings.model_seeds))]
+    slots = [_Slot(settings, replicate) for replicate in range(len(settings.model_seeds))]
     for version in range(settings.days + 1):
         for slot in slots:
             if slot.next_version == version:
@@ -140,31 +100,20 @@ def refusal(settings: StreamSettings) -> str | None:
         newest = latest_version(folder.models(settings.arm, replicate))
         path = folder.gate(settings.arm, replicate, 0 if newest is None else newest + 1)
         if path.exists():
-            reasons = "; ".join(json.loads(path.read_bytes())["reasons"])
-            return f"replicate {replicate}: {_refused(newest, reasons)}"
+            return f"replicate {replicate}: {refusal_text(json.loads(path.read_bytes()), newest)}"
     return None
-
-
-def _refused(newest: int | None, reasons: str) -> str:
-    good = "no version is published" if newest is None else f"version {newest} stays the newest"
-    return f"version {0 if newest is None else newest + 1} is not published: {reasons}. {good}."
 
 
 class _Slot:
     """One replicate's model: its learner, its histories and its next version."""
 
-    def __init__(self, settings: StreamSettings, replicate: int, ranks: Ranks | None) -> None:
+    def __init__(self, settings: StreamSettings, replicate: int) -> None:
         self.replicate = replicate
-        self._ranks = ranks
-        self._writes = ranks is None or ranks.rank == 0
         self._settings = settings
         self._folder = RunFolder(Path(settings.root))
         self._models = self._folder.models(settings.arm, replicate)
         newest = latest_version(self._models)
         self.next_version = 0 if newest is None else newest + 1
-        if ranks is not None:
-            # Another rank may look only after the first has published.
-            self.next_version = ranks.of_first(self.next_version)
         self._learner: Learner | None = None
         self._previous: Mapping[str, Any] | None = None
         self._follower = LogFollower(max_history=settings.model.max_history)
@@ -189,11 +138,14 @@ class _Slot:
             samples = exactly(samples, self._settings.train_requests_per_day)
         # A sample that is gone over again was learned from, so it tests nothing.
         tested = min(distinct, len(samples))
-        metrics = self._judged(version, learner, samples, tested)
-        if self._writes:
-            self._publish(version, learner, metrics, distinct)
-        self.next_version, self._previous = version + 1, metrics.to_dict()
-        return metrics
+        learned = learn_version(
+            learner, samples, version, self._settings.gate, self._previous, tested=tested
+        )
+        self._record(learned.decision)
+        assert learned.metrics is not None
+        self._publish(version, learner, learned.metrics, distinct)
+        self.next_version, self._previous = version + 1, learned.metrics.to_dict()
+        return learned.metrics
 
     def _publish(
         self, version: int, learner: Learner, metrics: StreamMetrics, requests: int
@@ -213,40 +165,14 @@ class _Slot:
         if version > 0:
             drop_optimizer(version_folder(self._models, version - 1))
 
-    def _judged(
-        self, version: int, learner: Learner, samples: Sequence[TrainingSample], tested: int
-    ) -> StreamMetrics:
-        """Learns the samples, and lets the gate judge what came of it."""
-        gate = self._settings.gate
-        place = OBJECTIVES.index(gate.objective)
-        try:
-            metrics = learner.train(samples, tested=tested)
-            metrics = dataclasses.replace(metrics, evicted=learner.evict())
-        except RankerError as error:
-            self._decided(refusal_of_loss(gate, version, error))
-            raise AssertionError("a refusal was not raised") from error
-        positives = sum(int(sample.labels_CL[:, place].sum()) for sample in samples[:tested])
-        self._decided(
-            judge(
-                gate,
-                version,
-                learner.arrays(copy=False),
-                metrics.to_dict(),
-                self._previous,
-                positives,
-            )
-        )
-        return metrics
-
-    def _decided(self, decision: GateDecision) -> None:
-        """Records a decision, and stops where it is a refusal; every rank decides the same."""
+    def _record(self, decision: GateDecision) -> None:
+        """Records a decision, and stops where it is a refusal."""
         path = self._folder.gate(self._settings.arm, self.replicate, decision.version)
         text = json.dumps(decision.to_dict(), indent=1, sort_keys=True, allow_nan=False)
-        if self._writes:
-            write_atomically(path, text.encode() + b"\n")
+        write_atomically(path, text.encode() + b"\n")
         if not decision.passed:
             newest = decision.version - 1 if decision.version else None
-            raise PublicationRefused(_refused(newest, "; ".join(decision.reasons)))
+            raise PublicationRefused(refusal_text(decision, newest))
 
     def _restore(self, version: int) -> Learner:
         """The learner as it stood after the previous version, its histories read again."""
@@ -266,8 +192,6 @@ class _Slot:
             for earlier in range(version):
                 for key in self._days(earlier):
                     self._follower.append(read_impressions(self._folder.table("impressions", key)))
-        if self._ranks is not None:
-            learner.share(self._ranks)
         self._learner = learner
         return learner
 

@@ -3,8 +3,7 @@
 Knows Ray; learns nothing itself. A fit costs 15 to 19 seconds to start, so an arm has one, which
 follows the log to its end and holds the arm's R models side by side. Ray Train supervises it: a
 killed worker starts again and goes on from the newest checkpoints in the run folder. Those are the
-only state, so Ray Train's own checkpoints are not used and a fit never resumes another's. Where an
-arm has several workers they share each batch; Ray Train restarts all of them when one dies.
+only state, so Ray Train's own checkpoints are not used and a fit never resumes another's.
 """
 
 from __future__ import annotations
@@ -22,11 +21,8 @@ from ray.train.torch import TorchTrainer
 
 from ifa_ray.errors import ConfigError, IfaRayError
 from ifa_ray.training.gate import PublicationRefused
-from ifa_ray.training.loop import StreamMetrics
-from ifa_ray.training.parallel import Ranks
+from ifa_ray.training.learner import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, refusal, train_stream
-
-__all__ = ["ArmTrainer", "TrainingFailed", "start_supervisor"]
 
 MAX_WORKER_FAILURES = 3
 MAX_CONTROLLER_FAILURES = 3
@@ -58,12 +54,6 @@ class ArmTrainer:
                 f"num_cpus == {num_cpus} of the trainer of {settings.arm}, must be <= {largest:g}, "
                 f"all that the largest node has (the cluster has "
                 f"{ray.cluster_resources().get('CPU', 0.0):g})."
-            )
-        asked, free = num_cpus * settings.workers, ray.cluster_resources().get("CPU", 0.0)
-        if asked > free:
-            raise ConfigError(
-                f"num_cpus == {num_cpus} for each of workers == {settings.workers} of the trainer "
-                f"of {settings.arm}, must be <= {free:g} together, all that the cluster has."
             )
         self._settings = settings
         self._fit = supervisor.fit.remote(settings.to_dict(), num_cpus)
@@ -108,9 +98,7 @@ def _trainer(values: dict[str, Any], num_cpus: float) -> TorchTrainer:
     return TorchTrainer(
         _train_loop,
         train_loop_config=values,
-        scaling_config=ScalingConfig(
-            num_workers=values["workers"], resources_per_worker={"CPU": num_cpus}
-        ),
+        scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": num_cpus}),
         run_config=RunConfig(
             # A fresh name: the same name would silently resume Ray Train's own state.
             name=f"{values['arm']}-{uuid.uuid4().hex[:8]}",
@@ -129,7 +117,7 @@ def _train_loop(values: dict[str, Any]) -> None:
             ray.train.report({"version": version, "steps": metrics.steps})
 
     try:
-        train_stream(settings, on_version, ranks=Ranks.here() if settings.workers > 1 else None)
+        train_stream(settings, on_version)
     except PublicationRefused:
         # Recorded in the run folder, where `ArmTrainer` finds it. Raised here, it would be tried
         # again as if it were a fault of the machine, with the same end.

@@ -19,7 +19,7 @@ from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.errors import unknown_name
 from ifa_ray.ranker import ModelRanker, RandomRanker, Ranker
 from ifa_ray.schema import History, RankRequest, validate_response
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import LogFollower
 from simulator.environments import IDS
 from simulator.environments.env import Observation, UserEnv

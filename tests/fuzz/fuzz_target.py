@@ -11,6 +11,7 @@ import resource
 import httpx
 import numpy as np
 
+from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
@@ -21,8 +22,7 @@ from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.histories import Append
 from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 
 NUM_ITEMS = 40
 VERSIONS = 3

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from private_cluster import ROOT, PrivateCluster, copy_repository, wait_until
 
+from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
@@ -27,8 +28,7 @@ from ifa_ray.schema import FROM_STORE, History, RankRequest
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.histories import Append
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 
 pytestmark = pytest.mark.cluster
 

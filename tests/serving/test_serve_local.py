@@ -12,9 +12,9 @@ import pytest
 from private_cluster import MARK, ROOT, free_ports
 from test_serve_deploy import make_items, make_learner
 
+from ifa_ray.checkpoints.format import save_checkpoint, version_folder
 from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder
-from ifa_ray.training.checkpoint import save_checkpoint, version_folder
 
 
 def command(*arguments):

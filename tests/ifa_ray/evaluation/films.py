@@ -7,7 +7,7 @@ import numpy as np
 
 from ifa_ray.evaluation import EvaluationConfig, ModelRun
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.loop import StreamMetrics
+from ifa_ray.training.learner import StreamMetrics
 
 
 def write_films(folder: Path) -> Path:

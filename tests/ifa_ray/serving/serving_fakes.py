@@ -2,13 +2,13 @@
 
 import numpy as np
 
+from ifa_ray.checkpoints.format import save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
 from ifa_ray.schema import History, RankRequest, RankResponse
 from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.training.checkpoint import save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 
 SETTINGS = AppSettings(
     name="fake", slots=(SlotSettings(items="items", checkpoints="models"),), max_body_bytes=100_000

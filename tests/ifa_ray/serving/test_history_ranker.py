@@ -15,6 +15,7 @@ import torch
 from lives import START_MS, append_of, life_of
 from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
+from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.config import CROSS_FEATURES, ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
@@ -27,8 +28,7 @@ from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot
 from ifa_ray.stateful_ranker import StatefulRanker
-from ifa_ray.training.checkpoint import load_model, save_checkpoint, version_folder
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 
 N, MAX_HISTORY, TOLERANCE = 200, 400, 3e-5
 CONFIG = ModelConfig(

@@ -8,20 +8,20 @@ import pytest
 import torch
 from tiny_learners import assert_equal, make_items, make_learner, make_samples
 
-from ifa_ray.data.features import build_batch
-from ifa_ray.errors import CheckpointError
-from ifa_ray.models import MODELS
-from ifa_ray.training.checkpoint import (
+from ifa_ray.checkpoints.format import (
     drop_optimizer,
     items_fingerprint,
     latest_version,
     load_checkpoint,
-    load_learner,
     load_model,
     save_checkpoint,
     version_folder,
 )
-from ifa_ray.training.loop import Learner
+from ifa_ray.data.features import build_batch
+from ifa_ray.errors import CheckpointError
+from ifa_ray.models import MODELS
+from ifa_ray.training.learner import Learner
+from ifa_ray.training.restore import load_learner
 
 FILES = ["checkpoint.json", "model.safetensors", "optimizer.safetensors"]
 

@@ -6,7 +6,7 @@ import torch
 from ifa_ray.errors import ConfigError, RankerError
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.gate import GateConfig, judge, refusal_of_loss
-from ifa_ray.training.loop import LearnerArrays
+from ifa_ray.training.learner import LearnerArrays
 
 
 def arrays(weight=1.0, state=1.0):

@@ -8,7 +8,7 @@ from tiny_learners import MODELS, assert_equal, make_learner, make_samples
 from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, gauc
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.loop import BatchResult, LearnerArrays, batches, summarise
+from ifa_ray.training.learner import BatchResult, LearnerArrays, batches, summarise
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,8 +11,8 @@ from ifa_ray.config import TrainingConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import MODELS
-from ifa_ray.training.loop import Learner
-from ifa_ray.training.negatives import kept_places, learned_part
+from ifa_ray.training.learner import Learner
+from ifa_ray.training.negatives import NegativeSampler, kept_places
 
 RATE = 0.3
 EVERY_MODEL = sorted(MODELS)
@@ -46,7 +46,7 @@ def test_a_model_says_whether_its_candidates_read_each_other(name):
 
 @pytest.mark.parametrize("name", [m for m in EVERY_MODEL if MODELS[m].reads_candidates_together])
 def test_a_model_that_reads_sets_never_learns_from_parts(name):
-    rule = f"negative_rate == 0.3, must be 1 for {name}: its candidates read each other"
+    rule = f"negative_rate == 0.3, must be 1 for {name}: its candidates attend to each other"
     with pytest.raises(ConfigError, match=rule):
         learner_of(name)
 
@@ -99,8 +99,7 @@ def test_loss_and_gradient_are_those_of_all_on_average_over_seeds(name):
     whole = drawn(learner._loss(samples)[0])
     found = []
     for seed in range(200):
-        learner.seed = seed
-        found.append(drawn(learner._loss_of_kept(samples)))
+        found.append(drawn(learner._loss(*NegativeSampler(RATE, seed)(samples))[0]))
     mean, error = np.mean(found, axis=0), np.std(found, axis=0) / np.sqrt(len(found))
     assert error[0] > 0, "each seed draws others"
     assert abs(mean[0] - whole[0]) < 4 * error[0]
@@ -131,8 +130,8 @@ def test_all_candidates_are_tested_whatever_is_learned_from(name):
 def test_a_request_of_which_nothing_is_kept_moves_nothing():
     sample = make_samples(1)[0]
     nothing = dataclasses.replace(sample, labels_CL=np.zeros_like(sample.labels_CL))
-    parts, weights = learned_part([nothing], 1e-9, 0)
-    assert (len(parts[0].labels_CL), weights[0].tolist()) == (1, [0.0])
+    parts, importance = NegativeSampler(1e-9, 0)([nothing])
+    assert (len(parts[0].labels_CL), importance.weights_BC.tolist()) == (1, [[0.0]])
     learner = learner_of("avg_pooling", rate=1e-9)
     before = learner.arrays().model
     learner.step([nothing])
@@ -140,8 +139,7 @@ def test_a_request_of_which_nothing_is_kept_moves_nothing():
         torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
 
 
-def test_the_setting_is_left_out_while_it_is_unused_and_kept_in_its_bounds():
-    assert "negative_rate" not in TrainingConfig().to_dict()
+def test_the_setting_is_kept_in_its_bounds():
     some = TrainingConfig(negative_rate=0.5)
     assert TrainingConfig.from_dict(some.to_dict()) == some
     for rate in (0.0, 1.5):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiny_logs import contents, read, settings, train, write_run
 
+from ifa_ray.checkpoints.format import load_checkpoint, published_versions, version_folder
 from ifa_ray.errors import ConfigError, LogError
-from ifa_ray.training.checkpoint import load_checkpoint, published_versions, version_folder
 from ifa_ray.training.gate import GateConfig, PublicationRefused
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 from ifa_ray.training.offline import Keep
 from ifa_ray.training.offline_folder import OfflineFolder
-from ifa_ray.training.versions_command import roll_back
+from ifa_ray.training.versions import roll_back
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_two_processes_cannot_train_in_one_folder(log, stream, tmp_path):
 
 def test_the_last_versions_and_one_of_each_day_stay(log, stream, tmp_path):
     asked = settings(log, publish_every="4", metrics_every="4")
-    train(tmp_path, asked, stream, keep=Keep(last=2))
+    train(tmp_path, asked, stream, keep=Keep(keep=2))
     # Three versions a day; those of days end at 2, 5, 8 and 11.
     assert published_versions(tmp_path / "models") == [2, 5, 8, 10, 11]
     with_state = [
@@ -169,7 +169,7 @@ def test_the_last_versions_and_one_of_each_day_stay(log, stream, tmp_path):
     ]
     assert with_state == [10, 11]
     lean = tmp_path / "lean"
-    train(lean, asked, stream, keep=Keep(last=1, daily=False))
+    train(lean, asked, stream, keep=Keep(keep=1, daily=False))
     assert published_versions(lean / "models") == [11]
     assert rows(lean) == rows(tmp_path), "metrics of deleted versions stay"
 
@@ -209,7 +209,7 @@ def test_an_exploding_loss_stops_before_publishing(log, stream, tmp_path, monkey
 
 
 def test_a_rollback_is_the_earlier_version_under_the_next_number(log, stream, tmp_path):
-    train(tmp_path, settings(log), stream, keep=Keep(last=4))
+    train(tmp_path, settings(log), stream, keep=Keep(keep=4))
     folder = OfflineFolder(tmp_path)
     assert roll_back(folder, 1, skip=False) == 4
     one, four = (load_checkpoint(version_folder(folder.models, v)) for v in (1, 4))
@@ -226,7 +226,7 @@ def test_a_rollback_is_the_earlier_version_under_the_next_number(log, stream, tm
 
 
 def test_a_rollback_can_leave_out_what_was_bad(log, stream, tmp_path):
-    train(tmp_path, settings(log), stream, keep=Keep(last=4))
+    train(tmp_path, settings(log), stream, keep=Keep(keep=4))
     folder = OfflineFolder(tmp_path)
     roll_back(folder, 1, skip=True)
     four = load_checkpoint(version_folder(folder.models, 4))

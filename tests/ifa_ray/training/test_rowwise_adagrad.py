@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny_learners import assert_equal, make_items, make_learner, make_samples
 
+from ifa_ray.checkpoints.format import save_checkpoint
 from ifa_ray.config import TrainingConfig
 from ifa_ray.errors import ConfigError
 from ifa_ray.schema import History
-from ifa_ray.training.checkpoint import load_learner, save_checkpoint
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
+from ifa_ray.training.restore import load_learner
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 
@@ -67,13 +68,6 @@ def test_a_learner_with_it_learns_and_goes_on_from_a_checkpoint(tmp_path):
     assert expected.loss < first.loss
     sums = [t for name, t in learner.arrays().optimizer.items() if name.endswith(":sum")]
     assert {len(t.shape) for t in sums} == {1}
-
-
-def test_settings_that_are_not_used_leave_no_trace_in_a_checkpoint():
-    assert set(TrainingConfig().to_dict()) == {"batch_size", "learning_rate", "objective_weights"}
-    used = TrainingConfig(sparse_optimizer="rowwise_adagrad")
-    assert used.to_dict()["sparse_optimizer"] == "rowwise_adagrad"
-    assert TrainingConfig.from_dict(used.to_dict()) == used
 
 
 def test_unknown_optimisers_are_refused():

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from tiny_learners import make_learner, make_samples
 
+from ifa_ray.checkpoints.format import save_checkpoint, version_folder
 from ifa_ray.cli import main
 from ifa_ray.data.run_folder import RunFolder
-from ifa_ray.training.checkpoint import save_checkpoint, version_folder
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from ifa_ray.checkpoints.format import latest_version, load_metrics, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, OBJECTIVES
-from ifa_ray.training.checkpoint import latest_version, load_metrics, version_folder
 from ifa_ray.training.gate import GateConfig, PublicationRefused
-from ifa_ray.training.loop import Learner
+from ifa_ray.training.learner import Learner
 from ifa_ray.training.stream import StreamSettings, exactly, refusal, train_stream
 
 NUM_ITEMS, CANDIDATES, DAYS, SHARDS = 40, 12, 3, 2

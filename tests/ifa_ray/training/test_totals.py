@@ -7,8 +7,8 @@ from test_windows import batch
 
 from ifa_ray.errors import CheckpointError
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.loop import summarise
-from ifa_ray.training.totals import StreamTotals
+from ifa_ray.training.learner import summarise
+from ifa_ray.training.progressive import StreamTotals
 
 
 def make(count=40):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny_logs import FLAGS, NUM_ITEMS, make_items, write_run
 
+from ifa_ray.checkpoints.format import load_checkpoint, load_model, version_folder
 from ifa_ray.cli import main
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
 from ifa_ray.ranker import ModelRanker
-from ifa_ray.training.checkpoint import load_checkpoint, load_model, version_folder
 from ifa_ray.training.progress import TrainingProgress
 from ifa_ray.training.sources import read_run
 
@@ -105,7 +105,7 @@ def test_mistakes_end_with_one_line_and_status_2(log, trained, tmp_path, capsys)
         ([*data, "--threads", "0"], "threads == 0, must be >= 1"),
         ([*data, "--max-auc-drop", "-1"], "max_auc_drop == -1.0, must be >= 0"),
         ([*data, "--gate-objective", "click"], "Did you mean 'is_click'"),
-        ([*data, "--tower-widths", "8;4"], "tower_widths == '8;4', must be numbers"),
+        ([*data, "--tower-widths", "8;4"], "tower_widths == '8;4', must be of type"),
         ([*data, "--warm-start", str(tmp_path / "none")], "no such file"),
         (["train", "--data", str(log), "--arm", "ifa", "--out", str(trained), *FLAGS,
           "--publish-every", "day", "--metrics-every", "day"], "Continue it with --resume"),

@@ -6,8 +6,8 @@ import pytest
 from ifa_ray.errors import ConfigError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.loop import BatchResult
-from ifa_ray.training.windows import Every, day_of, window_rows
+from ifa_ray.training.learner import BatchResult
+from ifa_ray.training.progressive import Every, day_of, window_rows
 
 HOUR = 3_600_000
 

@@ -8,7 +8,7 @@ import torch
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import OBJECTIVES, History, RankRequest, TrainingSample
-from ifa_ray.training.loop import Learner, LearnerArrays
+from ifa_ray.training.learner import Learner, LearnerArrays
 
 NUM_ITEMS = 60
 MODELS = ("avg_pooling", "sim_soft", "twin", "ifa", "ifa_plus")

@@ -118,7 +118,7 @@ def train(
 ) -> list[int]:
     """Trains in this process; returns the versions that were made."""
     folder, listener = OfflineFolder(out), Silent()
-    values = {"gate": GateConfig(), "keep": Keep(last=2), "listener": listener} | more
+    values = {"gate": GateConfig(), "keep": Keep(keep=2), "listener": listener} | more
     with folder.locked():
         folder.open(asked.to_dict(), resume=resume)
         train_offline(folder, asked, stream, **values)

@@ -1,8 +1,7 @@
-"""Test, then train: one model learning from a stream of requests, plain torch, one process.
+"""Prequential learning of one model: a batch is predicted before it is learned from (section 5.1).
 
-Knows the model, the features and the loss; knows nothing of files, days or Ray. Each batch is
-predicted before it is learned from (section 5.1), so the metrics of a stream are those of a model
-that has seen nothing of what it is asked.
+Plain torch, one process. Knows the model, the features and the loss; knows nothing of files, days
+or Ray. The sampler of candidates, the gradient sync and what happens after a step are handed in.
 
 Letters: B requests, C candidates, X real candidates of all requests, L objectives.
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ifa_ray.checkpoints.format import LearnerArrays
 from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
@@ -27,24 +26,22 @@ from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.set_step.lessons import lesson_of
-from ifa_ray.set_step.response import SetResponse
-from ifa_ray.set_step.traits import ItemTraits
+from ifa_ray.set_step.lessons import Teacher
 from ifa_ray.training.losses import (
     Importance,
     auxiliary_loss,
     entire_space_log_probs,
     entire_space_loss,
 )
-from ifa_ray.training.negatives import kept_places, learned_part
-from ifa_ray.training.parallel import Ranks
-from ifa_ray.training.precision import multiply_towers_in_bfloat16
+from ifa_ray.training.negatives import NegativeSampler
 from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
-from ifa_ray.training.visits import Visits
-
-__all__ = ["BatchResult", "Learner", "LearnerArrays", "StreamMetrics", "batches", "summarise"]
 
 _CLICK = OBJECTIVES.index("is_click")
+
+Sampler = Callable[[Sequence[TrainingSample]], tuple[list[TrainingSample], Importance]]
+"""The candidates to learn from, and what each counts."""
+AfterStep = Callable[[Sequence[TrainingSample], npt.NDArray[np.float32]], None]
+"""Called with a batch and the logits [B, C, L] from before it was learned from."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +80,6 @@ class StreamMetrics:
         calibration: predicted over observed positives.
         seconds: of testing and training. A measurement: all else repeats exactly.
         learned_candidates: of `candidates`; None means all.
-        evicted: after the last step, rows of each hashed table; None where none ever are.
     """
 
     steps: int
@@ -96,32 +92,14 @@ class StreamMetrics:
     calibration: Mapping[str, float | None]
     seconds: float
     learned_candidates: int | None = None
-    evicted: Mapping[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All but the seconds, so that what a resumed run writes has the same bytes."""
         values = dataclasses.asdict(self)
         del values["seconds"]
-        for name in ("learned_candidates", "evicted"):
-            if values[name] is None:
-                del values[name]
+        if self.learned_candidates is None:
+            del values["learned_candidates"]
         return values
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LearnerArrays:
-    """Everything that a learner has learned, as flat dicts of tensors.
-
-    Attributes:
-        model: the model's state dict.
-        optimizer: `parameter:key` of the optimisers' state, and the visits of rows that may be
-            evicted.
-        steps: optimiser steps taken.
-    """
-
-    model: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-    steps: int
 
 
 class Learner:
@@ -135,6 +113,9 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
+        sampler: of the candidates to learn from; None is what `negative_rate` asks for.
+        sync_gradients: called between backward and the optimisers' step.
+        after_step: hooks; None is what the model's re-ranking learns by.
     """
 
     def __init__(
@@ -145,94 +126,74 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        sampler: Sampler | None = None,
+        sync_gradients: Callable[[Iterable[torch.nn.Parameter]], None] | None = None,
+        after_step: Sequence[AfterStep] | None = None,
     ) -> None:
-        self._ranks: Ranks | None = None
-        self.model_config = model_config
-        self.training_config = training_config
-        self.items = items
-        self.seed = seed
-        self.steps = 0
+        self.model_config, self.training_config = model_config, training_config
+        self.items, self.seed, self.steps = items, seed, 0
         self.model: RankModel = build_model(model_config, items, seed)
-        if training_config.tower_precision == "bfloat16":
-            multiply_towers_in_bfloat16(self.model)
-        require(training_config.negative_rate == 1 or not self.model.reads_candidates_together,
-                "negative_rate", training_config.negative_rate,
-                f"1 for {model_config.name}: its candidates read each other (F_cc)")  # fmt: skip
+        rate = training_config.negative_rate
+        require(
+            rate == 1 or not self.model.reads_candidates_together,
+            "negative_rate",
+            rate,
+            f"1 for {model_config.name}: its candidates attend to each other (F_cc)",
+        )
+        self._sampler = NegativeSampler(rate, seed) if sampler is None and rate < 1 else sampler
+        self._sync = sync_gradients
+        if after_step is None:
+            response = self.model.set_response
+            after_step = () if response is None else (Teacher(response, items),)
+        self._after_step = after_step
         self._clock = clock
-        self._traits = ItemTraits.of(items) if self.model.set_response is not None else None
-        rate = training_config.learning_rate
-        sparse_rate = training_config.sparse_learning_rate or rate
         # Of a table with millions of rows a batch touches thousands, and dense Adam would update
         # them all. Their gradients are sparse, which torch.optim.Adam refuses.
         sparse, dense = list(self.model.sparse_parameters()), list(self.model.dense_parameters())
         self._optimizers: list[torch.optim.Optimizer] = []
-        if sparse and training_config.sparse_optimizer == "adam":
-            self._optimizers.append(torch.optim.SparseAdam(sparse, lr=sparse_rate))
-        elif sparse:
-            self._optimizers.append(RowwiseAdagrad(sparse, lr=sparse_rate))
+        if sparse:
+            kinds = {"adam": torch.optim.SparseAdam, "rowwise_adagrad": RowwiseAdagrad}
+            sparse_rate = training_config.sparse_learning_rate or training_config.learning_rate
+            made = kinds[training_config.sparse_optimizer](sparse, lr=sparse_rate)
+            self._optimizers.append(made)
         if dense:
-            self._optimizers.append(torch.optim.Adam(dense, lr=rate))
-        evicts = (training_config.evict_after_days, training_config.evict_after_requests)
-        self._visits = None if evicts == (None, None) else Visits(self.model, training_config, seed)
-
-    def share(self, ranks: Ranks) -> None:
-        """From now on learns its part of each batch, and the ranks take each step together.
-
-        Every rank's learner must be equal to the others', and is given the same whole batches.
-        """
-        self._ranks = ranks
+            self._optimizers.append(torch.optim.Adam(dense, lr=training_config.learning_rate))
 
     def step(self, samples: Sequence[TrainingSample]) -> BatchResult:
-        """Tests on one batch, then takes one optimiser step on it.
-
-        Returns:
-            What was said of the whole batch, on every rank where there are several.
+        """Predicts one batch, then takes one optimiser step on it.
 
         Raises:
-            RankerError: if the loss is not finite, on all ranks alike; the weights are then as
-                before the step.
+            RankerError: if the loss is not finite; the weights are then as before the step.
         """
         started = self._clock()
         self.model.train()
-        part = samples if self._ranks is None else self._ranks.part(samples)
-        # Where some negatives alone are learned from, all are tested, without a gradient.
-        sampled = self.training_config.negative_rate < 1
-        with torch.set_grad_enabled(not sampled):
-            loss, logits_BCL, mask_BC = self._loss(part)
-        value = loss.item()
-        log_probs_XL = entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy()
-        if self._ranks is not None:
-            value, log_probs_XL = self._ranks.gather(samples, value, log_probs_XL)
-        if not math.isfinite(value):
-            ids = [sample.request.request_id for sample in samples]
-            raise RankerError(
-                f"loss == {value} of {self.model_config.name} at step {self.steps} on "
-                f"requests {ids}, must be finite."
-            )
-        if sampled:
-            loss = self._loss_of_kept(part)
-        if self._ranks is not None:
-            loss = loss * self._ranks.weight(samples)
-        if self.model.set_response is not None:
-            self._teach_set_step(self.model.set_response, part, logits_BCL.detach().numpy())
+        # Where some candidates alone are learned from, all are predicted, without a gradient.
+        with torch.set_grad_enabled(self._sampler is None):
+            loss, logits_BCL, mask_BC = self._loss(samples)
+        value = self._require_finite(loss.item(), samples)
+        learned_B = None
+        if self._sampler is not None:
+            kept, importance = self._sampler(samples)
+            loss = self._loss(kept, importance)[0]
+            learned_B = importance.weights_BC.count_nonzero(dim=1).numpy()
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self._ranks is not None:
-            self._ranks.average(self.model.parameters())
-        if self._visits is not None:
-            self._visits.note(samples)
+        if self._sync is not None:
+            self._sync(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
+        for hook in self._after_step:
+            hook(samples, logits_BCL.detach().numpy())
         return BatchResult(
             loss=value,
             user_ids_B=np.array([s.request.user_id for s in samples], np.int64),
             sizes_B=np.array([len(s.labels_CL) for s in samples], np.int64),
-            log_probs_XL=log_probs_XL,
+            log_probs_XL=entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy(),
             labels_XL=np.concatenate([s.labels_CL for s in samples]),
             seconds=self._clock() - started,
-            learned_B=self._learned(samples) if sampled else None,
+            learned_B=learned_B,
         )
 
     def _loss(
@@ -251,74 +212,25 @@ class Learner:
             loss = loss + auxiliary_loss(outputs.auxiliary_BC, clicks_BC, mask_BC, importance)
         return loss, logits_BCL, mask_BC
 
-    def _loss_of_kept(self, samples: Sequence[TrainingSample]) -> torch.Tensor:
-        """An unbiased estimate of the loss, from all positives and some negatives."""
-        kept, weights = learned_part(samples, self.training_config.negative_rate, self.seed)
-        weights_BC = np.zeros((len(kept), max(len(each) for each in weights)), np.float32)
-        for row, weights_C in enumerate(weights):
-            weights_BC[row, : len(weights_C)] = weights_C
-        candidates = sum(len(sample.labels_CL) for sample in samples)
-        return self._loss(kept, Importance(torch.from_numpy(weights_BC), candidates))[0]
-
-    def _learned(self, samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
-        """How many candidates of each request count anything, [B]."""
-        rate, seed = self.training_config.negative_rate, self.seed
-        counts = [np.count_nonzero(kept_places(sample, rate, seed)[1]) for sample in samples]
-        return np.array(counts, np.int64)
-
-    def _teach_set_step(
-        self,
-        response: SetResponse,
-        samples: Sequence[TrainingSample],
-        logits_BCL: npt.NDArray[np.float32],
-    ) -> None:
-        """Teaches the set step what was shown in which order.
-
-        The ranker's logits are those from before it learned from the batch.
-        """
-        assert self._traits is not None
-        lessons, logits, labels = [], [], []
-        for sample, logits_CL in zip(samples, logits_BCL, strict=True):
-            if sample.positions_C is None:
-                warnings.warn(
-                    "set_step == 'learned', but the log has no positions: the step learns "
-                    "nothing from it and changes no slate.",
-                    stacklevel=2,
-                )
-                continue
-            lesson = lesson_of(sample, self.items, self._traits)
-            lessons.append(lesson)
-            logits.append(logits_CL[lesson.places_J, 1:])
-            labels.append(sample.labels_CL[lesson.places_J, 1:])
-        if lessons:
-            response.learn(
-                np.concatenate([lesson.controls_JA for lesson in lessons]),
-                np.concatenate([lesson.features_JF for lesson in lessons]),
-                np.concatenate(logits).astype(np.float64),
-                np.concatenate(labels),
+    def _require_finite(self, loss: float, samples: Sequence[TrainingSample]) -> float:
+        if not math.isfinite(loss):
+            ids = [sample.request.request_id for sample in samples]
+            raise RankerError(
+                f"loss == {loss} of {self.model_config.name} at step {self.steps} on "
+                f"requests {ids}, must be finite."
             )
+        return loss
 
     def train(self, samples: Sequence[TrainingSample], tested: int | None = None) -> StreamMetrics:
-        """Tests then trains on consecutive batches of the samples, in order.
-
-        The last batch may be short. The predictions of the whole call are kept until its end: 20
-        bytes for each candidate.
+        """Predicts then learns consecutive batches of the samples, in order.
 
         Args:
-            samples: to learn from.
-            tested: the first so many of them make the metrics, all by default. Samples that come a
-                second time have been learned from, and must not.
+            samples: to learn from; the last batch may be short.
+            tested: the first `tested` of them make the metrics, all by default. Samples that come
+                a second time have been learned from, and must not.
         """
         size = self.training_config.batch_size
         return summarise([self.step(batch) for batch in batches(samples, size)], tested)
-
-    def evict(self) -> dict[str, int] | None:
-        """Puts stale rows of the hashed tables back to where they began, at a version's end.
-
-        Returns:
-            How many of each table; None where the settings keep all rows.
-        """
-        return None if self._visits is None else self._visits.evict(self._optimizers)
 
     def arrays(self, *, copy: bool = True) -> LearnerArrays:
         """Everything learned.
@@ -335,8 +247,6 @@ class Learner:
             for name, state in self._optimizer_states()
             for key, value in state.items()
         }
-        if self._visits is not None:
-            optimizer |= {name: taken(value) for name, value in self._visits.tensors().items()}
         model = {name: taken(value) for name, value in self.model.state_dict().items()}
         return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
 
@@ -356,10 +266,7 @@ class Learner:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        ours = arrays.optimizer
-        if self._visits is not None:
-            ours = self._visits.load(ours)
-        for name_and_key, value in ours.items():
+        for name_and_key, value in arrays.optimizer.items():
             name, _, key = name_and_key.rpartition(":")
             parameter = parameters[name]
             owner = owners[id(parameter)]

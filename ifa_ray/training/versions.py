@@ -1,4 +1,4 @@
-"""`python -m ifa_ray versions`: what was published, and back to an earlier version.
+"""`ifa-ray versions`: what was published, and back to an earlier version.
 
 Parses and prints; knows the folders of an offline training and of a run. A version's number never
 goes back, because rankers follow the newest: going back publishes an earlier version again.
@@ -7,52 +7,41 @@ goes back, because rankers follow the newest: going back publishes an earlier ve
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ifa_ray.config import require
-from ifa_ray.data.run_folder import write_atomically
-from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.checkpoint import (
+from ifa_ray.checkpoints.format import (
     Checkpoint,
     load_checkpoint,
+    load_metrics,
     published_versions,
     republish,
     version_folder,
 )
-from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder
-from ifa_ray.training.offline_output import TITLES
-from ifa_ray.training.run_metrics import RunMetrics, read_run_metrics
-from ifa_ray.training.storage import VersionStore
-from ifa_ray.training.windows import day_of
-
-__all__ = ["add_versions", "roll_back", "run_versions"]
+from ifa_ray.config import require
+from ifa_ray.data.run_folder import RunFolder, write_atomically
+from ifa_ray.errors import unknown_name
+from ifa_ray.schema import OBJECTIVES
+from ifa_ray.training.offline_folder import TITLES, WINDOWS, OfflineFolder
+from ifa_ray.training.plots import lines_svg
+from ifa_ray.training.progressive import day_of
 
 _EPILOG = """\
 examples:
-  python -m ifa_ray versions list trained/shop
+  ifa-ray versions list trained/shop
   # Version 7 again, under the next number; training goes on from there, and learns once more what
   # came after version 7.
-  python -m ifa_ray versions rollback trained/shop --to 7
+  ifa-ray versions rollback trained/shop --to 7
   # What came after it was bad: leave it out.
-  python -m ifa_ray versions rollback trained/shop --to 7 --skip
-"""
-
-
-_PUSH_EPILOG = """\
-examples:
-  python -m ifa_ray versions push trained/shop "s3://models/shop?region=eu-west-1"
-  # Another store that speaks S3:
-  python -m ifa_ray versions push trained/shop \\
-      "s3://models/shop?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1"
-  python -m ifa_ray versions fetch "s3://models/shop?region=eu-west-1" serving/shop
-
-Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or wherever AWS clients look.
+  ifa-ray versions rollback trained/shop --to 7 --skip
 """
 
 
@@ -62,16 +51,6 @@ def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the versions of a training, and the gate's word")
     listing.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
-    push = actions.add_parser(
-        "push", help="copy published versions to a bucket or another folder", epilog=_PUSH_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    push.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")
-    push.add_argument("url", metavar="URL", help="s3://bucket/prefix?region=... or file:///path")
-    fetch = actions.add_parser("fetch", help="bring a version from there, to serve or begin with")
-    fetch.add_argument("url", metavar="URL", help="as for push")
-    fetch.add_argument("models", type=Path, metavar="DIR", help="where to: DIR/version=N")
-    fetch.add_argument("--version", type=int, metavar="V", help="default: the newest there")
     _add_progress(actions)
     back = actions.add_parser(
         "rollback", help="publish an earlier version again, under the next number",
@@ -104,8 +83,6 @@ def run_versions(options: argparse.Namespace) -> int:
     Returns:
         The process's status.
     """
-    if options.action == "fetch":
-        return _fetch(options)
     if options.action == "progress":
         return _progress(options)
     folder = OfflineFolder(options.out)
@@ -113,10 +90,6 @@ def run_versions(options: argparse.Namespace) -> int:
     require(bool(found), "out", str(options.out), "the folder of a training with versions")
     if options.action == "list":
         _list(folder, found)
-        return 0
-    if options.action == "push":
-        pushed = VersionStore.at(options.url).push(folder.models)
-        print(f"{len(pushed)} versions copied: {', '.join(map(str, pushed)) or 'all were there'}")
         return 0
     with folder.locked():
         new = roll_back(folder, options.to, skip=options.skip)
@@ -126,17 +99,6 @@ def run_versions(options: argparse.Namespace) -> int:
             "it can be served, but training cannot go on from it: its optimiser state was dropped",
             file=sys.stderr,
         )
-    return 0
-
-
-def _fetch(options: argparse.Namespace) -> int:
-    store = VersionStore.at(options.url)
-    found = store.versions()
-    require(bool(found), "url", options.url, "of a store that has versions")
-    version = found[-1] if options.version is None else options.version
-    folder = store.fetch(version, options.models)
-    load_checkpoint(folder, with_optimizer=False)  # every byte as its checksum says
-    print(folder)
     return 0
 
 
@@ -219,3 +181,71 @@ def _list(folder: OfflineFolder, versions: list[int]) -> None:
     for path in sorted(folder.refused.glob("version=*")):
         version = int(path.name.partition("=")[2])
         print(f"refused: version {version}: {folder.gate_words(version)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunMetrics:
+    """One metric of one objective, of every arm that learns.
+
+    Attributes:
+        metric: a key of `TITLES`.
+        objective: of `OBJECTIVES`.
+        replicates: over which values are means.
+        values: by arm, of each version, oldest first; None where it is defined in no replicate.
+        requests: by arm, tested for each version, all replicates together.
+    """
+
+    metric: str
+    objective: str
+    replicates: int
+    values: dict[str, list[float | None]]
+    requests: dict[str, list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def svg(self) -> str:
+        """One line for each arm; a whole SVG file."""
+        series = {arm: list(enumerate(values)) for arm, values in self.values.items()}
+        title = f"{TITLES[self.metric]}: {self.objective}"
+        return lines_svg(series, title=title, x_label="version")
+
+
+def read_run_metrics(run: Path, metric: str = "auc", objective: str = "impression") -> RunMetrics:
+    """Reads the versions that all replicates of an arm have published.
+
+    Args:
+        run: folder of a run, finished or not.
+        metric: a key of `TITLES`.
+        objective: of `OBJECTIVES`.
+
+    Raises:
+        ConfigError: if the run has no versions, or a name is unknown, with the near miss.
+        CheckpointError: if a version is damaged.
+    """
+    for field, name, known in (("metric", metric, TITLES), ("objective", objective, OBJECTIVES)):
+        if name not in known:
+            raise unknown_name(field, name, known)
+    models = RunFolder(run).root / "models"
+    arms = {
+        folder.name: sorted(folder.glob("replicate=*"))
+        for folder in sorted(models.glob("*"))
+        if any(published_versions(root) for root in folder.glob("replicate=*"))
+    }
+    require(bool(arms), "run", str(run), "the folder of a run that has published versions")
+    values: dict[str, list[float | None]] = {}
+    requests: dict[str, list[int]] = {}
+    for arm, roots in arms.items():
+        common = sorted(set.intersection(*(set(published_versions(root)) for root in roots)))
+        values[arm], requests[arm] = [], []
+        for version in common:
+            found = [load_metrics(version_folder(root, version)) for root in roots]
+            defined = [each[metric][objective] for each in found]
+            defined = [value for value in defined if value is not None]
+            values[arm].append(statistics.fmean(defined) if defined else None)
+            requests[arm].append(sum(each["samples"] for each in found))
+    return RunMetrics(
+        metric=metric, objective=objective, replicates=max(map(len, arms.values())),
+        values=values, requests=requests,
+    )  # fmt: skip

@@ -1,9 +1,8 @@
 """Versions of a model on disk: tensors in safetensors, everything else in one JSON file.
 
-Knows the learner's arrays and configs; nothing of days, Ray or serving. A version is a folder,
-built beside its final name, brought to the disk and renamed: it exists whole or not at all, and is
-never written again. Loading checks every byte against what the JSON file says; nothing on disk is
-ever executed (no pickle).
+Knows models and configs; nothing of learners, days, Ray or serving. A version is a folder, built
+beside its final name, brought to the disk and renamed: it exists whole or not at all, and is never
+written again. Loading checks every byte against the JSON file; nothing on disk is ever executed.
 
     ROOT/version=00003/checkpoint.json          configs, version, watermark, metrics, checksums
     ROOT/version=00003/model.safetensors        the weights
@@ -18,42 +17,21 @@ import dataclasses
 import hashlib
 import json
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
+from ifa_ray.checkpoints.files import read_bytes, write_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.models import RankModel, build_model
 from ifa_ray.schema import ACTIONS, OBJECTIVES
-from ifa_ray.training.checkpoint_files import read_bytes, write_folder, write_sealed
-from ifa_ray.training.loop import Learner, LearnerArrays
-from ifa_ray.training.tensor_files import tensor_chunks
-
-__all__ = [
-    "CHECKPOINT_VERSION",
-    "Checkpoint",
-    "config_hash",
-    "drop_optimizer",
-    "items_fingerprint",
-    "latest_version",
-    "load_checkpoint",
-    "load_file",
-    "load_learner",
-    "load_metrics",
-    "load_model",
-    "published_versions",
-    "republish",
-    "save_checkpoint",
-    "version_folder",
-]
 
 CHECKPOINT_VERSION = 1
 """Of the format and of the features: a model of another one must not be loaded."""
@@ -73,6 +51,34 @@ _FIELDS = {
     "metrics": dict,
     "sha256": dict,
 }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnerArrays:
+    """Everything that a learner has learned, as flat dicts of tensors.
+
+    Attributes:
+        model: the model's state dict.
+        optimizer: `parameter:key` of the optimisers' state.
+        steps: optimiser steps taken.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    steps: int
+
+
+class Learned(Protocol):
+    """What a version is saved of: a learner, or anything that looks like one."""
+
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    items: ItemTable
+    seed: int
+
+    def arrays(self, *, copy: bool = True) -> LearnerArrays:
+        """Everything learned."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +147,7 @@ def items_fingerprint(items: ItemTable) -> str:
 
 def save_checkpoint(
     folder: Path | str,
-    learner: Learner,
+    learner: Learned,
     *,
     version: int,
     log_watermark: Mapping[str, Any],
@@ -176,15 +182,12 @@ def save_checkpoint(
         "log_watermark": dict(log_watermark),
         "metrics": dict(metrics),
     }
-    write_sealed(
-        folder,
-        {
-            _MODEL: tensor_chunks(arrays.model),
-            _OPTIMIZER: tensor_chunks(arrays.optimizer),
-            **(files or {}),
-        },
-        lambda sums: {_JSON: _to_json({**record, "sha256": sums})},
-    )
+    data = {
+        _MODEL: safetensors.torch.save(arrays.model),
+        _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
+        **(files or {}),
+    }
+    write_folder(folder, {**data, _JSON: _to_json({**record, "sha256": _checksums(data)})})
 
 
 def republish(
@@ -277,41 +280,9 @@ def load_model(folder: Path | str, items: ItemTable) -> RankModel:
     try:
         model.load_state_dict(checkpoint.arrays.model)
     except RuntimeError as error:
-        raise _foreign_tensors(folder, error) from None
+        raise foreign_tensors(folder, error) from None
     model.eval()
     return model
-
-
-def load_learner(
-    folder: Path | str,
-    items: ItemTable,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    same_catalogue: bool = True,
-) -> Learner:
-    """Restores the learner that wrote a version; it goes on bit for bit as that one would have.
-
-    Args:
-        folder: of the version.
-        items: the catalogue that it was trained on.
-        clock: of the learner's measurements.
-        same_catalogue: False where the caller has made sure that `items` has all items of that
-            catalogue, unchanged.
-
-    Raises:
-        CheckpointError: as `load_checkpoint`, and if the optimiser state was dropped.
-    """
-    checkpoint = load_checkpoint(folder, items if same_catalogue else None)
-    if not checkpoint.has_optimizer:
-        raise CheckpointError(f"{folder}: {_OPTIMIZER} was dropped, learning cannot go on from it.")
-    learner = Learner(
-        checkpoint.model_config, checkpoint.training_config, items, checkpoint.seed, clock=clock
-    )
-    try:
-        learner.load_arrays(checkpoint.arrays)
-    except (KeyError, RuntimeError) as error:
-        raise _foreign_tensors(folder, error) from None
-    return learner
 
 
 def drop_optimizer(folder: Path | str) -> None:
@@ -382,6 +353,7 @@ def _read_tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[st
         raise CheckpointError(f"{folder / name}: not safetensors ({error}).") from None
 
 
-def _foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
+def foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
+    """The error about tensors that do not fit the model that a version names."""
     why = " ".join(str(error).split())
     return CheckpointError(f"{folder}: its tensors are not of the model it names ({why}).")

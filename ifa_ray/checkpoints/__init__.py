@@ -1,0 +1,1 @@
+"""Versions of models on disk; to load a model needs no learner."""

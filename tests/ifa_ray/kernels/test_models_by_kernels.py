@@ -17,7 +17,6 @@ from ifa_ray.models.ifa_fused import fused_logits
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.stateful_ranker import StatefulRanker
-from ifa_ray.training.precision import multiply_towers_in_bfloat16
 
 SETTINGS = {
     "plain": {},
@@ -138,12 +137,6 @@ def test_towers_with_optional_modules_take_the_plain_way(modules, device):
     batch = build_batch(requests(), ITEMS, model.config).to(device)
     assert fused_logits(model, batch) is None
     assert model(batch).isfinite().all()
-
-
-def test_towers_that_learn_in_bfloat16_take_the_plain_way(device):
-    model, _ = pair("ifa", device)
-    multiply_towers_in_bfloat16(model)
-    assert fused_logits(model, build_batch(requests(), ITEMS, model.config).to(device)) is None
 
 
 def test_without_the_interpreter_a_cpu_takes_the_plain_way():

@@ -43,21 +43,14 @@ text {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One figure over labelled places 0, 1, 2, ... of equal width.
+    """One figure over labelled places 0, 1, 2, ... of equal width."""
 
-    Attributes:
-        title: what is drawn, with its unit.
-        labels: of the places; an empty one is not written.
-        values: height at each place, at least 0.
-        real: (place, height) of published figures; places may lie between labels.
-        as_line: whether values are joined by a line; else they are bars.
-    """
-
-    title: str
-    labels: tuple[str, ...]
-    values: tuple[float, ...]
+    title: str  # what is drawn, with its unit
+    labels: tuple[str, ...]  # of the places; an empty one is not written
+    values: tuple[float, ...]  # height at each place, at least 0
+    # (place, height) of published figures; places may lie between labels
     real: tuple[tuple[float, float], ...] = ()
-    as_line: bool = False
+    as_line: bool = False  # whether values are joined by a line; else they are bars
 
 
 def calibration_svg(sampled: SampledWorlds, curves: Mapping[str, Any], title: str) -> str:

@@ -42,15 +42,10 @@ Report = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Log:
-    """One world's impressions and its catalogue.
+    """One world's impressions and its catalogue."""
 
-    Attributes:
-        impressions: the log's columns.
-        duration_ms_N: of all items, int32.
-    """
-
-    impressions: Mapping[str, np.ndarray]
-    duration_ms_N: np.ndarray
+    impressions: Mapping[str, np.ndarray]  # the log's columns
+    duration_ms_N: np.ndarray  # of all items, int32
 
 
 def read_log(path: Path) -> Log:

@@ -34,26 +34,17 @@ RANDOM_PER_USER = 120
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Exposures whose rates are a function of the levels.
+    """Exposures whose rates are a function of the levels."""
 
-    Attributes:
-        core_P, bias_P: float64, utility over `utility_scale`, and eagerness in its unit.
-        duration_s_P: float64.
-        user_P: int64, row of the user.
-        session_joy_P: float64, satisfaction with the session so far.
-        core_Q, bias_Q, duration_s_Q: the same of random exposures.
-        weight_Q: float64, sums to 1; a user counts by the impressions, as random slots do.
-    """
-
-    core_P: Floats
+    core_P: Floats  # utility over `utility_scale`; bias_P is eagerness in its unit
     bias_P: Floats
     duration_s_P: Floats
-    user_P: Longs
-    session_joy_P: Floats
-    core_Q: Floats
+    user_P: Longs  # row of the user
+    session_joy_P: Floats  # satisfaction with the session so far
+    core_Q: Floats  # of random exposures, as the next two
     bias_Q: Floats
     duration_s_Q: Floats
-    weight_Q: Floats
+    weight_Q: Floats  # sums to 1; a user counts by the impressions, as random slots do
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,18 +53,12 @@ class Crowd:
 
     No user sees an item twice, so a few dozen users, however long their histories, bound the share
     of the top 1%. Keeping one item in h keeps the curve and makes every history h times shorter.
-
-    Attributes:
-        users: all in one world.
-        history_median: of their prehistories.
-        num_items: catalogue; unseen items count in no figure.
-        num_candidates: over `warmup_candidates`, in how many stripes the catalogue is searched.
     """
 
-    users: int
-    history_median: float
-    num_items: int
-    num_candidates: int
+    users: int  # all in one world
+    history_median: float  # of their prehistories
+    num_items: int  # catalogue; unseen items count in no figure
+    num_candidates: int  # over `warmup_candidates`, in how many stripes the catalogue is searched
 
 
 CROWDS = {

@@ -43,22 +43,14 @@ PLANNED_DAYS = 31
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SampledWorlds:
-    """Simulated worlds for a table; figures are drawn from them.
+    """Simulated worlds for a table; figures are drawn from them."""
 
-    Attributes:
-        config: of the world, at full size.
-        impressions: the columns of each sampled world's log.
-        duration_ms: the catalogue of each.
-        found: figures by key, of each.
-        history_U: lengths of the prehistories of as many users as KuaiRand has.
-        views: video ids of the crowd's impressions; of the sampled worlds' where there is no crowd.
-    """
-
-    config: WorldConfig
-    impressions: Sequence[Mapping[str, np.ndarray]]
-    duration_ms: Sequence[np.ndarray]
-    found: Sequence[Mapping[str, float]]
-    history_U: Longs
+    config: WorldConfig  # of the world, at full size
+    impressions: Sequence[Mapping[str, np.ndarray]]  # the columns of each sampled world's log
+    duration_ms: Sequence[np.ndarray]  # the catalogue of each
+    found: Sequence[Mapping[str, float]]  # figures by key, of each
+    history_U: Longs  # lengths of the prehistories of as many users as KuaiRand has
+    # video ids of the crowd's impressions; of the sampled worlds' where there is no crowd
     views: Ints
 
 

@@ -50,19 +50,12 @@ _ROW = np.zeros(1, np.int64)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Population:
-    """A world and its users at the end of their prehistory; shared, never changed.
+    """A world and its users at the end of their prehistory; shared, never changed."""
 
-    Attributes:
-        world: catalogue and rules.
-        shard: users 0, 1, ... and their histories.
-        profiles: of the users' whole histories, as retrieval reads them.
-        log: of the prehistory; its last requests are logged with all their candidates.
-    """
-
-    world: World
-    shard: ShardState
-    profiles: LongProfiles
-    log: DayLog
+    world: World  # catalogue and rules
+    shard: ShardState  # users 0, 1, ... and their histories
+    profiles: LongProfiles  # of the users' whole histories, as retrieval reads them
+    log: DayLog  # of the prehistory; its last requests are logged with all their candidates
 
 
 @functools.lru_cache(maxsize=MAX_POPULATIONS)
@@ -91,19 +84,13 @@ def population(config: WorldConfig, world_seed: int, users: int) -> Population:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """The user's reaction to a slate.
+    """The user's reaction to a slate."""
 
-    Attributes:
-        ids_K: int32, as shown: one slot may hold a random item instead of the chosen one.
-        seen_K: bool, a prefix.
-        columns: columns of the impressions table by name, [K] each, 0 where not seen.
-        left: the user left the session.
-    """
-
-    ids_K: Ints
-    seen_K: Bools
+    ids_K: Ints  # as shown: one slot may hold a random item instead of the chosen one
+    seen_K: Bools  # a prefix
+    # columns of the impressions table by name, [K] each, 0 where not seen
     columns: dict[str, np.ndarray]
-    left: bool
+    left: bool  # the user left the session
 
 
 class Episode:

@@ -39,24 +39,16 @@ OLD_ITEM_AGE_DAYS = 60.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ObservedCatalog:
-    """The part of the catalogue that retrieval and rankers may know.
+    """The part of the catalogue that retrieval and rankers may know."""
 
-    Attributes:
-        seed: of the draws of retrieval.
-        items: the item table.
-        popularity_N: float64, share of the platform's impressions, sums to 1.
-        popularity_sum_N: float64, its running sum.
-        content_q_ND: float32 holding integers in [-127, 127]: dot products of two such vectors are
-            exact, so they do not depend on how a batch is cut.
-        author_items_N, author_start_A: the items of each author, in order of upload.
-    """
-
-    seed: int
+    seed: int  # of the draws of retrieval
     items: ItemTable
-    popularity_N: Floats
-    popularity_sum_N: Floats
+    popularity_N: Floats  # share of the platform's impressions, sums to 1
+    popularity_sum_N: Floats  # its running sum
+    # float32 holding integers in [-127, 127]: dot products of two such vectors are exact, so
+    # they do not depend on how a batch is cut
     content_q_ND: npt.NDArray[np.float32]
-    author_items_N: Ints
+    author_items_N: Ints  # the items of each author, in order of upload
     author_start_A: Longs
 
     def num_live(self, time_ms: Longs) -> Longs:
@@ -66,22 +58,14 @@ class ObservedCatalog:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Catalog:
-    """The hidden truth about N items, and its observed part.
+    """The hidden truth about N items, and its observed part."""
 
-    Attributes:
-        observed: the part that a platform can know.
-        topic_N, second_N: int32, main and second latent topic.
-        mix_N: float64 in [0, 0.5], weight of the second topic.
-        style_NS: float64, standardised; the last is log duration.
-        quality_N, log_popularity_N: float64, standardised.
-    """
-
-    observed: ObservedCatalog
-    topic_N: Ints
+    observed: ObservedCatalog  # the part that a platform can know
+    topic_N: Ints  # main and second latent topic
     second_N: Ints
-    mix_N: Floats
-    style_NS: Floats
-    quality_N: Floats
+    mix_N: Floats  # in [0, 0.5], weight of the second topic
+    style_NS: Floats  # standardised; the last is log duration
+    quality_N: Floats  # standardised, as the next
     log_popularity_N: Floats
 
     def item_table(self) -> ItemTable:

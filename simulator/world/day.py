@@ -53,20 +53,15 @@ PROFILE_SESSIONS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DayLog:
-    """What one shard's users did in a day.
+    """What one shard's users did in a day."""
 
-    Attributes:
-        impressions: `IMPRESSION_COLUMNS`, ordered by (user_id, time_ms, position).
-        requests: `REQUEST_COLUMNS`, ordered by request_id, which is (user_id, watermark);
-            candidates int32 and channels int8 are [requests, C].
-        num_users: users of the shard, present or not.
-        num_requests: requests made, logged or not.
-    """
-
+    # `IMPRESSION_COLUMNS`, ordered by (user_id, time_ms, position)
     impressions: dict[str, np.ndarray]
+    # `REQUEST_COLUMNS`, ordered by request_id, which is (user_id, watermark); candidates
+    # int32 and channels int8 are [requests, C]
     requests: dict[str, np.ndarray]
-    num_users: int
-    num_requests: int
+    num_users: int  # users of the shard, present or not
+    num_requests: int  # requests made, logged or not
 
     def summary(self) -> dict[str, int]:
         """Counts for a progress line."""

@@ -37,31 +37,23 @@ class Channel(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RetrievalQuery:
-    """The platform's knowledge of U users when they ask.
+    """The platform's knowledge of U users when they ask."""
 
-    Attributes:
-        user_id_U, day_U, session_U, round_U: int32, keys of the random draws.
-        time_ms_U: int64.
-        recent_UR: int32, latest positives, -1 where there are fewer.
-        long_UMD: float32, content vectors of long interests; zeros where there are fewer.
-        authors_UA: int32, most loved authors first, -1 where there are fewer.
-        seen_US: int32, all impressions, or the latest `seen_limit`: not to be shown again; -1 where
-            there are fewer.
-        num_candidates: C.
-        stripes: 1 searches everything; with more the candidates are a sample of what C times as
-            many would be, one in so many.
-    """
-
-    user_id_U: Ints
+    user_id_U: Ints  # keys of the random draws
     day_U: Ints
     session_U: Ints
     round_U: Ints
     time_ms_U: Longs
-    recent_UR: Ints
+    recent_UR: Ints  # latest positives, -1 where there are fewer
+    # content vectors of long interests; zeros where there are fewer
     long_UMD: npt.NDArray[np.float32]
-    authors_UA: Ints
+    authors_UA: Ints  # most loved authors first, -1 where there are fewer
+    # all impressions, or the latest `seen_limit`: not to be shown again; -1 where there are
+    # fewer
     seen_US: Ints
     num_candidates: int
+    # 1 searches everything; with more the candidates are a sample of what C times as many
+    # would be, one in so many
     stripes: int = 1
 
     def __len__(self) -> int:
@@ -86,15 +78,10 @@ class RetrievalQuery:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """The candidate sets of U users.
+    """The candidate sets of U users."""
 
-    Attributes:
-        ids_UC: int32, unique in a row, in order of video id: the order says nothing.
-        channels_UC: int8, the first `Channel` that brought each.
-    """
-
-    ids_UC: Ints
-    channels_UC: npt.NDArray[np.int8]
+    ids_UC: Ints  # unique in a row, in order of video id: the order says nothing
+    channels_UC: npt.NDArray[np.int8]  # the first `Channel` that brought each
 
 
 class Retrieval(Protocol):
@@ -114,19 +101,14 @@ POSITIVE = np.uint8(1 << ACTIONS.index("long_view"))
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LongProfiles(RowArrays):
-    """Profiles of U users over their whole histories.
+    """Profiles of U users over their whole histories."""
 
-    Attributes:
-        content_UMD: float32, mean content of the positives in each of the categories that hold
-            most positives beyond the user's average; zeros where there are fewer.
-        category_lift_UG: float32, log of the smoothed rate of positives in each category over the
-            user's rate.
-        authors_UA: int32, authors by number of positives, most first, -1 where there are fewer.
-    """
-
+    # mean content of the positives in each of the categories that hold most positives beyond
+    # the user's average; zeros where there are fewer
     content_UMD: npt.NDArray[np.float32]
+    # log of the smoothed rate of positives in each category over the user's rate
     category_lift_UG: npt.NDArray[np.float32]
-    authors_UA: Ints
+    authors_UA: Ints  # authors by number of positives, most first, -1 where there are fewer
 
 
 def long_profiles(

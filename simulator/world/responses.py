@@ -36,22 +36,14 @@ FEEDBACK = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch:
-    """The distribution of a watch time; arrays of one shape.
+    """The distribution of a watch time; arrays of one shape."""
 
-    Attributes:
-        skip: probability of a quick skip.
-        zero_share: share of skips that play nothing.
-        skip_mean_s: mean of the other skips.
-        log_mean, log_sd: of the counterfactual watch time in seconds.
-        duration_s: of the video.
-    """
-
-    skip: Floats
-    zero_share: float
-    skip_mean_s: float
-    log_mean: Floats
+    skip: Floats  # probability of a quick skip
+    zero_share: float  # share of skips that play nothing
+    skip_mean_s: float  # mean of the other skips
+    log_mean: Floats  # of the counterfactual watch time in seconds
     log_sd: float
-    duration_s: Floats
+    duration_s: Floats  # of the video
 
 
 def watch_distribution(config: WorldConfig, utility: Floats, duration_s: Floats) -> Watch:

@@ -38,19 +38,12 @@ Flags = npt.NDArray[np.uint8]
 
 
 class CellIndex(NamedTuple):
-    """Items by cell.
+    """Items by cell."""
 
-    Attributes:
-        centroid_LD: int16, unit vectors times 127, rounded.
-        start_L: int64, L + 1 of them: cell i holds places start[i] to start[i + 1].
-        ids_N: int32, the item of each place; within a cell increasing.
-        vectors_ND: int8, the content of each place.
-    """
-
-    centroid_LD: npt.NDArray[np.int16]
-    start_L: Longs
-    ids_N: Ints
-    vectors_ND: npt.NDArray[np.int8]
+    centroid_LD: npt.NDArray[np.int16]  # unit vectors times 127, rounded
+    start_L: Longs  # L + 1 of them: cell i holds places start[i] to start[i + 1]
+    ids_N: Ints  # the item of each place; within a cell increasing
+    vectors_ND: npt.NDArray[np.int8]  # the content of each place
 
 
 def build_index(seed: int, content_q_ND: npt.NDArray[np.float32], chunk: int = 16_384) -> CellIndex:

@@ -37,37 +37,25 @@ RANDOM_TRIES = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Slates:
-    """Slates shown to R users.
-
-    Attributes:
-        ids_RK: int32.
-        channels_RK: int8, the channel that brought each, or `Channel.RANDOM`.
-        is_rand_RK: bool, the slot was filled at random.
-    """
+    """Slates shown to R users."""
 
     ids_RK: Ints
-    channels_RK: npt.NDArray[np.int8]
-    is_rand_RK: Bools
+    channels_RK: npt.NDArray[np.int8]  # the channel that brought each, or `Channel.RANDOM`
+    is_rand_RK: Bools  # the slot was filled at random
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Visit:
-    """Reactions of R users to their slates.
+    """Reactions of R users to their slates."""
 
-    Attributes:
-        impressions: columns of the log, but request_id and model_version, [P] each.
-        hidden: utility, bias and session_joy of the impressions, float64 [P]; for calibration and
-            tests, never for a log.
-        row_P: which of the R users each impression belongs to.
-        left_R: bool, left the session.
-        end_ms_R: int64, when the next request can be made.
-    """
-
+    # columns of the log, but request_id and model_version, [P] each
     impressions: dict[str, np.ndarray]
+    # utility, bias and session_joy of the impressions, float64 [P]; for calibration and
+    # tests, never for a log
     hidden: dict[str, np.ndarray]
-    row_P: Longs
-    left_R: Bools
-    end_ms_R: Longs
+    row_P: Longs  # which of the R users each impression belongs to
+    left_R: Bools  # left the session
+    end_ms_R: Longs  # when the next request can be made
 
 
 def fill_random_slots(
@@ -163,21 +151,13 @@ def show(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Exposure:
-    """How far U users scrolled.
+    """How far U users scrolled."""
 
-    Attributes:
-        seen_UK: bool; a prefix of each row.
-        utility_UK: float64, with boredom; meaningless where not seen.
-        joy_UK: float64, satisfaction with each impression.
-        session_joy_UK: float64, of the session so far, this impression included.
-        left_U: bool, the user left the session here.
-    """
-
-    seen_UK: Bools
-    utility_UK: Floats
-    joy_UK: Floats
-    session_joy_UK: Floats
-    left_U: Bools
+    seen_UK: Bools  # a prefix of each row
+    utility_UK: Floats  # with boredom; meaningless where not seen
+    joy_UK: Floats  # satisfaction with each impression
+    session_joy_UK: Floats  # of the session so far, this impression included
+    left_U: Bools  # the user left the session here
 
 
 def scroll(

@@ -25,33 +25,20 @@ LOYALTY_MEMORY = 256
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class UserState(RowArrays):
-    """Hidden state of U users.
-
-    Attributes:
-        user_id_U: int32.
-        activity_U: float64, standard normal; high comes often and has a long history.
-        bias_U: float64, standard normal; eagerness to watch anything.
-        taste_US: float64, taste for style and duration.
-        topic_UM, weight_UM, awake_UM: int32, float64 and bool, the persistent interests.
-        loved_UL: int32, authors of the latest long views, a ring; -1 where empty.
-        loved_count_U: int64, long views so far; the ring's next place is this modulo L.
-        satisfaction_U: float64, slow average of the satisfaction with an impression.
-        last_day_U: int32, the day that interests have drifted to.
-        last_ms_U: int64, end of the last impression.
-    """
+    """Hidden state of U users."""
 
     user_id_U: Ints
-    activity_U: Floats
-    bias_U: Floats
-    taste_US: Floats
-    topic_UM: Ints
+    activity_U: Floats  # standard normal; high comes often and has a long history
+    bias_U: Floats  # standard normal; eagerness to watch anything
+    taste_US: Floats  # taste for style and duration
+    topic_UM: Ints  # the persistent interests
     weight_UM: Floats
     awake_UM: Bools
-    loved_UL: Ints
-    loved_count_U: Longs
-    satisfaction_U: Floats
-    last_day_U: Ints
-    last_ms_U: Longs
+    loved_UL: Ints  # authors of the latest long views, a ring; -1 where empty
+    loved_count_U: Longs  # long views so far; the ring's next place is this modulo L
+    satisfaction_U: Floats  # slow average of the satisfaction with an impression
+    last_day_U: Ints  # the day that interests have drifted to
+    last_ms_U: Longs  # end of the last impression
 
     def __len__(self) -> int:
         return len(self.user_id_U)
@@ -180,21 +167,13 @@ HOURLY = np.array([
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class SessionState(RowArrays):
-    """State of one session of U users.
+    """State of one session of U users."""
 
-    Attributes:
-        mood_U: int32, topic of the session's intent.
-        seen_topic_UK: float64, fading mass of topics seen.
-        seen_author_UX: int32, authors of the latest impressions, a ring, -1 where none.
-        seen_count_U: int64, impressions in the session.
-        joy_U: float64, fading average of the satisfaction with impressions.
-    """
-
-    mood_U: Ints
-    seen_topic_UK: Floats
-    seen_author_UX: Ints
-    seen_count_U: Longs
-    joy_U: Floats
+    mood_U: Ints  # topic of the session's intent
+    seen_topic_UK: Floats  # fading mass of topics seen
+    seen_author_UX: Ints  # authors of the latest impressions, a ring, -1 where none
+    seen_count_U: Longs  # impressions in the session
+    joy_U: Floats  # fading average of the satisfaction with impressions
 
     @classmethod
     def new(cls, config: WorldConfig, mood_U: Ints) -> SessionState:
@@ -240,17 +219,11 @@ class SessionState(RowArrays):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Moment:
-    """R users as they are when they ask, each row by itself; never changed by what is asked of it.
-
-    Attributes:
-        users: hidden state.
-        sessions: of the same users, in the same order.
-        time_ms_R: int64, now.
-    """
+    """R users at the moment of a request; never changed by who reads it."""
 
     users: UserState
-    sessions: SessionState
-    time_ms_R: Longs
+    sessions: SessionState  # of the same users, in the same order
+    time_ms_R: Longs  # now
 
     def take(self, rows: Longs) -> Moment:
         """A copy of some rows."""

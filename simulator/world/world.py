@@ -50,17 +50,11 @@ class World:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class ShardState:
-    """Some users of a world at a day boundary.
+    """Some users of a world at a day boundary."""
 
-    Attributes:
-        user_ids: int32, unique.
-        users: their hidden state, in the same order.
-        histories: their impressions; not hidden, so not part of the arrays.
-    """
-
-    user_ids: Ints
-    users: UserState
-    histories: HistoryBlocks
+    user_ids: Ints  # unique
+    users: UserState  # their hidden state, in the same order
+    histories: HistoryBlocks  # their impressions; not hidden, so not part of the arrays
 
     @classmethod
     def new(cls, world: World, user_ids: Ints, histories: HistoryBlocks | None = None) -> Self:

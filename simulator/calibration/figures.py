@@ -1,4 +1,4 @@
-"""The calibration as one hand-made SVG: the world as bars and lines, real figures as dots.
+"""The calibration as one SVG: the world as bars and lines, real figures as dots.
 
 Knows arrays and the published curves; no worlds. Light and dark, no script.
 """
@@ -16,8 +16,6 @@ import numpy.typing as npt
 from simulator.calibration.measure import sessions
 from simulator.calibration.table import SampledWorlds
 from simulator.world.arrays import Floats, Ints
-
-__all__ = ["Panel", "calibration_svg", "panels", "svg_of_panels"]
 
 PANEL_WIDTH, PANEL_HEIGHT, COLUMNS, HEAD = 430, 240, 2, 44
 LEFT, RIGHT, TOP, BOTTOM = 48, 18, 40, 44
@@ -54,7 +52,7 @@ class Panel:
 
 
 def calibration_svg(sampled: SampledWorlds, curves: Mapping[str, Any], title: str) -> str:
-    """The figures of what was lived; `curves` as the targets' file has them, or fewer."""
+    """The figures of sampled worlds; `curves` as the targets' file has them, or fewer."""
     return svg_of_panels(panels(sampled, curves), title)
 
 

@@ -31,13 +31,15 @@ from benchmarks.machine import describe_machine
 from benchmarks.results import write
 from benchmarks.synthetic import catalogue, request
 from ifa_ray.config import ModelConfig
+from ifa_ray.cuda.dispatch import has_triton, interpreted, naive
+from ifa_ray.cuda.fused import fuse
+from ifa_ray.cuda.graphs import GraphedModel, unrecorded
+from ifa_ray.cuda.reads import Reading, read_and_project
+from ifa_ray.cuda.sums import KeysValues, gathered_sums
 from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.kernels.dispatch import has_triton, interpreted, naive
-from ifa_ray.kernels.reads import Reading, read_and_project
-from ifa_ray.kernels.sums import KeysValues, gathered_sums
-from ifa_ray.models import RankModel, build_model
-from ifa_ray.models.graphs import GraphedModel, unrecorded
+from ifa_ray.models import build_model
+from ifa_ray.models.base import RankModel
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import RankRequest
 
@@ -163,7 +165,7 @@ def _batch(size: Size, items: ItemTable, number: int, config: ModelConfig, B: in
 
 
 def _frozen(name: str, size: Size, device: torch.device, items: ItemTable) -> RankModel:
-    model = build_model(size.config(name), items, SEED).to(device)
+    model = fuse(build_model(size.config(name), items, SEED).to(device))
     model.freeze()
     return model
 
@@ -220,7 +222,8 @@ def _by_graphs(
 ) -> dict[str, float]:
     """The same through a ranker with `graphs: true`, as it is served: padded, staged, replayed."""
     with unrecorded() if device.type == "cpu" else contextlib.nullcontext():
-        ranker = ModelRanker(model, items, version=0, graphs=True)
+        by_graphs = GraphedModel.of_ranker(model).log_probabilities
+        ranker = ModelRanker(model, items, version=0, score_all=by_graphs)
         return timed(lambda: ranker.rank([asked]), device, trials)
 
 
@@ -280,7 +283,7 @@ def _training(size: Size, device: torch.device, items: ItemTable) -> dict[str, A
     batch = _batch(size, items, 0, config).to(device)
     found: dict[str, Any] = {}
     for name, context in (("eager", naive), ("kernels", contextlib.nullcontext)):
-        model = build_model(config, items, SEED).to(device)
+        model = fuse(build_model(config, items, SEED).to(device))
         optimizers = (
             torch.optim.SparseAdam(list(model.sparse_parameters())),
             torch.optim.Adam(model.dense_parameters()),
@@ -289,7 +292,7 @@ def _training(size: Size, device: torch.device, items: ItemTable) -> dict[str, A
         def step(model: RankModel = model, optimizers: Any = optimizers) -> None:
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            (-logsigmoid(model.outputs(batch).logits_BCL).mean()).backward()
+            (-logsigmoid(model(batch).logits_BCL).mean()).backward()
             for optimizer in optimizers:
                 optimizer.step()
 

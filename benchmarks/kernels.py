@@ -27,8 +27,8 @@ from benchmarks.turns import Spent, in_turns, multiplications
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.models import build_model
-from ifa_ray.models.base import Candidates, TowerInputs
 from ifa_ray.models.ifa import IFA
+from ifa_ray.models.inputs import Candidates, TowerInputs
 from ifa_ray.models.linear_attention import SequenceState
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule

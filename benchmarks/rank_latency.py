@@ -221,7 +221,7 @@ def _prepare_train(config: ModelConfig, items: ItemTable) -> Callable[[RankReque
     def step(asked: RankRequest) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        outputs = model.outputs(build_batch([asked], items, config))
+        outputs = model(build_batch([asked], items, config))
         loss = -logsigmoid(outputs.logits_BCL).mean()
         if outputs.auxiliary_BC is not None:  # a search stage learns too
             loss = loss - logsigmoid(outputs.auxiliary_BC).mean()

@@ -33,7 +33,8 @@ from ifa_ray.config import CROSS_FEATURES, ModelConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
-from ifa_ray.models import RankModel, build_model
+from ifa_ray.models import build_model
+from ifa_ray.models.base import RankModel
 from ifa_ray.models.history_keeper import HistoryKeeper, part_of
 from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.ranking_rule import parse_ranking_rule

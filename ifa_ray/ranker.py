@@ -16,18 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ifa_ray.config import require
 from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import ConfigError, RankerError, unknown_name
-from ifa_ray.models import RankModel
-from ifa_ray.models.graphs import GraphedModel
-from ifa_ray.models.kept import Recalled
+from ifa_ray.errors import RankerError, unknown_name
+from ifa_ray.models.base import RankModel, log_probabilities_from
+from ifa_ray.models.cached import Cached
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 from ifa_ray.screening import DECIMALS, Contenders, contenders, worth_screening
 from ifa_ray.set_step.step import SetStep
-
-__all__ = ["PRECISIONS", "ModelRanker", "RandomRanker", "Ranker", "ranking_scores", "top_k"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of the products that screen candidates; what is in a slate is scored in float32."""
@@ -52,7 +50,7 @@ class ModelRanker:
         clock: Callable[[], float] = time.perf_counter,
         precision: str = "fp32",
         *,
-        graphs: bool = False,
+        score_all: Callable[[Batch], torch.Tensor] | None = None,
         screens: bool = True,
     ) -> None:
         """Prepares the model for inference.
@@ -65,22 +63,23 @@ class ModelRanker:
             precision: of `PRECISIONS`. `bf16` computes the rule's towers in bfloat16 for all
                 candidates and again in float32 for the best: the same slates. For processors with
                 AMX; where bfloat16 is multiplied no faster than float32 it is slower.
-            graphs: True pads requests to sizes that are recorded when first met, and replayed
-                (`ifa_ray.models.graphs`); scores then differ by rounding. One thread may rank.
+            score_all: in place of the model, from a batch on the host to log p(objective|can)
+                [B, C, L], such as `ifa_ray.cuda.graphs.GraphedModel.log_probabilities`.
             screens: False computes all that the model says of every candidate, for the same slates
                 (`ifa_ray.screening`).
 
         Raises:
-            ConfigError: on an unknown precision, with the near miss; if graphs are asked for and
-                the model's device or the model has none, or `bf16` too.
+            ConfigError: on an unknown precision, with the near miss; if `score_all` is given with
+                `bf16` too.
         """
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        if graphs and precision != "fp32":
-            raise ConfigError(
-                f"precision == {precision!r}, must be 'fp32' with graphs == True: which candidates "
-                "are scored again depends on their scores, which no graph can record."
-            )
+        require(
+            score_all is None or precision == "fp32",
+            "precision",
+            precision,
+            "'fp32' with score_all: which candidates are scored again depends on their scores",
+        )
         self._dtype = PRECISIONS[precision]
         # On a device, finding out what can be left out costs more than it spares.
         self._screens = screens and (model.device.type == "cpu" or precision != "fp32")
@@ -92,7 +91,7 @@ class ModelRanker:
         self._rule = parse_ranking_rule(model.config.ranking_rule)
         self._set_step = _set_step(model, items)
         model.freeze()
-        self._graphed = GraphedModel.of_ranker(model) if graphs else None
+        self._score_all = score_all
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks each request on its own: no score depends on what else was in the call.
@@ -113,34 +112,32 @@ class ModelRanker:
     def _rank_one(self, request: RankRequest) -> RankResponse:
         start = self._clock()
         batch = build_batch([request], self._items, self._model.config)
-        if self._device.type != "cpu" and self._graphed is None:
+        if self._device.type != "cpu" and self._score_all is None:
             batch = batch.to(self._device)
         return self._answer(request, batch, None, start)
 
     def _answer(
-        self, request: RankRequest, batch: Batch, recalled: Recalled | None, start: float
+        self, request: RankRequest, batch: Batch, cached: Cached | None, start: float
     ) -> RankResponse:
         """Scores a batch of one request and makes its slate.
 
         Args:
             request: its latest behaviours suffice.
-            batch: its features, on the model's device; with graphs on the host, which stage it.
-            recalled: as in `RankModel.tower_inputs`.
+            batch: its features, on the model's device; on the host with `score_all`.
+            cached: as in `RankModel.tower_inputs`.
             start: when the request was begun, by the clock.
         """
         with torch.inference_mode():
             if self._may_screen(request):
-                inputs = self._model.tower_inputs(batch, recalled)
+                inputs = self._model.tower_inputs(batch, cached)
                 found = contenders(
                     self._model, inputs, self._rule, self._wanted(request), self._dtype
                 )
                 best_K, scores_K = self._slate(request, found)
                 taken = inputs.take(torch.from_numpy(best_K).to(self._device))
-                log_p_KL = self._model.log_probabilities_of(taken)[0].cpu().numpy()
+                log_p_KL = log_probabilities_from(self._model.logits_of(taken))[0].cpu().numpy()
             else:
-                found = Contenders(
-                    np.arange(len(request.candidates_C)), self._log_p(batch, recalled)
-                )
+                found = Contenders(np.arange(len(request.candidates_C)), self._log_p(batch, cached))
                 best_K, scores_K = self._slate(request, found)
                 log_p_KL = found.log_p_PL[best_K]
         return RankResponse(
@@ -157,7 +154,7 @@ class ModelRanker:
         wanted, C = self._wanted(request), len(request.candidates_C)
         return (
             self._screens
-            and self._graphed is None
+            and self._score_all is None
             and worth_screening(C, wanted, self._dtype)
             and self._model.scores_apart
         )
@@ -169,13 +166,12 @@ class ModelRanker:
             return request.k
         return step.pool_size(len(request.candidates_C), request.k)
 
-    def _log_p(self, batch: Batch, recalled: Recalled | None) -> npt.NDArray[np.float32]:
+    def _log_p(self, batch: Batch, cached: Cached | None) -> npt.NDArray[np.float32]:
         """What the model says of all candidates, [C, L]."""
-        if self._graphed is not None:
-            assert recalled is None  # what is kept of a history is in no batch
-            return self._graphed.log_probabilities(batch)[0].cpu().numpy()
-        of = () if recalled is None else (recalled,)
-        return self._model.log_probabilities(batch, *of)[0].cpu().numpy()
+        if self._score_all is not None:
+            assert cached is None  # a cached state is in no batch
+            return self._score_all(batch)[0].cpu().numpy()
+        return self._model.log_probabilities(batch, cached)[0].cpu().numpy()
 
     def _slate(
         self, request: RankRequest, found: Contenders

@@ -23,12 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ifa_ray.models import RankModel
-from ifa_ray.models.base import TowerInputs, log_probabilities_from
+from ifa_ray.models.base import RankModel, log_probabilities_from
+from ifa_ray.models.inputs import TowerInputs
 from ifa_ray.ranking_rule import RankingRule
 from ifa_ray.schema import OBJECTIVES
-
-__all__ = ["DECIMALS", "Contenders", "contenders", "worth_screening"]
 
 DECIMALS = 5
 """Scores are rounded before they are compared: sums in another order, as with other thread counts

@@ -20,8 +20,6 @@ from collections.abc import Callable
 from ifa_ray.config import require
 from ifa_ray.models.history_state import HistoryState
 
-__all__ = ["OUTCOMES", "Borrowed", "SequenceStates", "StateStats"]
-
 OUTCOMES = ("hit", "behind", "missing", "conflict", "older", "beyond", "gap")
 """What became of a request's state.
 

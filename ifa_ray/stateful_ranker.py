@@ -29,14 +29,12 @@ import numpy as np
 
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
-from ifa_ray.models import RankModel
+from ifa_ray.models.base import RankModel
 from ifa_ray.models.history_keeper import HistoryKeeper, part_of
 from ifa_ray.models.history_state import HistoryState
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest, RankResponse, validate_request
 from ifa_ray.sequence_states import SequenceStates
-
-__all__ = ["HistoryGapError", "StatefulRanker"]
 
 
 class HistoryGapError(RequestError):
@@ -77,7 +75,7 @@ class StatefulRanker(ModelRanker):
         """Prepares the model for inference.
 
         Args:
-            model: as for `ModelRanker`; of those that keep something (`RankModel.kept`).
+            model: as for `ModelRanker`; of those that keep something (`RankModel.cache_spec`).
             items: as for `ModelRanker`.
             version: as for `ModelRanker`; states are kept under it.
             states: the cache, which the rankers of other versions of this model may share.
@@ -138,7 +136,7 @@ class StatefulRanker(ModelRanker):
             raise self._gap(request, watermark, 0)
         try:
             self._keeper.append(state, part_of(request.history, state.length - begin, None))
-            batch, recalled = self._keeper.read(state, request)
+            batch, cached = self._keeper.read(state, request)
         except RequestError:  # a refusal leaves a state right; after anything else it is not kept
             if state.length:
                 self._states.put(borrowed, state)
@@ -146,7 +144,7 @@ class StatefulRanker(ModelRanker):
         latest = state.latest.history()
         self._states.put(borrowed, state)
         self._states.count(outcome, appended)
-        return self._answer(dataclasses.replace(request, history=latest), batch, recalled, start)
+        return self._answer(dataclasses.replace(request, history=latest), batch, cached, start)
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks requests that bring whole histories, each in the place of its watermark.

@@ -23,7 +23,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import LogError
-from ifa_ray.models import RankModel
+from ifa_ray.models.base import RankModel
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranker import ModelRanker, Ranker

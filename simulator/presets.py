@@ -18,6 +18,7 @@ import numpy as np
 from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require
 from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
+from ifa_ray.models import MODELS
 from simulator.world.config import WorldConfig, world_config
 
 __all__ = [
@@ -32,13 +33,7 @@ __all__ = [
     "preset",
 ]
 
-# Named here, and held to `ifa_ray.models.MODELS` by a test, so that the world's processes need no
-# torch.
-MODEL_ARMS = (
-    "avg_pooling", "din", "eta", "full_attention", "ifa", "ifa_clustered", "ifa_fsm", "ifa_fsm_ram",
-    "ifa_inducing", "ifa_linformer", "ifa_local_global", "ifa_lsh", "ifa_plus", "sdim", "sim_hard",
-    "sim_soft", "twin", "twin_codes",
-)  # fmt: skip
+MODEL_ARMS = tuple(MODELS)
 
 REGIMES = ("quality", "equal_latency")
 

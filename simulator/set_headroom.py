@@ -32,7 +32,8 @@ import torch
 from ifa_ray.config import Config, require
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import unknown_name
-from ifa_ray.models import MODELS, RankModel
+from ifa_ray.models import MODELS
+from ifa_ray.models.base import RankModel
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.set_step.step import SetStep

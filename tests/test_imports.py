@@ -24,7 +24,7 @@ TORCH_AND_NUMPY = (
     "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
     "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
     "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
-    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py", "ifa_ray/kernels/",
+    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py", "ifa_ray/cuda/",
 )  # fmt: skip
 
 # They measure what only a served ranker has.
@@ -39,9 +39,10 @@ TRITON_AT_HOME = "_triton.py"
 FORBIDDEN = {
     "ifa_ray": ("simulator", "tests", "benchmarks"),
     "ifa_ray.schema": ("ifa_ray.data", "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving"),
-    "ifa_ray.kernels": ("ifa_ray.models", "ifa_ray.data", "ifa_ray.config", "ifa_ray.schema"),
+    "ifa_ray.cuda": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest"),
     "ifa_ray.models": (
         "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.abtest", "ifa_ray.cli",
+        "ifa_ray.cuda",
     ),
     "ifa_ray.data": (
         "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker",

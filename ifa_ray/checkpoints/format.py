@@ -30,7 +30,8 @@ from ifa_ray.checkpoints.files import read_bytes, write_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import CheckpointError, ConfigError
-from ifa_ray.models import RankModel, build_model
+from ifa_ray.models import build_model
+from ifa_ray.models.base import RankModel
 from ifa_ray.schema import ACTIONS, OBJECTIVES
 
 CHECKPOINT_VERSION = 1

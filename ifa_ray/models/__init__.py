@@ -1,54 +1,56 @@
-"""The ranking models: what each knows of its candidates and its history is all that differs.
+"""The ranking models by name; the long-sequence module is all that differs between them.
 
-Runs with torch and numpy alone.
+Adding a model is one file and one line of `MODELS`. Importing this loads no torch; building a model
+does, and torch and numpy are all that models need.
 """
 
 from __future__ import annotations
 
-from ifa_ray.config import ModelConfig
-from ifa_ray.data.items import ItemTable
+import importlib
+from typing import TYPE_CHECKING
+
 from ifa_ray.errors import unknown_name
-from ifa_ray.models.avg_pooling import AvgPooling
-from ifa_ray.models.base import RankModel
-from ifa_ray.models.full_attention import DIN, FullAttention
-from ifa_ray.models.ifa import IFA
-from ifa_ray.models.ifa_ablations import IFAWithoutFSM, IFAWithoutFSMAndRAM
-from ifa_ray.models.ifa_plus import IFAPlus, TwinWithCodes
-from ifa_ray.models.ifa_swapped import (
-    Eta,
-    IFAClustered,
-    IFAInducing,
-    IFALinformer,
-    IFALocalGlobal,
-    IFALsh,
-    Sdim,
-)
-from ifa_ray.models.layers import initialise
-from ifa_ray.models.sim import SIMHard, SIMSoft
-from ifa_ray.models.twin import Twin
 
-__all__ = ["MODELS", "RankModel", "build_model"]
+if TYPE_CHECKING:
+    from ifa_ray.config import ModelConfig
+    from ifa_ray.data.items import ItemTable
+    from ifa_ray.models.base import RankModel
 
-MODELS: dict[str, type[RankModel]] = {
-    "avg_pooling": AvgPooling,
-    "din": DIN,
-    "eta": Eta,
-    "full_attention": FullAttention,
-    "ifa": IFA,
-    "ifa_clustered": IFAClustered,
-    "ifa_fsm": IFAWithoutFSM,
-    "ifa_fsm_ram": IFAWithoutFSMAndRAM,
-    "ifa_inducing": IFAInducing,
-    "ifa_linformer": IFALinformer,
-    "ifa_local_global": IFALocalGlobal,
-    "ifa_lsh": IFALsh,
-    "ifa_plus": IFAPlus,
-    "sdim": Sdim,
-    "sim_hard": SIMHard,
-    "sim_soft": SIMSoft,
-    "twin": Twin,
-    "twin_codes": TwinWithCodes,
+__all__ = ["MODELS", "build_model", "model_class"]
+
+MODELS: dict[str, str] = {
+    "avg_pooling": "ifa_ray.models.baselines:AvgPooling",
+    "din": "ifa_ray.models.baselines:DIN",
+    "eta": "ifa_ray.models.ifa:Eta",
+    "full_attention": "ifa_ray.models.baselines:FullAttention",
+    "ifa": "ifa_ray.models.ifa:IFA",
+    "ifa_clustered": "ifa_ray.models.ifa:IFAClustered",
+    "ifa_fsm": "ifa_ray.models.ifa:IFAWithoutFSM",
+    "ifa_fsm_ram": "ifa_ray.models.ifa:IFAWithoutFSMAndRAM",
+    "ifa_inducing": "ifa_ray.models.ifa:IFAInducing",
+    "ifa_linformer": "ifa_ray.models.ifa:IFALinformer",
+    "ifa_local_global": "ifa_ray.models.ifa:IFALocalGlobal",
+    "ifa_lsh": "ifa_ray.models.ifa:IFALsh",
+    "ifa_plus": "ifa_ray.models.ifa_plus:IFAPlus",
+    "sdim": "ifa_ray.models.ifa:Sdim",
+    "sim_hard": "ifa_ray.models.baselines:SIMHard",
+    "sim_soft": "ifa_ray.models.baselines:SIMSoft",
+    "twin": "ifa_ray.models.baselines:Twin",
+    "twin_codes": "ifa_ray.models.ifa_plus:TwinWithCodes",
 }
+
+
+def model_class(name: str) -> type[RankModel]:
+    """The class of a model.
+
+    Raises:
+        ConfigError: if no model has this name, with the near miss.
+    """
+    if name not in MODELS:
+        raise unknown_name("model", name, MODELS)
+    module, _, cls = MODELS[name].partition(":")
+    found: type[RankModel] = getattr(importlib.import_module(module), cls)
+    return found
 
 
 def build_model(config: ModelConfig, items: ItemTable, seed: int | None) -> RankModel:
@@ -57,13 +59,10 @@ def build_model(config: ModelConfig, items: ItemTable, seed: int | None) -> Rank
     Without a seed they hold anything: for those who load them at once, and all of them.
 
     Raises:
-        ConfigError: if the config's name is not a model's, with the near miss.
+        ConfigError: as `model_class`.
     """
-    if config.name not in MODELS:
-        raise unknown_name("model", config.name, MODELS)
     # The abstract base takes more arguments than its models do.
-    model = MODELS[config.name](config, items)
+    model = model_class(config.name)(config, items)
     if seed is not None:
-        initialise(model, seed)
-        model.towers.start_at_prior()
+        model.initialise(seed)
     return model

@@ -8,7 +8,6 @@ Letters: B requests, C candidates, T history length, D width, L objectives.
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
@@ -20,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import Batch
 from ifa_ray.data.items import ItemTable
+from ifa_ray.models.cached import Cached, CacheSpec
 from ifa_ray.models.embedding import (
     ActionEmbedding,
     CrossEmbedding,
@@ -27,122 +27,11 @@ from ifa_ray.models.embedding import (
     PerItem,
     UserEmbedding,
 )
-from ifa_ray.models.kept import Kept, Recalled
-from ifa_ray.models.layers import Table
-from ifa_ray.models.modules import SequenceAttention
-from ifa_ray.models.towers import Towers
+from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures, Outputs, TowerInputs
+from ifa_ray.models.layers import Table, initialise
+from ifa_ray.models.modules import SequenceAttention, make_towers
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.set_step.response import SetResponse
-
-__all__ = [
-    "Attended",
-    "Behaviours",
-    "Candidates",
-    "Outputs",
-    "RankModel",
-    "TowerInputs",
-    "log_probabilities_from",
-]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Candidates:
-    """The candidate set as a model reads it.
-
-    Attributes:
-        features_BCD: F_can.
-        rows_BC, code_BC, mask_BC: as in `Batch`.
-    """
-
-    features_BCD: torch.Tensor
-    rows_BC: torch.Tensor
-    code_BC: torch.Tensor
-    mask_BC: torch.Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Behaviours:
-    """The history as a model reads it: its latest T behaviours, oldest first.
-
-    Attributes:
-        items_BTD: embeddings of the items alone (in TWIN's words, inherent features).
-        features_BTD: F_seq, items and what the user did with them.
-        actions_BT, gap_BT, age_days_BT, code_BT, rows_BT, mask_BT: as in `Batch`.
-    """
-
-    items_BTD: torch.Tensor
-    features_BTD: torch.Tensor
-    actions_BT: torch.Tensor
-    gap_BT: torch.Tensor
-    age_days_BT: torch.Tensor
-    code_BT: torch.Tensor
-    rows_BT: torch.Tensor
-    mask_BT: torch.Tensor
-
-    def latest(self, k: int) -> Behaviours:
-        """The latest k of them."""
-        fields = dataclasses.fields(self)
-        return Behaviours(**{field.name: getattr(self, field.name)[:, -k:] for field in fields})
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Attended:
-    """What candidates found in the history.
-
-    Attributes:
-        cs_BCD: F_cs; [B, 1, D] where it is the same for all candidates. 0 for an empty history.
-        blocks: further blocks [B, C, *], which the towers get beside it.
-        auxiliary_BC: logits of p(click|can) that a search stage learns by; None for most models.
-    """
-
-    cs_BCD: torch.Tensor
-    blocks: tuple[torch.Tensor, ...] = ()
-    auxiliary_BC: torch.Tensor | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class TowerInputs:
-    """All that the towers read, so that some candidates can be scored again without the rest.
-
-    Attributes:
-        blocks: per-candidate features, each [B, C, *]; expanded where alike for all candidates.
-        user_BU: F_u.
-        channel_BC: as in `Batch`.
-        auxiliary_BC: as in `Attended`.
-    """
-
-    blocks: list[torch.Tensor]
-    user_BU: torch.Tensor
-    channel_BC: torch.Tensor
-    auxiliary_BC: torch.Tensor | None
-
-    def take(self, places_P: torch.Tensor) -> TowerInputs:
-        """The inputs of some candidates, in their order."""
-        P = len(places_P)
-        return TowerInputs(
-            blocks=[
-                block[:, :1].expand(-1, P, -1)
-                if block.stride(1) == 0
-                else block.index_select(1, places_P)
-                for block in self.blocks
-            ],
-            user_BU=self.user_BU,
-            channel_BC=self.channel_BC.index_select(1, places_P),
-            auxiliary_BC=None,
-        )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outputs:
-    """What a model says of a batch; what it says of padded candidates means nothing.
-
-    Attributes:
-        logits_BCL: of the towers, float32.
-        auxiliary_BC: as in `Attended`.
-    """
-
-    logits_BCL: torch.Tensor
-    auxiliary_BC: torch.Tensor | None
 
 
 class RankModel(nn.Module, ABC):
@@ -151,12 +40,9 @@ class RankModel(nn.Module, ABC):
     Attributes:
         reads_candidates_together: whether a candidate's logits depend on which others are there
             (F_cc of the paper); where not, a model may learn from some candidates of a request.
-        recordable: whether what a batch makes it do depends on the batch's shapes alone, so that a
-            device may record it once and replay it (`ifa_ray.models.graphs`).
     """
 
     reads_candidates_together: ClassVar[bool] = False
-    recordable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -189,17 +75,17 @@ class RankModel(nn.Module, ABC):
         # Of no part of the ranking: it learns beside it, and holds buffers, not parameters.
         self.set_response = SetResponse() if config.set_step == "learned" else None
         shared_width = config.width * (1 if config.strict_paper_concat else 3)
-        self.towers = Towers(
+        self.towers = make_towers(
+            config.modules,
             block_width=shared_width + extra_width + self.cross.width,
             user_width=self.user.width,
             channel="channel" in config.cross_features,
             tower_widths=config.tower_widths,
             objectives=len(OBJECTIVES),
-            modules=config.modules,
         )
 
     @abstractmethod
-    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
+    def attend(self, candidates: Candidates, behaviours: HistoryFeatures) -> Attended:
         """Lets the candidates read the history.
 
         Args:
@@ -207,46 +93,27 @@ class RankModel(nn.Module, ABC):
             behaviours: the history; T >= 1, but none of it need be real.
         """
 
-    def kept(self) -> Kept | None:
+    def cache_spec(self) -> CacheSpec | None:
         """What to keep of a history; None where the model must see it whole (most do)."""
         return None
 
-    def attend_kept(
-        self, candidates: Candidates, latest: Behaviours, recalled: Recalled
+    def attend_cached(
+        self, candidates: Candidates, latest: HistoryFeatures, cached: Cached
     ) -> Attended:
-        """As `attend`, from the latest behaviours and from what was kept of all (`kept`)."""
+        """As `attend`, from the latest behaviours and from what was kept of all (`cache_spec`)."""
         raise NotImplementedError(f"{type(self).__name__} keeps nothing of a history.")
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Computes logits [B, C, L] float32; those of padded candidates mean nothing."""
-        return self.outputs(batch).logits_BCL
+    def forward(self, batch: Batch, cached: Cached | None = None) -> Outputs:
+        """Computes logits, and what else the model learns by; arguments as in `tower_inputs`."""
+        inputs = self.tower_inputs(batch, cached)
+        return Outputs(self.logits_of(inputs), inputs.auxiliary_BC)
 
-    def outputs(self, batch: Batch) -> Outputs:
-        """Computes logits, and what else the model learns by."""
-        logits_BCL = self.fused_logits(batch)
-        if logits_BCL is not None:
-            return Outputs(logits_BCL, None)
-        inputs = self.tower_inputs(batch)
-        logits_BCL = self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC)
-        return Outputs(logits_BCL, inputs.auxiliary_BC)
-
-    def fused_logits(
-        self,
-        batch: Batch,  # noqa: ARG002  (most models have no kernels)
-        recalled: Recalled | None = None,  # noqa: ARG002
-    ) -> torch.Tensor | None:
-        """Logits [B, C, L] by kernels that never lay out what the towers read; None where not.
-
-        Arguments as in `tower_inputs`.
-        """
-        return None
-
-    def tower_inputs(self, batch: Batch, recalled: Recalled | None = None) -> TowerInputs:
+    def tower_inputs(self, batch: Batch, cached: Cached | None = None) -> TowerInputs:
         """Embeds, lets the candidates read the history, and lays out what the towers read.
 
         Args:
             batch: the requests.
-            recalled: what was kept of their histories; the batch then holds the latest behaviours
+            cached: what was kept of their histories; the batch then holds the latest behaviours
                 alone.
         """
         C = batch.candidate_rows_BC.shape[1]
@@ -259,7 +126,7 @@ class RankModel(nn.Module, ABC):
         features_BTD = items_BTD + self.actions(actions_BT)
         if self.sequence_attention is not None:
             features_BTD = self.sequence_attention(features_BTD, mask_BT)
-        behaviours = Behaviours(
+        behaviours = HistoryFeatures(
             items_BTD=items_BTD,
             features_BTD=features_BTD,
             actions_BT=actions_BT,
@@ -275,10 +142,10 @@ class RankModel(nn.Module, ABC):
             code_BC=batch.candidate_code_BC,
             mask_BC=batch.mask_BC,
         )
-        if recalled is None:
+        if cached is None:
             found = self.attend(candidates, behaviours)
         else:
-            found = self.attend_kept(candidates, behaviours, recalled)
+            found = self.attend_cached(candidates, behaviours, cached)
         blocks = [found.cs_BCD.expand_as(can_BCD)]
         if not self.config.strict_paper_concat:
             blocks += [can_BCD, can_BCD * found.cs_BCD]
@@ -290,20 +157,9 @@ class RankModel(nn.Module, ABC):
             auxiliary_BC=found.auxiliary_BC,
         )
 
-    def log_probabilities(self, batch: Batch, recalled: Recalled | None = None) -> torch.Tensor:
+    def log_probabilities(self, batch: Batch, cached: Cached | None = None) -> torch.Tensor:
         """Computes log p(objective|can), [B, C, L] float32 (section 4.3); see `tower_inputs`."""
-        logits_BCL = self.fused_logits(batch, recalled)
-        if logits_BCL is not None:
-            return log_probabilities_from(logits_BCL)
-        return self.log_probabilities_of(self.tower_inputs(batch, recalled))
-
-    def log_probabilities_of(self, inputs: TowerInputs) -> torch.Tensor:
-        """Computes log p(objective|can), [B, C, L] float32, of what `tower_inputs` returned.
-
-        Args:
-            inputs: of a batch, or of some of its candidates.
-        """
-        return log_probabilities_from(self.logits_of(inputs))
+        return log_probabilities_from(self(batch, cached).logits_BCL)
 
     def logits_of(
         self,
@@ -319,6 +175,11 @@ class RankModel(nn.Module, ABC):
             only: objectives, as in `Towers.forward`.
         """
         return self.towers(inputs.blocks, inputs.user_BU, inputs.channel_BC, dtype, only)
+
+    def initialise(self, seed: int) -> None:
+        """Draws every weight from the seed and its name alone."""
+        initialise(self, seed)
+        self.towers.start_at_prior()
 
     @property
     def scores_apart(self) -> bool:

@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["NEVER_MS", "CodeTable", "naive_sums"]
-
 NEVER_MS = np.iinfo(np.int64).min
 """When a code was last met that never was."""
 

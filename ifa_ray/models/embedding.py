@@ -18,18 +18,8 @@ from torch import nn
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import COUNTS, NUM_GAPS, NUM_HOURS, NUM_LENGTHS, Batch, counted_keys
 from ifa_ray.data.items import ItemTable
-from ifa_ray.kernels.dispatch import runs_triton
 from ifa_ray.models.layers import Dense, Table
 from ifa_ray.schema import ACTIONS
-
-__all__ = [
-    "NUM_CATEGORIES",
-    "ActionEmbedding",
-    "CrossEmbedding",
-    "ItemEmbedding",
-    "PerItem",
-    "UserEmbedding",
-]
 
 NUM_CATEGORIES = 256
 """Rows of the category table: 0 is unknown, category c is 1 + c modulo 255."""
@@ -124,18 +114,10 @@ class PerItem(nn.Module):
     A request then costs one read of a row for each item in place of products.
     """
 
-    def __init__(
-        self, function: Callable[[torch.Tensor], torch.Tensor], *, for_kernels: bool = False
-    ) -> None:
-        """Wraps the function: embeddings [..., D] to [..., X], row by row.
-
-        Args:
-            function: what is computed.
-            for_kernels: only those of `ifa_ray.kernels` look it up, so elsewhere it stays unfrozen.
-        """
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Wraps the function: embeddings [..., D] to [..., X], row by row."""
         super().__init__()
         self._function = function
-        self._for_kernels = for_kernels
         self._frozen_RX: torch.Tensor | None = None
 
     def forward(self, embedded: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -151,8 +133,6 @@ class PerItem(nn.Module):
 
     def freeze(self, items: ItemEmbedding) -> None:
         """Applies it to the whole catalogue, 4 R X bytes; not where that is more than a GiB."""
-        if self._for_kernels and not runs_triton(items.category_R.device):
-            return
         with torch.inference_mode():
             rows_R = torch.arange(len(items.category_R), device=items.category_R.device)
             width = self._function(items(rows_R[:1])).shape[-1]

@@ -17,10 +17,8 @@ import torch
 from ifa_ray.data.features import LOG_SCALE, NUM_GAPS, gap_buckets
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.code_state import CodeState
+from ifa_ray.models.code_heads import CodeState
 from ifa_ray.models.code_table import NEVER_MS, CodeTable
-
-__all__ = ["Family", "FoundCodes", "counted_family", "families_of"]
 
 # Of a family with no more codes than this all are read, of a larger one those of the candidates.
 _FEW_CODES = 1024
@@ -84,7 +82,7 @@ class FoundCodes:
 
 def families_of(model: RankModel, items: ItemTable, counted: tuple[str, ...]) -> dict[str, Family]:
     """Every family that the model or its cross features read, by name; the author's is last."""
-    kept = model.kept()
+    kept = model.cache_spec()
     heads = kept.codes if kept else None
     named: dict[str, tuple[npt.NDArray[np.int64], int]] = {}
     num_rows = len(items) + 1

@@ -30,18 +30,15 @@ from ifa_ray.data.features import (
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.code_heads import BITS
-from ifa_ray.models.code_state import NO_DECAY
+from ifa_ray.models.cached import Cached
+from ifa_ray.models.code_heads import BITS, NO_DECAY
 from ifa_ray.models.code_table import CodeTable
 from ifa_ray.models.history_codes import FoundCodes, counted_family, families_of
 from ifa_ray.models.history_projection import Projection
 from ifa_ray.models.history_state import HistoryState
-from ifa_ray.models.kept import Recalled
 from ifa_ray.models.linear_attention import SequenceState
 from ifa_ray.schema import ACTIONS, History, RankRequest
 from ifa_ray.set_step.repetition import MAX_RECENT
-
-__all__ = ["HistoryKeeper", "part_of"]
 
 # So many behaviours are added to sums by code one by one.
 _FEW = 8
@@ -65,7 +62,7 @@ class HistoryKeeper:
         Raises:
             ConfigError: if the model must see a history whole.
         """
-        kept = model.kept()
+        kept = model.cache_spec()
         if kept is None:
             raise ConfigError(
                 f"name == {model.config.name!r} keeps no sequence state: what its candidates read "
@@ -153,7 +150,7 @@ class HistoryKeeper:
         earlier.latest.append(later.latest.history())
         earlier.length += later.length
 
-    def read(self, state: HistoryState, request: RankRequest) -> tuple[Batch, Recalled]:
+    def read(self, state: HistoryState, request: RankRequest) -> tuple[Batch, Cached]:
         """What the model reads for a request, O(C) whatever n was.
 
         Args:
@@ -202,8 +199,8 @@ class HistoryKeeper:
         else:
             counts_CX, gap_CK = np.empty((C, 0), np.float32), np.empty((C, 0), np.int64)
         batch = with_counts(batch, length, counts_CX, gap_CK)
-        recalled = Recalled(dense=self._dense(state), code_blocks=tuple(blocks))
-        return batch.to(self._model.device), recalled
+        cached = Cached(dense=self._dense(state), code_blocks=tuple(blocks))
+        return batch.to(self._model.device), cached
 
     def _append_few(self, state: HistoryState, history: History) -> None:
         if self._projection is not None:
@@ -248,7 +245,7 @@ class HistoryKeeper:
 
 
 def part_of(history: History, start: int, stop: int | None) -> History:
-    """Behaviours [start, stop) of a history, or all from start on; a view."""
+    """HistoryFeatures [start, stop) of a history, or all from start on; a view."""
     return History(
         ids_T=history.ids_T[start:stop],
         actions_T=history.actions_T[start:stop],

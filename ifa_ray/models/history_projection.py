@@ -16,11 +16,9 @@ from ifa_ray.models.base import RankModel
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState, feature_map
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["Projection"]
-
 
 class Projection:
-    """Behaviours to what they add to phi(K)^T [V, 1]; on the host, float32."""
+    """HistoryFeatures to what they add to phi(K)^T [V, 1]; on the host, float32."""
 
     def __init__(self, model: RankModel, attention: LinearAttention) -> None:
         with torch.inference_mode():

@@ -18,8 +18,6 @@ import numpy.typing as npt
 from ifa_ray.models.code_table import CodeTable
 from ifa_ray.schema import History
 
-__all__ = ["HistoryState", "Latest"]
-
 
 class Latest:
     """The latest behaviours of a growing history, oldest first, in one piece.

@@ -19,15 +19,12 @@ import torch
 from ifa_ray.config import ModelConfig, require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
-from ifa_ray.models.base import Attended, Behaviours, Candidates
+from ifa_ray.models.baselines import FullAttention, Twin
+from ifa_ray.models.cached import Cached, CacheSpec
 from ifa_ray.models.code_heads import FAMILIES, CodeHeads
 from ifa_ray.models.embedding import PerItem
-from ifa_ray.models.full_attention import FullAttention
-from ifa_ray.models.kept import Kept, Recalled
+from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState
-from ifa_ray.models.twin import Twin
-
-__all__ = ["PARTS", "IFAPlus", "TwinWithCodes"]
 
 PARTS = ("dense", "recent", *FAMILIES, "rates", "decay")
 """What `ModelConfig.ifa_plus_without` may switch off, one ablation each.
@@ -55,7 +52,7 @@ class IFAPlus(FullAttention):
             self.candidates_to_sequence = LinearAttention(config.width, config.phi)
             self.dense_queries = PerItem(self.candidates_to_sequence.queries)
 
-    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
+    def attend(self, candidates: Candidates, behaviours: HistoryFeatures) -> Attended:
         """F_cs, and what the codes recall."""
         cs_BCD = self._recent(candidates, behaviours)
         if "dense" in self._on:
@@ -65,24 +62,24 @@ class IFAPlus(FullAttention):
         blocks = self.codes(candidates, behaviours, bits_BTA, self.items.category_R)
         return Attended(cs_BCD, tuple(blocks))
 
-    def kept(self) -> Kept:
+    def cache_spec(self) -> CacheSpec:
         """All that `attend` reads."""
-        return Kept(
+        return CacheSpec(
             latest=self.config.top_k if "recent" in self._on else 0,
             dense=self.candidates_to_sequence if "dense" in self._on else None,
             codes=self.codes if self.codes.families else None,
         )
 
-    def attend_kept(
-        self, candidates: Candidates, latest: Behaviours, recalled: Recalled
+    def attend_cached(
+        self, candidates: Candidates, latest: HistoryFeatures, cached: Cached
     ) -> Attended:
-        """As `RankModel.attend_kept`."""
+        """As `RankModel.attend_cached`."""
         cs_BCD = self._recent(candidates, latest)
-        if recalled.dense is not None:
-            cs_BCD = cs_BCD + self._dense(candidates, recalled.dense)
-        return Attended(cs_BCD, recalled.code_blocks)
+        if cached.dense is not None:
+            cs_BCD = cs_BCD + self._dense(candidates, cached.dense)
+        return Attended(cs_BCD, cached.code_blocks)
 
-    def _recent(self, candidates: Candidates, behaviours: Behaviours) -> torch.Tensor:
+    def _recent(self, candidates: Candidates, behaviours: HistoryFeatures) -> torch.Tensor:
         if "recent" not in self._on:
             return torch.zeros_like(candidates.features_BCD)
         return super().attend(candidates, behaviours.latest(self.config.top_k)).cs_BCD
@@ -99,7 +96,7 @@ class TwinWithCodes(Twin):
         super().__init__(config, items, extra_width=codes.width)
         self.codes = codes
 
-    def attend(self, candidates: Candidates, behaviours: Behaviours) -> Attended:
+    def attend(self, candidates: Candidates, behaviours: HistoryFeatures) -> Attended:
         """TWIN's F_cs, and what the codes recall."""
         bits_BTA = self.actions.bits(behaviours.actions_BT)
         blocks = self.codes(candidates, behaviours, bits_BTA, self.items.category_R)

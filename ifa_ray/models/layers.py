@@ -11,17 +11,6 @@ import math
 import torch
 from torch import nn
 
-__all__ = [
-    "QUERY_KEY_SCALE",
-    "Dense",
-    "Projection",
-    "RandomPlanes",
-    "Table",
-    "TowerLayer",
-    "initialise",
-    "starting_weight",
-]
-
 QUERY_KEY_SCALE = 2.0
 """Where projections of queries and keys start: attention is nearly uniform for small ones; with
 larger ones it chooses from the first step."""
@@ -124,12 +113,6 @@ def initialise(model: nn.Module, seed: int) -> None:
         bias = getattr(layer, "bias", None)
         if bias is not None:
             bias.zero_()
-
-
-@torch.no_grad()
-def starting_weight(layer: Table, seed: int, name: str) -> torch.Tensor:
-    """What `initialise` drew for a table of that name, drawn again; the table is not changed."""
-    return torch.empty_like(layer.weight).normal_(0.0, layer.std, generator=_generator(seed, name))
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -13,13 +13,23 @@ import dataclasses
 
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 
-from ifa_ray.kernels.dispatch import runs_triton
-from ifa_ray.kernels.phi import EPS, feature_map
-from ifa_ray.kernels.sums import KeysValues, gathered_sums
 from ifa_ray.models.layers import QUERY_KEY_SCALE, Projection
 
-__all__ = ["LinearAttention", "SequenceState", "feature_map", "naive_linear_attention"]
+EPS = 1e-6
+"""Added to a degree that was divided by n, so it is relative to n. It is what makes the empty
+history, and a query whose ReLU features are all zero, give 0 instead of NaN."""
+
+
+def feature_map(x: torch.Tensor, phi: str) -> torch.Tensor:
+    """phi: `softplus` (the paper's default) or `relu`, never < 0; `none` where it was applied."""
+    if phi == "none":
+        return x
+    if phi == "softplus":
+        return softplus(x)
+    assert phi == "relu", phi
+    return torch.relu(x)
 
 
 def naive_linear_attention(
@@ -27,7 +37,7 @@ def naive_linear_attention(
 ) -> torch.Tensor:
     """Equations 6 and 7 as they are read, through the C x T matrix: O(C T (F + E)).
 
-    Kept to say what the fast form must give.
+    CacheSpec to say what the fast form must give.
     """
     weight_BCT = phi_q_BCF @ phi_k_BTF.transpose(1, 2) * mask_BT[:, None]
     count_B11 = mask_BT.sum(dim=1).clamp(min=1)[:, None, None]
@@ -68,16 +78,6 @@ class SequenceState:
             mass_BF=phi_k_BTF.sum(dim=1),
             count_B=mask_BT.sum(dim=1).float(),
         )
-
-    @classmethod
-    def of_sums(cls, sums_BFX: torch.Tensor, count_B: torch.Tensor) -> SequenceState:
-        """What `ifa_ray.kernels.sums` gives, as a state."""
-        return cls(values_BFE=sums_BFX[..., :-1], mass_BF=sums_BFX[..., -1], count_B=count_B)
-
-    @property
-    def sums_BFX(self) -> torch.Tensor:
-        """Values and mass side by side, as the kernels read them."""
-        return torch.cat([self.values_BFE, self.mass_BF[..., None]], dim=2)
 
     def append(self, phi_k_BF: torch.Tensor, v_BE: torch.Tensor) -> SequenceState:
         """Adds one behaviour to each history, O(F E)."""
@@ -127,10 +127,6 @@ class LinearAttention(nn.Module):
 
     def state(self, features_BTD: torch.Tensor, mask_BT: torch.Tensor) -> SequenceState:
         """The state of a sequence, whose features are both keys and values."""
-        if runs_triton(mask_BT.device):
-            sequence = KeysValues.of(self.key(features_BTD), self.value(features_BTD))
-            sums_BFX = gathered_sums(sequence, mask_BT, phi=self.phi)
-            return SequenceState.of_sums(sums_BFX, mask_BT.sum(dim=1).float())
         return SequenceState.of(self.keys(features_BTD), self.value(features_BTD), mask_BT)
 
     def forward(

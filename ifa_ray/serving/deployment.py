@@ -296,9 +296,17 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
 
     def load_version(version: int) -> Ranker:
         model = load_model(version_folder(versions, version), items).to(device)
+        score_all = None
+        if settings.num_gpus:  # kernels and graphs are other classes, chosen here
+            from ifa_ray.cuda.fused import fuse
+            from ifa_ray.cuda.graphs import GraphedModel
+
+            fuse(model)
+            if settings.graphs:
+                score_all = GraphedModel.of_ranker(model).log_probabilities
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
-        return ModelRanker(model, items, version, clock, settings.precision, graphs=settings.graphs)
+        return ModelRanker(model, items, version, clock, settings.precision, score_all=score_all)
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)

@@ -24,7 +24,8 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
-from ifa_ray.models import RankModel, build_model
+from ifa_ray.models import build_model
+from ifa_ray.models.base import RankModel
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.set_step.lessons import Teacher
 from ifa_ray.training.losses import (
@@ -201,7 +202,7 @@ class Learner:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of some requests, their logits [B, C, L] and the mask [B, C]."""
         batch = build_batch([s.request for s in samples], self.items, self.model_config)
-        outputs = self.model.outputs(batch)
+        outputs = self.model(batch)
         logits_BCL = outputs.logits_BCL
         labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
         loss, _ = entire_space_loss(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ifa_ray.config import ModelConfig
+from ifa_ray.cuda.graphs import GraphedModel, unrecorded
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RankerError, RequestError
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.models.graphs import GraphedModel, unrecorded
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranker import ModelRanker, RandomRanker, ranking_scores
 from ifa_ray.schema import OBJECTIVES, History, RankRequest, validate_response
@@ -62,7 +62,7 @@ class FixedModel:
     def freeze(self):
         pass
 
-    def log_probabilities(self, batch):
+    def log_probabilities(self, batch, _cached=None):
         ids = batch.candidate_rows_BC[0] - 1
         scores = torch.tensor([self.log_p_by_id[i] for i in ids.tolist()])
         return scores[None, :, None].expand(1, -1, len(OBJECTIVES))
@@ -113,13 +113,18 @@ def test_an_unknown_precision_is_refused():
         ModelRanker(make_model(), ITEMS, version=0, precision="bf61")
 
 
+def graphed_ranker(model, version=0, **more):
+    by_graphs = GraphedModel.of_ranker(model).log_probabilities
+    return ModelRanker(model, ITEMS, version=version, score_all=by_graphs, **more)
+
+
 @pytest.mark.parametrize("set_step", ["off", "mmr"])
 def test_a_ranker_with_graphs_gives_the_same_slates_whatever_is_asked(set_step, monkeypatch):
-    monkeypatch.setattr("ifa_ray.models.graphs._CANDIDATES", (16, 64, 128))
+    monkeypatch.setattr("ifa_ray.cuda.graphs._CANDIDATES", (16, 64, 128))
     step = {"set_step": set_step, "set_strength": 1.0, "set_pool": 4}
     plain = ModelRanker(make_model(**step), ITEMS, version=5)
     with unrecorded():
-        graphed = ModelRanker(make_model(**step), ITEMS, version=5, graphs=True)
+        graphed = graphed_ranker(make_model(**step), version=5)
     # 150 candidates fit no bucket; each size comes twice, as buffers are used again.
     asked = [
         make_request(m, k=3, seed=m + again) for m in (150, 5, 16, 17, 100) for again in (0, 1)
@@ -132,8 +137,6 @@ def test_a_ranker_with_graphs_gives_the_same_slates_whatever_is_asked(set_step, 
 
 
 def test_a_ranker_with_graphs_scores_by_them(monkeypatch):
-    with unrecorded():
-        ranker = ModelRanker(make_model(), ITEMS, version=0, graphs=True)
     seen, by_graph = [], GraphedModel.log_probabilities
 
     def spy(self, batch):
@@ -141,6 +144,8 @@ def test_a_ranker_with_graphs_scores_by_them(monkeypatch):
         return by_graph(self, batch)
 
     monkeypatch.setattr(GraphedModel, "log_probabilities", spy)
+    with unrecorded():
+        ranker = graphed_ranker(make_model())
     ranker.rank([make_request(40, k=1), make_request(7, k=1)])
     assert seen == [(1, 40), (1, 7)]
 
@@ -148,18 +153,18 @@ def test_a_ranker_with_graphs_scores_by_them(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_are_refused_where_nothing_records_them():
     with pytest.raises(ConfigError, match=r"graphs == True, must be False with a model on cpu"):
-        ModelRanker(make_model(), ITEMS, version=0, graphs=True)
+        graphed_ranker(make_model())
 
 
 @pytest.mark.parametrize("name", sorted(set(MODELS) - {"ifa"}))
 def test_graphs_are_refused_of_models_that_look_into_a_batch(name):
     with unrecorded(), pytest.raises(ConfigError, match=f"must be False with the model {name}:"):
-        ModelRanker(make_model(name), ITEMS, version=0, graphs=True)
+        graphed_ranker(make_model(name))
 
 
 def test_graphs_are_refused_with_screening():
     with unrecorded(), pytest.raises(ConfigError, match=r"precision == 'bf16', must be 'fp32'"):
-        ModelRanker(make_model(), ITEMS, version=0, precision="bf16", graphs=True)
+        graphed_ranker(make_model(), precision="bf16")
 
 
 def test_scores_are_rounded_and_ties_go_by_id():

@@ -36,7 +36,7 @@ def make_config(name, **changes):
 
 
 def make_history(length, seed=0, times_ms=None):
-    """Behaviours of no item twice while the catalogue lasts, so that no two scores are equal."""
+    """Impressions of no item twice while the catalogue lasts, so that no two scores are equal."""
     rng = np.random.default_rng([seed, length, 1])
     places = np.concatenate([rng.permutation(NUM_ITEMS) for _ in range(length // NUM_ITEMS + 1)])
     if times_ms is None:

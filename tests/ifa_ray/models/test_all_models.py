@@ -46,7 +46,7 @@ def model(request):
 
 def logits_of(model, *requests):
     with torch.no_grad():
-        return model(build_batch(requests, ITEMS, model.config))
+        return model(build_batch(requests, ITEMS, model.config)).logits_BCL
 
 
 def assert_same(one, other):
@@ -181,7 +181,7 @@ def test_gradients_reach_every_parameter(variant, strict, on):
     model = build_model(config, ITEMS, seed=1)
     batch = build_batch([make_request(20, 60, seed) for seed in range(3)], ITEMS, model.config)
     weights = torch.randn(3, 20, len(OBJECTIVES), generator=torch.Generator().manual_seed(0))
-    outputs = model.outputs(batch)
+    outputs = model(batch)
     (model.log_probabilities(batch) * weights).sum().backward()
     if outputs.auxiliary_BC is not None:
         (outputs.auxiliary_BC * weights[..., 0]).sum().backward()
@@ -204,13 +204,13 @@ def test_nothing_as_large_as_candidates_times_history_is_kept_for_the_backward_p
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.outputs(batch)
+        model(batch)
     assert len(sizes) > 10
     assert max(sizes) < C * T
 
 
 def test_hashed_tables_have_sparse_gradients_and_nothing_else_has(model):
-    outputs = model.outputs(build_batch([make_request()], ITEMS, model.config))
+    outputs = model(build_batch([make_request()], ITEMS, model.config))
     loss = outputs.logits_BCL.sum()
     if outputs.auxiliary_BC is not None:
         loss = loss + outputs.auxiliary_BC.sum()
@@ -223,7 +223,7 @@ def test_hashed_tables_have_sparse_gradients_and_nothing_else_has(model):
 
 
 def test_gradients_through_an_empty_history_are_finite(model):
-    model(build_batch([make_request(5, 0)], ITEMS, model.config)).sum().backward()
+    model(build_batch([make_request(5, 0)], ITEMS, model.config)).logits_BCL.sum().backward()
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             assert parameter.grad.to_dense().isfinite().all(), name
@@ -232,7 +232,7 @@ def test_gradients_through_an_empty_history_are_finite(model):
 def test_log_probabilities_are_those_of_the_entire_space(model):
     batch = build_batch([make_request()], ITEMS, model.config)
     with torch.no_grad():
-        probability = torch.sigmoid(model(batch).double())
+        probability = torch.sigmoid(model(batch).logits_BCL.double())
         expected = probability.clone()
         expected[..., 1:] *= probability[..., :1]
         assert_same(model.log_probabilities(batch), expected.log().float())
@@ -295,7 +295,7 @@ def test_a_catalogue_without_content_vectors_is_fine(name):
     items = make_items(content_width=0)
     model = build_model(make_config(name), items, seed=1)
     batch = build_batch([make_request()], items, model.config)
-    assert model(batch).isfinite().all()
+    assert model(batch).logits_BCL.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ALL)

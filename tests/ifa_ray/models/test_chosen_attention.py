@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ifa_ray.models import chosen_attention as module
-from ifa_ray.models.chosen_attention import chosen_attention, naive_chosen_attention
+from ifa_ray.models import target_attention as module
+from ifa_ray.models.target_attention import chosen_attention, naive_chosen_attention
 
 
 def draw(C, T, K, H, D):

@@ -7,13 +7,13 @@ import torch
 from attention_cases import WIDTH, assert_close, draw, make_attention, softmax_read
 from rank_cases import make_config
 
-from ifa_ray.models.fast_attention import (
+from ifa_ray.models.coarse_attention import (
     ClusteredAttention,
     InducingAttention,
     LinformerAttention,
+    bucket_edges,
+    hamming_k_means,
 )
-from ifa_ray.models.fast_attention.clustered import hamming_k_means
-from ifa_ray.models.fast_attention.linformer import bucket_edges
 
 
 def literal_k_means(bits_CP, clusters):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ifa_ray.data.features import LOG_SCALE
-from ifa_ray.models.code_state import NO_DECAY, CodeState
+from ifa_ray.models.code_heads import NO_DECAY, CodeState
 
 DECAYS = (NO_DECAY, 5.0)
 NUM_CODES = 6

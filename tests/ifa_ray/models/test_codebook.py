@@ -5,7 +5,7 @@ import pytest
 import torch
 from rank_cases import ITEMS, make_items
 
-from ifa_ray.models.codebook import Codebook, k_means
+from ifa_ray.models.code_heads import Codebook, k_means
 
 
 def clusters(num, per, spread=0.01, seed=0):

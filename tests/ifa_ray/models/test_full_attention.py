@@ -12,9 +12,9 @@ from literal_attention import (
 from rank_cases import ITEMS, make_config, make_request
 
 from ifa_ray.data.features import build_batch
+from ifa_ray.models import baselines as module
 from ifa_ray.models import build_model
-from ifa_ray.models import full_attention as module
-from ifa_ray.models.full_attention import full_attention, naive_full_attention
+from ifa_ray.models.baselines import full_attention, naive_full_attention
 
 
 def draw(C, n, H, D):
@@ -64,10 +64,10 @@ def test_twin_that_finds_everything_is_full_attention(length):
     twin = move_projections(build_model(make_config("twin", top_k=64), ITEMS, seed=2))
     full = with_weights_of(twin, "full_attention", ITEMS)
     batch = build_batch([make_request(20, length), make_request(9, 30, 1)], ITEMS, twin.config)
-    torch.testing.assert_close(full(batch), twin(batch), rtol=1e-5, atol=2e-6)
-    weights = torch.randn(full(batch).shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(full(batch).logits_BCL, twin(batch).logits_BCL, rtol=1e-5, atol=2e-6)
+    weights = torch.randn(full(batch).logits_BCL.shape, generator=torch.Generator().manual_seed(0))
     for model in (twin, full):
-        (model(batch) * weights).sum().backward()
+        (model(batch).logits_BCL * weights).sum().backward()
     for (name, mine), expected in zip(full.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(
             mine.grad.to_dense(), expected.grad.to_dense(), rtol=1e-4, atol=1e-4, msg=name
@@ -78,7 +78,7 @@ def test_twin_that_finds_less_is_not():
     twin = move_projections(build_model(make_config("twin", top_k=6), ITEMS, seed=2))
     full = with_weights_of(twin, "full_attention", ITEMS)
     batch = build_batch([make_request(20, 64)], ITEMS, twin.config)
-    assert (full(batch) - twin(batch)).abs().max() > 1e-3
+    assert (full(batch).logits_BCL - twin(batch).logits_BCL).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("length", [3, 6, 7, 40])

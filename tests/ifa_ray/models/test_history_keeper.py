@@ -74,7 +74,7 @@ def logits_from_state(model, keeper, state, request):
 
 def logits_from_scratch(model, request):
     with torch.inference_mode():
-        return model(build_batch([request], ITEMS, model.config))
+        return model(build_batch([request], ITEMS, model.config)).logits_BCL
 
 
 @pytest.mark.parametrize("make", [bulk, one_by_one, merged])

@@ -11,8 +11,7 @@ from ifa_ray.errors import ConfigError
 from ifa_ray.models import build_model
 from ifa_ray.models.layers import initialise
 from ifa_ray.models.linear_attention import feature_map, naive_linear_attention
-from ifa_ray.models.modules import Gate, SequenceAttention, mix_experts
-from ifa_ray.models.towers import Towers
+from ifa_ray.models.modules import Gate, ModularTowers, SequenceAttention, mix_experts
 
 L = 3
 IN_TOWERS = [m for m in MODULES if m != "sequence_attention"]
@@ -77,7 +76,7 @@ def literal_logits(towers, x, user, channel, widths, modules):
 @torch.no_grad()
 def test_towers_with_modules_equal_what_is_written_out(modules):
     widths = (6, 5, 4)
-    towers = Towers(block_width=7, user_width=4, tower_widths=widths, objectives=L, modules=modules)
+    towers = ModularTowers(modules, block_width=7, user_width=4, tower_widths=widths, objectives=L)
     shaken(towers)
     blocks, user = [draw(2, 5, 3), draw(2, 5, 4, seed=1)], draw(2, 4, seed=2)
     channel = torch.arange(10).view(2, 5)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ifa_ray.models import same_category as module
-from ifa_ray.models.same_category import same_category_attention, tiles_of_same_category
+from ifa_ray.models import baselines as module
+from ifa_ray.models.baselines import same_category_attention, tiles_of_same_category
 
 
 def draw(B, C, T, num_codes, seed=0):

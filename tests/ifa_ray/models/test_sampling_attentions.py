@@ -8,9 +8,9 @@ from attention_cases import WIDTH, assert_close, draw, make_attention, softmax_r
 from rank_cases import make_config
 
 from ifa_ray.errors import ConfigError
-from ifa_ray.models.fast_attention import EtaAttention, LocalGlobalAttention, SdimAttention
-from ifa_ray.models.fast_attention.eta import nearest_codes
-from ifa_ray.models.head_walk import walk_heads
+from ifa_ray.models.coarse_attention import LocalGlobalAttention
+from ifa_ray.models.hashed_attention import EtaAttention, SdimAttention, nearest_codes
+from ifa_ray.models.search import walk_heads
 
 TOP_K = 6  # of `make_config`
 
@@ -81,7 +81,7 @@ def test_the_nearest_codes_are_those_of_brute_force(T, k, P):
 def test_searching_codes_in_chunks_changes_nothing(monkeypatch):
     queries, keys = draw(30, 16) > 0, draw(50, 16, seed=1) > 0
     whole = nearest_codes(queries, keys, 5)
-    monkeypatch.setattr("ifa_ray.models.fast_attention.eta._CHUNK_SCORES", 50 * 7)
+    monkeypatch.setattr("ifa_ray.models.hashed_attention._CHUNK_SCORES", 50 * 7)
     assert torch.equal(nearest_codes(queries, keys, 5), whole)
 
 

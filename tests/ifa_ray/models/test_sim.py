@@ -10,7 +10,7 @@ from rank_cases import ITEMS, make_config, make_request
 
 from ifa_ray.data.features import build_batch
 from ifa_ray.models import build_model
-from ifa_ray.models.sim import naive_relevance_pooling, relevance_pooling
+from ifa_ray.models.baselines import naive_relevance_pooling, relevance_pooling
 
 
 def make_sim(name, **changes):
@@ -95,7 +95,7 @@ def test_search_weights_learn_from_its_own_prediction_alone():
     model = make_sim("sim_soft")
     searching = [p for name, p in model.named_parameters() if name.startswith("search_")]
     assert len(searching) == 6
-    outputs = model.outputs(build_batch([make_request(12, 40)], ITEMS, model.config))
+    outputs = model(build_batch([make_request(12, 40)], ITEMS, model.config))
     of_towers = torch.autograd.grad(
         outputs.logits_BCL.sum(), searching, allow_unused=True, retain_graph=True
     )
@@ -108,7 +108,7 @@ def test_only_training_pays_for_the_search_s_prediction():
     model = make_sim("sim_soft")
     model.freeze()
     with torch.no_grad():
-        outputs = model.outputs(build_batch([make_request()], ITEMS, model.config))
+        outputs = model(build_batch([make_request()], ITEMS, model.config))
     assert outputs.auxiliary_BC is None
 
 

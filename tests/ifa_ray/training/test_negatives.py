@@ -10,7 +10,7 @@ from tiny_learners import make_items, make_learner, make_samples
 from ifa_ray.config import TrainingConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
-from ifa_ray.models import MODELS
+from ifa_ray.models import MODELS, model_class
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.negatives import NegativeSampler, kept_places
 
@@ -37,14 +37,16 @@ def test_a_model_says_whether_its_candidates_read_each_other(name):
             every_other = sample.request.candidates_C[::2].copy()
             some = dataclasses.replace(sample.request, candidates_C=every_other, k=1)
             whole, part = (
-                model(build_batch([request], make_items(), config))[0]
+                model(build_batch([request], make_items(), config)).logits_BCL[0]
                 for request in (sample.request, some)
             )
             differs |= not torch.allclose(whole[::2], part, atol=1e-4)
     assert model.reads_candidates_together == differs
 
 
-@pytest.mark.parametrize("name", [m for m in EVERY_MODEL if MODELS[m].reads_candidates_together])
+@pytest.mark.parametrize(
+    "name", [m for m in EVERY_MODEL if model_class(m).reads_candidates_together]
+)
 def test_a_model_that_reads_sets_never_learns_from_parts(name):
     rule = f"negative_rate == 0.3, must be 1 for {name}: its candidates attend to each other"
     with pytest.raises(ConfigError, match=rule):

@@ -33,7 +33,7 @@ PARTS = ("plain", "ray", "evaluate", "train", "served")
 # Names of values that are measured or say where and when: everything else must repeat.
 MEASURED = re.compile(
     r"(_s|_ms|seconds|_per_s|memory|memory_bytes|started|wall|cpu|cost|costs|time|times|programs?)$"
-    r"|^(provenance|machine|versions?|git_commit|command|host|parts|out|root|path|facts|data)$"
+    r"|^(provenance|machine|date|guardrails|git_dirty|date|guardrails|git_dirty|versions?|git_commit|command|host|parts|out|root|path|facts|data)$"
     # What was asked for is no result, and may be written in other words.
     r"|^(config|config_hash|settings|settings_hash|model|training|schema|sha256|bytes|files)$"
 )
@@ -67,7 +67,7 @@ def hashes(work, only):
         command("simulator", "run", "--preset", "smoke", "--out", work / "ray")
         found |= of_folder("ray", work / "ray")
     if "evaluate" in only:
-        found["evaluate/numbers"] = of_json(evaluation(plain, work))
+        found |= of_parts("evaluate/numbers", evaluation(plain, work))
     if "train" in only:
         trained = work / "trained"
         command("ifa_ray", "train", "--data", plain, "--arm", "warmup", "--model", "ifa_plus",
@@ -151,14 +151,24 @@ def of_folder(part, root):
         elif path.suffix == ".safetensors":
             found[f"{part}/{name}"] = of_tensors(path.read_bytes())
         elif path.name == "result.json":
-            for key, value in json.loads(path.read_bytes()).items():
-                if not MEASURED.search(key):
-                    found[f"{part}/{name}:{key}"] = of_json(value)
+            found |= of_parts(f"{part}/{name}", json.loads(path.read_bytes()))
         elif path.suffix == ".json":
             found[f"{part}/{name}"] = of_json(json.loads(path.read_bytes()))
         elif path.suffix == ".jsonl":
             lines = path.read_text().splitlines()
             found[f"{part}/{name}"] = of_json([json.loads(line) for line in lines])
+    return found
+
+
+def of_parts(name, values, depth=2):
+    """By part, so that a difference has an address."""
+    found = {}
+    for key, value in values.items():
+        if not MEASURED.search(key):
+            if depth and isinstance(value, dict):
+                found |= of_parts(f"{name}:{key}", value, depth - 1)
+            else:
+                found[f"{name}:{key}"] = of_json(value)
     return found
 
 

@@ -20,8 +20,6 @@ from pathlib import Path
 
 from benchmarks.results import write
 
-__all__ = ["SUITE", "Benchmark", "main", "summary"]
-
 MET, MISSED, OPEN = "met", "missed", "not measured"
 
 # Status of a benchmark that needs what this machine has not.

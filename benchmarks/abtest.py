@@ -24,8 +24,6 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.results import write
 
-__all__ = ["main", "measure", "write_logs"]
-
 DAY_MS = 86_400_000
 ITEMS = 20_000
 PER_USER_DAY = 12

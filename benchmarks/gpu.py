@@ -43,8 +43,6 @@ from ifa_ray.models.base import RankModel
 from ifa_ray.ranker import ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["Size", "main", "measure"]
-
 SEED = 0
 NO_DEVICE = "no CUDA device here: nothing was measured (--dry-run runs the same code on a CPU)."
 

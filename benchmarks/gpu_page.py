@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["table", "verdicts", "what_ran"]
-
 
 def verdicts(found: dict[str, Any]) -> list[str]:
     """A line for each number that was wanted of an H100, where it was measured."""

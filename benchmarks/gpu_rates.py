@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["copy_gb_per_s", "describe_device", "matmul_tflop_per_s", "timed"]
-
 
 def describe_device(device: torch.device) -> dict[str, str | int | float]:
     """Name, memory, processors and the versions that matter to it."""

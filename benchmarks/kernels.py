@@ -33,8 +33,6 @@ from ifa_ray.models.linear_attention import SequenceState
 from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
 
-__all__ = ["Part", "Size", "main", "measure", "verdicts"]
-
 SEED = 0
 WHOLE, PRODUCTS = "the whole request", "its products alone"
 

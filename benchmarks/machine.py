@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["describe_machine", "has_amx"]
-
 
 def describe_machine() -> dict[str, str | int]:
     """The context without which a measured time means nothing."""

@@ -36,8 +36,6 @@ from ifa_ray.models import MODELS, build_model
 from ifa_ray.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
-__all__ = ["TASKS", "Result", "agreement", "measure", "table", "verdict_in_bf16", "verdicts"]
-
 BASELINE = "ifa"
 TASKS = ("rank", "whole", "train")
 SEED = 0

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write"]
-
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
     """Writes results as JSON, into a folder that may have to be made."""

@@ -25,8 +25,6 @@ from ifa_ray.errors import IfaRayError
 from ifa_ray.schema import RankRequest
 from ifa_ray.serving.client import RankClient
 
-__all__ = ["NUM_ITEMS", "SEED", "Outcome", "arrivals_s", "run"]
-
 SEED = 0
 NUM_ITEMS = 50_000
 _DISTINCT = 8

@@ -42,8 +42,6 @@ from ifa_ray.schema import RankRequest
 from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.stateful_ranker import StatefulRanker
 
-__all__ = ["Growth", "measure", "table", "verdicts"]
-
 SEED = 0
 NUM_ITEMS = 50_000
 MODELS = ("ifa", "ifa_plus")

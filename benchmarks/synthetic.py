@@ -13,8 +13,6 @@ import numpy as np
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import ACTIONS, History, RankRequest
 
-__all__ = ["catalogue", "request"]
-
 _DAY_MS = 86_400_000
 _NOW_MS = 400 * _DAY_MS
 

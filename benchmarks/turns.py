@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-__all__ = ["Spent", "in_turns", "multiplications"]
-
 Spent = dict[str, float]
 """`p50_ms` and `min_ms` of the trials."""
 

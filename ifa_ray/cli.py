@@ -18,8 +18,6 @@ from ifa_ray.serving.command import add_serve, run_serve
 from ifa_ray.training.command import add_train, run_train
 from ifa_ray.training.versions import add_versions, run_versions
 
-__all__ = ["main"]
-
 _COMMANDS = {
     "abtest": run_abtest,
     "evaluate": run_evaluate,

@@ -21,21 +21,6 @@ from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = [
-    "CROSS_FEATURES",
-    "MODULES",
-    "SET_STEPS",
-    "SPARSE_OPTIMIZERS",
-    "Config",
-    "ModelConfig",
-    "TrainingConfig",
-    "add_flags",
-    "flags_given",
-    "read_setting",
-    "require",
-    "setting",
-]
-
 _REQUIRED: Any = dataclasses.MISSING
 
 

@@ -19,8 +19,6 @@ from ifa_ray.data.log_tables import ReadSettings
 from ifa_ray.errors import ConfigError, IfaRayError, LogError
 from ifa_ray.training.sources import split_adapter, tables_of_adapter
 
-__all__ = ["add_data_command", "run_data"]
-
 _HELP = """\
 Tell what is in a log and what is wrong with it. Knows MovieLens, KuaiRand, EB-NeRD, the folder of
 a run, and what an adapter of one's own gives (docs/adapters.md). All problems are reported, each

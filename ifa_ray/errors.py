@@ -18,19 +18,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "IfaRayError",
-    "LogError",
-    "RankerError",
-    "RequestError",
-    "ServingError",
-    "StoreError",
-    "shortened",
-    "unknown_name",
-]
-
 
 class IfaRayError(Exception):
     """Base of every error that this library raises on purpose."""

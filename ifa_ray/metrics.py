@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from ifa_ray.errors import RankerError
 
-__all__ = ["auc", "calibration", "gauc", "group_aucs", "log_loss"]
-
 
 def auc(scores_X: npt.ArrayLike, labels_X: npt.ArrayLike) -> float | None:
     """The probability that a positive outscores a negative; a tie counts one half.

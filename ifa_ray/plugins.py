@@ -15,8 +15,6 @@ from typing import Any
 
 from ifa_ray.errors import ConfigError, unknown_name
 
-__all__ = ["load_adapter", "load_ranker_class", "load_store_class"]
-
 _OF_STORES = ("append", "watermark", "read", "extent", "erase", "close")
 
 

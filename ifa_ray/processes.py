@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-__all__ = ["usable_cores", "worker_pool"]
-
 
 def usable_cores() -> int:
     """Cores that this process may use."""

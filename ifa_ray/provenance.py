@@ -13,8 +13,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["provenance"]
-
 _PACKAGES = ("torch", "numpy", "polars", "pyarrow", "ray", "scipy")
 
 

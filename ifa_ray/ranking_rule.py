@@ -19,8 +19,6 @@ import numpy.typing as npt
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["RANKING_RULES", "RankingRule", "parse_ranking_rule"]
-
 RANKING_RULES = {"pitctr": "imp^1*is_click^1", "long_view": "imp^0.5*long_view^1"}
 """Rules by name. `pitctr` is the paper's, p(imp|can) p(cli|imp). `long_view` leans less on
 p(imp|can), which repeats what the earlier policy showed."""

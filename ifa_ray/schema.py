@@ -16,27 +16,6 @@ import numpy.typing as npt
 
 from ifa_ray.errors import RankerError, RequestError
 
-__all__ = [
-    "ACTIONS",
-    "FROM_STORE",
-    "IMPRESSION_COLUMNS",
-    "MAX_CANDIDATES",
-    "MAX_HISTORY",
-    "MAX_TIME_MS",
-    "MIN_TIME_MS",
-    "OBJECTIVES",
-    "REQUEST_COLUMNS",
-    "SCHEMA_VERSION",
-    "History",
-    "RankRequest",
-    "RankResponse",
-    "StoredHistory",
-    "TrainingSample",
-    "pack_actions",
-    "validate_request",
-    "validate_response",
-]
-
 SCHEMA_VERSION = 1
 
 ACTIONS = (

@@ -25,8 +25,6 @@ from simulator.commands.run import add_run, run_run
 from simulator.commands.sensitivity import add_sensitivity, run_sensitivity
 from simulator.commands.set_headroom import add_set_headroom, run_set_headroom
 
-__all__ = ["main"]
-
 EXIT_USAGE = 2
 
 _COMMANDS = {

@@ -27,8 +27,6 @@ from simulator.presets import AA_ARM, RunConfig
 from simulator.world.config import START_MS
 from simulator.world.world import World
 
-__all__ = ["Budget", "measure_budget"]
-
 _SHARES = (1.0, 0.5, 0.25)
 _TRIALS = 5
 

@@ -7,8 +7,6 @@ import os
 
 from ifa_ray.config import require
 
-__all__ = ["Cluster"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:

@@ -14,8 +14,6 @@ from simulator.world.config import WorldConfig
 from simulator.world.day import run_warmup
 from simulator.world.world import ShardState, World
 
-__all__ = ["compile_ahead"]
-
 
 def compile_ahead() -> None:
     """Lives two users of a world as small as can be; a tenth of a second when all is on disk."""

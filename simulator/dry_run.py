@@ -28,8 +28,6 @@ from simulator.plain_run import run_plain
 from simulator.presets import AA_ARM, RunConfig
 from simulator.warmup_log import live_warmups
 
-__all__ = ["ArmCost", "RunCost", "estimate_run"]
-
 # Without models, so that a piece is cheap. They bracket what users do under a trained ranker.
 _SAMPLE_ARMS = ("random", "oracle")
 _SAMPLE_USERS = 24

@@ -13,8 +13,6 @@ import dataclasses
 from simulator.presets import AA_ARM, RunConfig, override, preset
 from simulator.world.config import WORLDS
 
-__all__ = ["Part", "experiment_parts"]
-
 _CHALLENGERS = ("ifa", "ifa_plus")
 
 

@@ -46,8 +46,6 @@ from simulator.resources import ResourcePlan, plan_resources
 from simulator.result import write_result
 from simulator.retrieval_actor import RetrievalActor
 
-__all__ = ["run"]
-
 _T = TypeVar("_T")
 
 POLL_S = 0.1

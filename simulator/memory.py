@@ -8,8 +8,6 @@ from typing import Self
 
 import psutil
 
-__all__ = ["PeakMemory"]
-
 
 class PeakMemory:
     """Samples the proportional set size of this process tree on a thread.

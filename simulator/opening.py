@@ -18,8 +18,6 @@ from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomicall
 from ifa_ray.errors import ConfigError
 from simulator.presets import RunConfig
 
-__all__ = ["link_latest", "load_config", "open_run"]
-
 LOCK = ".lock"
 
 

@@ -13,8 +13,6 @@ from typing import Any
 from ifa_ray.data.run_folder import RunFolder, write_atomically
 from ifa_ray.provenance import provenance
 
-__all__ = ["RunFacts", "begin_part", "end_part", "read_facts"]
-
 # What another program would be: results of one run come from one of each.
 _PROGRAM = ("git_commit", "versions")
 

@@ -44,8 +44,6 @@ from simulator.world.oracle import world_ranker
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import World
 
-__all__ = ["MakeRanker", "live_arm", "run_plain", "stream_settings"]
-
 MakeRanker = Callable[[RankModel, ItemTable, int, Callable[[], float]], Ranker]
 """As `ModelRanker`: a model, its catalogue, its version and a clock of seconds."""
 

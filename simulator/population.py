@@ -31,8 +31,6 @@ from simulator.world.oracle import WorldRanker, world_ranker
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import World
 
-__all__ = ["UserShards"]
-
 # Large enough to spread a call's fixed cost, small enough to spread a round over replicas.
 REQUESTS_PER_CALL = 4
 MAX_TRIES = 7

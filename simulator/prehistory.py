@@ -17,8 +17,6 @@ from simulator.presets import RunConfig
 from simulator.world.day import DayLog, ShardState, run_warmup
 from simulator.world.world import World
 
-__all__ = ["live_prehistory", "write_catalogue", "write_shard_day"]
-
 
 def write_catalogue(folder: RunFolder, config: RunConfig, replicate: int) -> None:
     """Writes the observed items of a replicate's world, unless they are there."""

@@ -21,18 +21,6 @@ from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.models import MODELS
 from simulator.world.config import WorldConfig, world_config
 
-__all__ = [
-    "AA_ARM",
-    "ARMS",
-    "MODEL_ARMS",
-    "PRESETS",
-    "REGIMES",
-    "Arm",
-    "RunConfig",
-    "override",
-    "preset",
-]
-
 MODEL_ARMS = tuple(MODELS)
 
 REGIMES = ("quality", "equal_latency")

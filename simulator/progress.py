@@ -22,8 +22,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["RunProgress"]
-
 _LINE_EVERY_S = 5.0
 
 

@@ -12,8 +12,6 @@ import os
 import warnings
 from pathlib import Path
 
-__all__ = ["private_ray_environment", "quiet_ray_logs"]
-
 
 def private_ray_environment(home: Path) -> None:
     """Points this process and the Ray it starts at a private home folder, created if need be."""

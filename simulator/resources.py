@@ -10,8 +10,6 @@ import dataclasses
 
 from ifa_ray.errors import ConfigError
 
-__all__ = ["ResourcePlan", "plan_resources"]
-
 # Left over for what others reserve: Serve's controller, Ray Train's controllers.
 _USABLE = 0.9
 

@@ -27,8 +27,6 @@ from simulator.calibration.table import calibration_of_run
 from simulator.parts import RunFacts, read_facts
 from simulator.presets import AA_ARM, RunConfig
 
-__all__ = ["build_result", "write_result"]
-
 RESULT_VERSION = 2
 
 LIMITS = (

@@ -14,8 +14,6 @@ from simulator.world.queries import Candidates, Retrieval, RetrievalQuery
 from simulator.world.retrieval import ChannelRetrieval
 from simulator.world.world import RetrievalFactory, World
 
-__all__ = ["RetrievalActor"]
-
 
 class RetrievalActor:
     """Holds each replicate's retrieval stage and emits candidates for batches of users.

@@ -21,8 +21,6 @@ from simulator.world.queries import Candidates, Channel, RetrievalQuery, long_pr
 from simulator.world.users import UserState, drift
 from simulator.world.world import ShardState, World
 
-__all__ = ["ALL_CHANNELS", "RecallRow", "oracle_recall", "recall_table"]
-
 ALL_CHANNELS = "all"
 TOPS = (100, 1_000)
 _CHUNK = 65_536

@@ -19,8 +19,6 @@ from ifa_ray.errors import ConfigError
 from simulator.opening import load_config
 from simulator.presets import Arm, RunConfig
 
-__all__ = ["reuse_run"]
-
 # What may differ, because it changes no byte of an arm that `_same_arm` finds the same.
 _FREE = ("preset", "arms", "regime", "budget_ms", "candidate_limits", "model", "training")
 

@@ -25,8 +25,6 @@ from simulator.opening import open_run
 from simulator.plain_run import run_plain
 from simulator.presets import RunConfig, override
 
-__all__ = ["KNOBS", "SensitivitySettings", "format_table", "measure_sensitivity"]
-
 KNOBS: Mapping[str, tuple[float, ...]] = {
     "interest_gain": (0.0, 0.5, 2.0),
     "interest_spread": (0.0, 2.4),

@@ -45,8 +45,6 @@ from simulator.world.day import DayLog, run_day, run_warmup
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import ShardState, World
 
-__all__ = ["HeadroomSettings", "format_report", "measure_headroom"]
-
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """Score per unit of utility, tried for `best_set`."""
 

@@ -18,8 +18,6 @@ from simulator.world.responses import bias, expected_play_s, utility, watch_dist
 from simulator.world.users import Moment, SessionState, joy, leave_probability
 from simulator.world.world import World
 
-__all__ = ["Moment", "best_set", "boredom_of", "fresh_utility", "oracle_set", "slate_watch_s"]
-
 Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int32]
 ItemTraits = tuple[

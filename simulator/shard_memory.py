@@ -13,8 +13,6 @@ from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from ifa_ray.schema import ACTIONS, pack_actions
 from simulator.world.world import ShardState, World
 
-__all__ = ["shard_before"]
-
 
 def shard_before(folder: RunFolder, world: World, key: ShardDay) -> ShardState:
     """The shard at the start of a day: hidden state of the day before, histories of the whole log.

@@ -29,8 +29,6 @@ from simulator.presets import RunConfig
 from simulator.progress import RunProgress
 from simulator.world.world import World
 
-__all__ = ["live_warmups", "write_warmup_log"]
-
 
 def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
     """Writes the catalogues and warm-up logs of all replicates.

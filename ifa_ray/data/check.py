@@ -25,8 +25,6 @@ from ifa_ray.data.movielens import is_movielens
 from ifa_ray.data.run_folder import is_run
 from ifa_ray.errors import LogError
 
-__all__ = ["CLEAN", "PROBLEMS", "UNUSABLE", "LogCheck", "check_log", "check_log_tables"]
-
 CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
 """What a process that checked ends with."""
 

@@ -14,16 +14,6 @@ from ifa_ray.data.check_rules import Findings, Rule, is_flag, quantiles_of, summ
 from ifa_ray.data.log_tables import LogTables, watermarks
 from ifa_ray.schema import ACTIONS, MAX_CANDIDATES
 
-__all__ = [
-    "LONG_VIEW_RULE",
-    "PLAY_RULES",
-    "SHOW",
-    "check_histories",
-    "check_requests",
-    "check_rows",
-    "check_tables",
-]
-
 # KuaiRand's README: the whole video, or 18 s of one that is longer.
 _LONG_MS = 18_000
 LONG_VIEW_RULE = Rule(

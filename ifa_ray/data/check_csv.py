@@ -16,8 +16,6 @@ from ifa_ray.data.check_rules import Findings, Rule, is_flag, quantiles_of, summ
 from ifa_ray.data.kuairand_files import BEIJING_MS, LOG_COLUMNS, find_kuairand
 from ifa_ray.schema import ACTIONS
 
-__all__ = ["check_kuairand", "check_movielens"]
-
 MAX_COMPARED_ROWS = 50_000_000
 """Of longer logs, rows are not compared with each other."""
 

@@ -17,8 +17,6 @@ from ifa_ray.data.ebnerd_files import (
     wrong_kinds,
 )
 
-__all__ = ["check_ebnerd"]
-
 _INVIEW, _CLICKED = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
 _SHOW = ("row", "impression_id", "user_id")
 _BEHAVIOR_RULES = (

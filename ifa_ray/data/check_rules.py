@@ -14,17 +14,6 @@ from typing import Any
 
 import polars as pl
 
-__all__ = [
-    "MAX_EXAMPLES",
-    "FileSummary",
-    "Findings",
-    "Problem",
-    "Rule",
-    "is_flag",
-    "quantiles_of",
-    "summary_of",
-]
-
 MAX_EXAMPLES = 3
 
 _QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)

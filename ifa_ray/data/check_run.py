@@ -18,8 +18,6 @@ from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
 
-__all__ = ["check_run"]
-
 _SCHEMAS: Mapping[str, Mapping[str, str]] = {
     "impressions": IMPRESSION_COLUMNS, "requests": REQUEST_COLUMNS, "items": ITEM_COLUMNS,
 }  # fmt: skip

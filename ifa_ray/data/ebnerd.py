@@ -56,8 +56,6 @@ from ifa_ray.data.log_tables import (
 )
 from ifa_ray.errors import LogError
 
-__all__ = ["read_ebnerd"]
-
 _DAY_MS = 86_400_000
 _HISTORY = {"impression_time_fixed": "time", "article_id_fixed": "article",
             "read_time_fixed": "read_s"}  # fmt: skip

@@ -12,18 +12,6 @@ import polars as pl
 
 from ifa_ray.errors import LogError
 
-__all__ = [
-    "ARTICLE_COLUMNS",
-    "BEHAVIOR_COLUMNS",
-    "HISTORY_COLUMNS",
-    "UNREADABLE",
-    "find_articles",
-    "is_ebnerd",
-    "read_columns",
-    "with_wide_ids",
-    "wrong_kinds",
-]
-
 BEHAVIOR_COLUMNS = ("impression_id", "user_id", "impression_time", "article_ids_inview",
                     "article_ids_clicked", "next_read_time")  # fmt: skip
 HISTORY_COLUMNS = ("user_id", "impression_time_fixed", "article_id_fixed", "read_time_fixed")

@@ -21,20 +21,6 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
 from ifa_ray.schema import ACTIONS, RankRequest
 
-__all__ = [
-    "COUNTS",
-    "LOG_SCALE",
-    "NUM_CHANNELS",
-    "NUM_GAPS",
-    "NUM_HOURS",
-    "NUM_LENGTHS",
-    "Batch",
-    "build_batch",
-    "counted_keys",
-    "gap_buckets",
-    "with_counts",
-]
-
 NUM_HOURS = 24
 NUM_CHANNELS = 16
 """Rows of a channel table: 0 is unknown, channel c is 1 + c modulo 15."""

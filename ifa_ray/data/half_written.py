@@ -11,8 +11,6 @@ import re
 import shutil
 from pathlib import Path
 
-__all__ = ["is_half_written", "remove_half_written", "temporary_of"]
-
 
 def temporary_of(path: Path) -> Path:
     """Where this process writes what will be `path`: beside it, so that a rename is enough."""

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from ifa_ray.errors import LogError
 from ifa_ray.schema import History
 
-__all__ = ["HistoryStore"]
-
 
 class HistoryStore:
     """Every user's impressions, oldest first, appended in place.

@@ -25,8 +25,6 @@ import numpy.typing as npt
 from ifa_ray.errors import LogError
 from ifa_ray.schema import History
 
-__all__ = ["BLOCK", "HistoryBlocks"]
-
 BLOCK = 512
 """Impressions per block."""
 

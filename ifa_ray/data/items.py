@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from ifa_ray.errors import LogError, RequestError
 
-__all__ = ["ItemTable"]
-
 # A table of rows by id may take 16 bytes an item, and 4 kB whatever it holds.
 _MAX_SPREAD, _ALWAYS_SPREAD = 4, 1_000
 

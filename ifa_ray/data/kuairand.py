@@ -55,8 +55,6 @@ from ifa_ray.data.log_tables import (
 )
 from ifa_ray.errors import LogError
 
-__all__ = ["read_kuairand"]
-
 
 def read_kuairand(
     folder: Path | str,

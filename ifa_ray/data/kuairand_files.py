@@ -22,18 +22,6 @@ from ifa_ray.data.log_tables import choose_users, item_table
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS
 
-__all__ = [
-    "BEIJING_MS",
-    "LOG_COLUMNS",
-    "TAG_BUCKETS",
-    "USED_COLUMNS",
-    "KuaiRandFiles",
-    "find_kuairand",
-    "is_kuairand",
-    "read_logs",
-    "read_videos",
-]
-
 LOG_COLUMNS = (
     "user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow",
     "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "duration_ms",

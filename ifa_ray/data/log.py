@@ -16,32 +16,11 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.tables import (
     Columns,
     ColumnsLike,
-    concat_columns,
     read_table,
-    sha256_of,
     write_table,
 )
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, MAX_CANDIDATES, REQUEST_COLUMNS
-
-__all__ = [
-    "ITEM_COLUMNS",
-    "TIMING_COLUMNS",
-    "Columns",
-    "ColumnsLike",
-    "concat_columns",
-    "read_impressions",
-    "read_items",
-    "read_requests",
-    "read_table",
-    "read_timings",
-    "sha256_of",
-    "write_impressions",
-    "write_items",
-    "write_requests",
-    "write_table",
-    "write_timings",
-]
 
 ITEM_COLUMNS: Mapping[str, str] = {
     "video_id": "int32",

@@ -26,17 +26,6 @@ from ifa_ray.data.tables import Columns
 from ifa_ray.errors import LogError, unknown_name
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
 
-__all__ = [
-    "UNKNOWN_CHANNEL",
-    "LogTables",
-    "ReadSettings",
-    "choose_users",
-    "evenly_spaced",
-    "item_table",
-    "log_tables",
-    "watermarks",
-]
-
 UNKNOWN_CHANNEL = -1
 """The channel of a candidate of which nobody knows who retrieved it."""
 

@@ -37,8 +37,6 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS, OBJECTIVES, RankRequest, TrainingSample, pack_actions
 
-__all__ = ["LABEL_RULES", "MovieLens", "is_movielens", "read_movielens"]
-
 LABEL_RULES: Mapping[str, str] = {
     "impression": "the film was rated",
     "is_click": "rating >= 4",

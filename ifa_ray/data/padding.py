@@ -15,8 +15,6 @@ from torch.nn.functional import pad
 
 from ifa_ray.data.features import NUM_GAPS, Batch
 
-__all__ = ["padded_to"]
-
 # Codes name places of the history, which move when it gets longer on its left.
 _CODES = ("history_code_BT", "candidate_code_BC")
 _WITHOUT_SIZE = ("user_B", "hour_B", "length_B")

@@ -35,8 +35,6 @@ from ifa_ray.data.half_written import temporary_of
 from ifa_ray.data.tables import sha256_of
 from ifa_ray.errors import LogError
 
-__all__ = ["TABLES", "WARMUP", "RunFolder", "ShardDay", "is_run", "write_atomically"]
-
 WARMUP = "warmup"
 TABLES = ("impressions", "requests", "timings")
 

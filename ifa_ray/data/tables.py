@@ -23,16 +23,6 @@ from ifa_ray.data.half_written import temporary_of
 from ifa_ray.errors import LogError
 from ifa_ray.schema import SCHEMA_VERSION
 
-__all__ = [
-    "MAX_VALUES",
-    "Columns",
-    "ColumnsLike",
-    "concat_columns",
-    "read_table",
-    "sha256_of",
-    "write_table",
-]
-
 Columns = dict[str, np.ndarray]
 """Column name to array [R]. A list column is [R, C] where all rows are equally long, else an
 object array of R arrays: indexing by row or by mask is the same for both."""

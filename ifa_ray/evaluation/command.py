@@ -22,8 +22,6 @@ from ifa_ray.evaluation.result import Evaluation, to_json
 from ifa_ray.evaluation.story import evaluate
 from ifa_ray.evaluation.tables import TextTable, facts, footer, tables
 
-__all__ = ["add_evaluate", "run_evaluate"]
-
 EXIT_INTERRUPTED = 130
 COUNTS = {"off": ("channel",), "on": CROSS_FEATURES}
 

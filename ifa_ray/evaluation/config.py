@@ -16,8 +16,6 @@ from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.evaluation.lists import ablated_part, known_models
 from ifa_ray.models import MODELS, ifa_plus
 
-__all__ = ["EACH", "EvaluationConfig"]
-
 EACH = "each"
 """Seed s reads replicate s: a fresh world and fresh weights."""
 

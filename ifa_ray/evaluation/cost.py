@@ -30,8 +30,6 @@ from ifa_ray.schema import RankRequest, TrainingSample
 from ifa_ray.training.learner import Learner, batches
 from ifa_ray.training.sources import SampleStream
 
-__all__ = ["Cost", "measure_costs", "peak_request_bytes"]
-
 _PROC = Path("/proc/self")
 _MEMORY_REQUESTS = 3
 

@@ -13,8 +13,6 @@ from ifa_ray.evaluation.result import Evaluation
 from ifa_ray.evaluation.run import ModelRun
 from ifa_ray.training.plots import lines_svg
 
-__all__ = ["OBJECTIVE", "learning_svg", "part_ends", "part_means"]
-
 # What models rank by: pITCTR is p(click|candidate).
 OBJECTIVE = "is_click"
 MOST_LINES = 5  # more cannot be told apart

@@ -20,17 +20,6 @@ from ifa_ray.abtest.estimates import holm
 from ifa_ray.evaluation.run import ModelRun
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = [
-    "METRICS",
-    "Comparison",
-    "Estimate",
-    "compare",
-    "difference",
-    "estimate",
-    "model_estimate",
-    "t_interval",
-]
-
 METRICS = ("auc", "gauc")
 
 

@@ -22,8 +22,6 @@ from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.run import ModelRun
 from ifa_ray.provenance import provenance
 
-__all__ = ["EvaluationFolder", "write_json"]
-
 
 def write_json(path: Path, values: Any) -> None:
     """Writes plain values; NaN, which is not JSON, is a fault of ours."""

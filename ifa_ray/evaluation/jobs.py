@@ -23,8 +23,6 @@ from ifa_ray.evaluation.run import ModelRun, Progress, read_seed, run_model
 from ifa_ray.processes import worker_pool
 from ifa_ray.training.sources import SampleStream
 
-__all__ = ["run_all"]
-
 _REPORT_EVERY_S = 0.2
 _reports: Any = None  # of a worker process: where it puts its progress
 

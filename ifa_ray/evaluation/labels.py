@@ -9,8 +9,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
-__all__ = ["LEADER_FROM_PX", "RADIUS", "Box", "place_labels"]
-
 FONT_PX = 13
 # Of a sans-serif letter, on the generous side: what fits by it fits in any browser's font.
 LETTER_PX = 7.4

@@ -12,18 +12,6 @@ from ifa_ray.config import require
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS, ifa_plus
 
-__all__ = [
-    "PAPER_TABLES",
-    "REFERENCES",
-    "TITLES",
-    "ablated_part",
-    "ablation",
-    "covered_lists",
-    "expand_models",
-    "known_models",
-    "model_lists",
-]
-
 _LISTS: Mapping[str, tuple[str, ...]] = {
     "table2": ("avg_pooling", "din", "sim_hard", "sim_soft", "twin", "ifa"),
     "table3": ("ifa", "ifa_fsm", "ifa_fsm_ram"),

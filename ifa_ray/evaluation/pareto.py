@@ -13,8 +13,6 @@ from html import escape
 
 from ifa_ray.evaluation.labels import LEADER_FROM_PX, RADIUS, Box, place_labels
 
-__all__ = ["Point", "front", "pareto_svg"]
-
 WIDTH, HEIGHT = 880, 560
 LEFT, RIGHT, TOP, BOTTOM = 84, 850, 64, 486
 # What labels may cover: the plot and the margin to its right.

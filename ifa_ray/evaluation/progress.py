@@ -14,8 +14,6 @@ from typing import Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-__all__ = ["EvaluationProgress"]
-
 _LINE_EVERY_S = 10.0
 
 

@@ -15,8 +15,6 @@ from ifa_ray.evaluation.estimates import METRICS, compare, model_estimate
 from ifa_ray.evaluation.run import ModelRun
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["Evaluation", "to_json"]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:

@@ -19,8 +19,6 @@ from ifa_ray.training.driver import learn
 from ifa_ray.training.learner import Learner, StreamMetrics, batches, summarise
 from ifa_ray.training.sources import SampleStream, read_stream, run_replicates
 
-__all__ = ["PARTS", "ModelRun", "Progress", "fingerprint", "read_seed", "run_model"]
-
 PARTS = 8
 Progress = Callable[[str, int, int, int], None]
 """Called with (model, seed, batches done, batches in all)."""

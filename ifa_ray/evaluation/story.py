@@ -28,8 +28,6 @@ from ifa_ray.evaluation.tables import markdown, time_kind
 from ifa_ray.provenance import provenance
 from ifa_ray.training.sources import run_replicates
 
-__all__ = ["Listener", "evaluate", "pareto"]
-
 
 class Listener(Protocol):
     """Is told how far a comparison is; `EvaluationProgress` prints it."""

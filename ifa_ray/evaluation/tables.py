@@ -24,8 +24,6 @@ from ifa_ray.evaluation.lists import (
 from ifa_ray.evaluation.result import Evaluation
 from ifa_ray.schema import OBJECTIVES
 
-__all__ = ["TextTable", "facts", "footer", "markdown", "tables", "time_kind"]
-
 ALPHA = 0.05
 PAPER_NOTE = "Paper: another data set, not comparable. AUC of impression, click, long view, like."
 

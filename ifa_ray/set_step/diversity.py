@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dpp", "Mmr", "dpp_gain_naive", "mmr_gain_naive"]
-
 RIDGE = 0.01
 """Share of the identity in the similarity matrix of `Dpp`: more items than X then still differ."""
 

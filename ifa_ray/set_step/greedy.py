@@ -14,8 +14,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Gains", "fill_slate", "fill_slate_naive"]
-
 # As scores are before they are compared: see `ifa_ray.ranker`.
 _DECIMALS = 5
 

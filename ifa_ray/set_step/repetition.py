@@ -20,14 +20,6 @@ import numpy.typing as npt
 from ifa_ray.schema import ACTIONS, History
 from ifa_ray.set_step.traits import ItemTraits
 
-__all__ = [
-    "FEATURES",
-    "Recent",
-    "RepetitionWalk",
-    "recent_impressions",
-    "repetition_features_naive",
-]
-
 SESSION_GAP_MS = 30 * 60_000
 """A gap of half an hour ends a session, as in KuaiRand."""
 

@@ -25,8 +25,6 @@ from torch import nn
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.set_step.repetition import FEATURES
 
-__all__ = ["CONTROLS", "SetResponse"]
-
 CONTROLS = (
     "one", "own_logit", "log_position",
     "slate_category", "slate_author", "slate_content", "slate_closest",

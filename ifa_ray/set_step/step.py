@@ -28,8 +28,6 @@ from ifa_ray.set_step.repetition import (
 )
 from ifa_ray.set_step.traits import ItemTraits
 
-__all__ = ["LearnedGains", "SetStep", "learned_gain_naive", "recent_of"]
-
 
 class LearnedGains:
     """How repetition moves the ranking rule: sum over l of weight_l Δ log p(l|imp), times strength.

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from ifa_ray.data.items import ItemTable
 
-__all__ = ["ItemTraits"]
-
 _NOBODY = -1
 
 

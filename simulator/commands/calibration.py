@@ -14,9 +14,6 @@ from ifa_ray.config import require
 from simulator.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
-__all__ = ["add_calibrate", "add_calibration", "run_calibrate", "run_calibration"]
-
-
 _CALIBRATION_HELP = """\
 Prints the world's figures beside the real ones: target, source and tier, achieved, distance, what
 is allowed, verdict. A miss is shown as a miss. The feed is measured on worlds that were not solved

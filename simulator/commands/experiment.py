@@ -17,8 +17,6 @@ from simulator.commands.settings import EXIT_INTERRUPTED, add_set, read_setting
 from simulator.experiment import Part, experiment_parts
 from simulator.presets import PRESETS
 
-__all__ = ["add_experiment", "run_experiment"]
-
 _HELP = """\
 The comparison that this project exists for: IFA, IFA+, the paper's baselines, a random and a
 popularity ranker and the oracle against TWIN, in three worlds, ranking all candidates and ranking

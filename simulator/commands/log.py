@@ -13,9 +13,6 @@ from ifa_ray.config import require
 from ifa_ray.processes import usable_cores
 from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
 
-__all__ = ["add_log", "run_log"]
-
-
 _HELP = """\
 Writes a warm-up log and nothing else: synthetic users live lifelong histories under the earlier
 policy, and their last requests are logged with all candidates. No ranker and no Ray: rankers can

@@ -14,8 +14,6 @@ from ifa_ray.config import require
 from simulator.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
-__all__ = ["add_recall", "run_recall"]
-
 _HELP = """\
 Measures, by the oracle, how many of the items that a user would watch longest the retrieval stage
 finds. No ranker can show what is no candidate: this bounds them all.

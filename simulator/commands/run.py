@@ -21,9 +21,6 @@ from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings
 from simulator.presets import ARMS, REGIMES, RunConfig
 from simulator.quiet import private_ray_environment, quiet_ray_logs
 
-__all__ = ["add_run", "live_run", "print_verdicts", "run_run", "with_budget"]
-
-
 _HELP = """\
 Runs the closed loop and the A/B comparison.
 

@@ -17,9 +17,6 @@ from simulator.commands.settings import add_set, read_setting
 from simulator.presets import PRESETS, override, preset
 from simulator.world.config import WORLDS
 
-__all__ = ["add_sensitivity", "run_sensitivity"]
-
-
 _HELP = """\
 Repeats the A/B comparison with one mechanism of the world moved at a time, zero included, and
 prints where each arm wins. Every row is a whole run (plain processes, no Ray) in a folder of its

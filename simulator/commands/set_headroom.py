@@ -13,9 +13,6 @@ from ifa_ray.config import require
 from ifa_ray.errors import ConfigError
 from simulator.presets import PRESETS, preset
 
-__all__ = ["add_set_headroom", "run_set_headroom"]
-
-
 _HELP = """\
 Measures, by the oracle, what a set step recovers of what repetition costs a greedy list.
 

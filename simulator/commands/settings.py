@@ -14,8 +14,6 @@ from ifa_ray.errors import ConfigError
 from simulator.presets import PRESETS, RunConfig, override, preset
 from simulator.world.config import WORLDS
 
-__all__ = ["EXIT_INTERRUPTED", "SETTINGS", "add_set", "add_settings", "config_of", "read_setting"]
-
 EXIT_INTERRUPTED = 130
 
 

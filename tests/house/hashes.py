@@ -33,7 +33,8 @@ PARTS = ("plain", "ray", "evaluate", "train", "served")
 # Names of values that are measured or say where and when: everything else must repeat.
 MEASURED = re.compile(
     r"(_s|_ms|seconds|_per_s|memory|memory_bytes|started|wall|cpu|cost|costs|time|times|programs?)$"
-    r"|^(provenance|machine|date|guardrails|git_dirty|date|guardrails|git_dirty|versions?|git_commit|command|host|parts|out|root|path|facts|data)$"
+    r"|^(provenance|machine|date|guardrails|git_dirty|versions?|git_commit|command|host)$"
+    r"|^(parts|out|root|path|facts|data)$"
     # What was asked for is no result, and may be written in other words.
     r"|^(config|config_hash|settings|settings_hash|model|training|schema|sha256|bytes|files)$"
 )

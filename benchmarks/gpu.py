@@ -40,7 +40,7 @@ from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models import build_model
 from ifa_ray.models.base import RankModel
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import RankRequest
 
 SEED = 0

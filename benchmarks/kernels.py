@@ -30,7 +30,7 @@ from ifa_ray.models import build_model
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.inputs import Candidates, TowerInputs
 from ifa_ray.models.linear_attention import SequenceState
-from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.ranking.ranker import ModelRanker, ranking_scores, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
 
 SEED = 0
@@ -177,7 +177,7 @@ def _tower_parts(model: IFA, size: Size, inputs: TowerInputs) -> list[Part]:
     """The towers that the ranking rule names, one after the other.
 
     Of untrained weights no candidate is left out by its impression's tower alone, so this is the
-    most that a request may cost (`ifa_ray.screening`).
+    most that a request may cost (`ifa_ray.ranking.pruning`).
     """
     m, D = size.m, size.width
     towers = parse_ranking_rule(model.config.ranking_rule).objectives

@@ -33,7 +33,7 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker
 from ifa_ray.schema import RankRequest
 
 BASELINE = "ifa"

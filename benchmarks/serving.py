@@ -39,8 +39,8 @@ from benchmarks.synthetic import catalogue, request
 from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.log import write_items
-from ifa_ray.models.history_keeper import part_of
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
+from ifa_ray.ranking.state_keeper import part_of
 from ifa_ray.schema import FROM_STORE
 from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.command import local_serve

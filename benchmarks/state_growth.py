@@ -35,12 +35,12 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import build_model
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.history_keeper import HistoryKeeper, part_of
-from ifa_ray.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_keeper import HistoryKeeper, part_of
+from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import RankRequest
-from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.stateful_ranker import StatefulRanker
 
 SEED = 0
 NUM_ITEMS = 50_000

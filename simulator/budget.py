@@ -21,7 +21,7 @@ import torch
 from ifa_ray.config import ModelConfig, require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models import build_model
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 from simulator.presets import AA_ARM, RunConfig
 from simulator.world.config import START_MS

@@ -26,7 +26,7 @@ from ifa_ray.errors import LogError
 from ifa_ray.models.base import RankModel
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.processes import worker_pool
-from ifa_ray.ranker import ModelRanker, Ranker
+from ifa_ray.ranking.ranker import ModelRanker, Ranker
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.serving.versions import Loaded, score
 from ifa_ray.training.learner import StreamMetrics

@@ -25,7 +25,7 @@ MODEL_ARMS = tuple(MODELS)
 
 REGIMES = ("quality", "equal_latency")
 
-BUILT_IN_RANKERS = {"random": "ifa_ray.ranker:RandomRanker"}
+BUILT_IN_RANKERS = {"random": "ifa_ray.ranking.ranker:RandomRanker"}
 
 WORLD_RANKERS = {
     "popularity": "simulator.world.oracle:PopularityRanker",

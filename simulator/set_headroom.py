@@ -34,9 +34,9 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS
 from ifa_ray.models.base import RankModel
-from ifa_ray.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.ranking.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.reranking.step import SetStep
 from ifa_ray.schema import RankRequest, RankResponse
-from ifa_ray.set_step.step import SetStep
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import LogFollower
 from simulator.presets import RunConfig

@@ -24,7 +24,7 @@ TORCH_AND_NUMPY = (
     "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
     "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
     "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
-    "ifa_ray/sequence_states.py", "ifa_ray/stateful_ranker.py", "ifa_ray/cuda/",
+    "ifa_ray/ranking/state_cache.py", "ifa_ray/ranking/state_ranker.py", "ifa_ray/cuda/",
 )  # fmt: skip
 
 # They measure what only a served ranker has.
@@ -41,25 +41,25 @@ FORBIDDEN = {
     "ifa_ray.schema": ("ifa_ray.data", "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving"),
     "ifa_ray.cuda": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest"),
     "ifa_ray.models": (
-        "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.abtest", "ifa_ray.cli",
+        "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker", "ifa_ray.abtest", "ifa_ray.cli",
         "ifa_ray.cuda",
     ),
     "ifa_ray.data": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker",
+        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker",
         "ifa_ray.abtest", "ifa_ray.cli",
     ),
     "ifa_ray.set_step": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker",
+        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker",
         "ifa_ray.abtest", "ifa_ray.cli",
     ),
     "ifa_ray.metrics": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranker", "ifa_ray.cli",
+        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker", "ifa_ray.cli",
     ),
-    "ifa_ray.ranker": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
-    "ifa_ray.sequence_states": (
-        "ifa_ray.ranker", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
+    "ifa_ray.ranking.ranker": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
+    "ifa_ray.ranking.state_cache": (
+        "ifa_ray.ranking.ranker", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
     ),
-    "ifa_ray.stateful_ranker": (
+    "ifa_ray.ranking.state_ranker": (
         "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
     ),
     "ifa_ray.training": (
@@ -68,7 +68,7 @@ FORBIDDEN = {
     "ifa_ray.evaluation": ("ifa_ray.serving", "ifa_ray.cli"),
     "ifa_ray.serving": ("ifa_ray.abtest", "ifa_ray.cli"),
     "ifa_ray.abtest": (
-        "ifa_ray.models", "ifa_ray.ranker", "ifa_ray.training", "ifa_ray.serving",
+        "ifa_ray.models", "ifa_ray.ranking.ranker", "ifa_ray.training", "ifa_ray.serving",
         "ifa_ray.evaluation", "ifa_ray.cli",
     ),
     "benchmarks": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),

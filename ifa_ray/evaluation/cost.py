@@ -25,7 +25,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.models import build_model
 from ifa_ray.processes import worker_pool
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import RankRequest, TrainingSample
 from ifa_ray.training.learner import Learner, batches
 from ifa_ray.training.sources import SampleStream

@@ -30,8 +30,8 @@ from ifa_ray.models.embedding import (
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures, Outputs, TowerInputs
 from ifa_ray.models.layers import Table, initialise
 from ifa_ray.models.modules import SequenceAttention, make_towers
+from ifa_ray.reranking.response import SetResponse
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.set_step.response import SetResponse
 
 
 class RankModel(nn.Module, ABC):

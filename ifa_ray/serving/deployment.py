@@ -23,9 +23,10 @@ from ifa_ray.checkpoints.format import latest_version, load_model, version_folde
 from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError, ConfigError, RequestError
 from ifa_ray.plugins import load_ranker_class
-from ifa_ray.ranker import ModelRanker, Ranker
+from ifa_ray.ranking.ranker import ModelRanker, Ranker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
-from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.histories import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
@@ -33,7 +34,6 @@ from ifa_ray.serving.load_shedding import DeadlineError, check_deadline, fewer_c
 from ifa_ray.serving.measures import Measures, ServeMeasures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot, score
-from ifa_ray.stateful_ranker import StatefulRanker
 
 
 class UnknownSlotError(RequestError):

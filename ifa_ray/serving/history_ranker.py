@@ -13,12 +13,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from ifa_ray.ranker import Ranker
+from ifa_ray.ranking.ranker import Ranker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
-from ifa_ray.sequence_states import SequenceStates
 from ifa_ray.serving.histories import ErasedMeanwhileError
 from ifa_ray.serving.history_store import HistoryStore
-from ifa_ray.stateful_ranker import StatefulRanker
 
 _ATTEMPTS = 3
 

@@ -7,7 +7,7 @@ deployment.
 
 from __future__ import annotations
 
-from ifa_ray.sequence_states import OUTCOMES, StateStats
+from ifa_ray.ranking.state_cache import OUTCOMES, StateStats
 
 PREFIX = "ifa_ray"
 """Of every name; Ray puts `ray_` before it."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ifa_ray.errors import CheckpointError, RankerError
-from ifa_ray.ranker import Ranker
+from ifa_ray.ranking.ranker import Ranker
 from ifa_ray.schema import RankRequest, RankResponse, validate_request, validate_response
 from ifa_ray.serving.load_shedding import shortened
 

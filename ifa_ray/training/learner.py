@@ -26,8 +26,8 @@ from ifa_ray.errors import RankerError
 from ifa_ray.metrics import auc, calibration, gauc, log_loss
 from ifa_ray.models import build_model
 from ifa_ray.models.base import RankModel
+from ifa_ray.reranking.response import Teacher
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.set_step.lessons import Teacher
 from ifa_ray.training.losses import (
     Importance,
     auxiliary_loss,

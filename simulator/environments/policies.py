@@ -17,7 +17,7 @@ import numpy as np
 
 from ifa_ray.config import ModelConfig, TrainingConfig, require
 from ifa_ray.errors import unknown_name
-from ifa_ray.ranker import ModelRanker, RandomRanker, Ranker
+from ifa_ray.ranking.ranker import ModelRanker, RandomRanker, Ranker
 from ifa_ray.schema import History, RankRequest, validate_response
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import LogFollower

@@ -15,7 +15,7 @@ import uvicorn
 from benchmarks.serving import TARGETS, verdicts
 from benchmarks.serving_load import arrivals_s, run
 from benchmarks.synthetic import catalogue, request
-from ifa_ray.ranker import RandomRanker
+from ifa_ray.ranking.ranker import RandomRanker
 from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.settings import AppSettings

@@ -15,7 +15,7 @@ from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_fold
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest, validate_response
 from ifa_ray.serving import events, wire
 from ifa_ray.serving.deployment import RankerDeployment

@@ -13,7 +13,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RankerError, RequestError
 from ifa_ray.models import MODELS, build_model
 from ifa_ray.plugins import load_ranker_class
-from ifa_ray.ranker import ModelRanker, RandomRanker, ranking_scores
+from ifa_ray.ranking.ranker import ModelRanker, RandomRanker, ranking_scores
 from ifa_ray.schema import OBJECTIVES, History, RankRequest, validate_response
 
 N = 200
@@ -265,19 +265,19 @@ def test_random_slates_favour_nobody():
 
 
 def test_a_ranker_class_is_found_by_name():
-    assert load_ranker_class("ifa_ray.ranker:RandomRanker") is RandomRanker
+    assert load_ranker_class("ifa_ray.ranking.ranker:RandomRanker") is RandomRanker
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("RandomRanker", "must be written package.module:Class"),
-        ("ifa_ray.ranker:", "must be written package.module:Class"),
+        ("ifa_ray.ranking.ranker:", "must be written package.module:Class"),
         (":RandomRanker", "must be written package.module:Class"),
-        ("ifa_ray.ranker:a.b", "must be written package.module:Class"),
+        ("ifa_ray.ranking.ranker:a.b", "must be written package.module:Class"),
         ("ifa_ray.rankers:RandomRanker", "cannot import ifa_ray.rankers: No module named"),
-        ("ifa_ray.ranker:RandomRankers", "Did you mean 'RandomRanker'?"),
-        ("ifa_ray.ranker:ranking_scores", "is a function, must be a class"),
+        ("ifa_ray.ranking.ranker:RandomRankers", "Did you mean 'RandomRanker'?"),
+        ("ifa_ray.ranking.ranker:ranking_scores", "is a function, must be a class"),
         ("ifa_ray.config:ModelConfig", "has no method rank"),
     ],
 )
@@ -299,7 +299,7 @@ def test_an_error_inside_a_users_module_is_not_hidden(tmp_path, monkeypatch):
 
 def test_rankers_need_torch_and_numpy_alone():
     code = (
-        "import sys, ifa_ray.ranker, ifa_ray.models, ifa_ray.plugins\n"
+        "import sys, ifa_ray.ranking.ranker, ifa_ray.models, ifa_ray.plugins\n"
         "print([m for m in ('ray', 'polars', 'pyarrow', 'pandas', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

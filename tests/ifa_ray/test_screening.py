@@ -10,10 +10,10 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.ranker import PRECISIONS, ModelRanker, top_k
+from ifa_ray.ranking.pruning import contenders, worth_screening
+from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.schema import History, RankRequest
-from ifa_ray.screening import contenders, worth_screening
 
 N = 400
 ITEMS = ItemTable(
@@ -30,8 +30,8 @@ RULES = ("pitctr", "long_view", "imp", "is_click", "imp^2*is_click^0.5*is_like^3
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Small sets are screened too."""
-    monkeypatch.setattr("ifa_ray.screening._WORTH_FROM", 0)
-    monkeypatch.setattr("ifa_ray.screening._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
+    monkeypatch.setattr("ifa_ray.ranking.pruning._WORTH_FROM", 0)
+    monkeypatch.setattr("ifa_ray.ranking.pruning._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
 
 
 def make_request(candidates=300, k=3, seed=0):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ifa_ray.errors import ConfigError
-from ifa_ray.models.history_state import HistoryState
+from ifa_ray.ranking.cached_state import HistoryState
+from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.schema import History
-from ifa_ray.sequence_states import SequenceStates
 
 
 def make_state(length, features=8):

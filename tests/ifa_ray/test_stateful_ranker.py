@@ -19,12 +19,12 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models import build_model
-from ifa_ray.models.history_keeper import part_of
-from ifa_ray.models.history_state import Latest
-from ifa_ray.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking.cached_state import Latest
+from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_keeper import part_of
+from ifa_ray.ranking.state_ranker import HistoryGapError, StatefulRanker
 from ifa_ray.schema import History, RankRequest, validate_response
-from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.stateful_ranker import HistoryGapError, StatefulRanker
 
 N = 200
 START_MS = 1_700_000_000_000
@@ -196,8 +196,8 @@ def make_cached(version, states):
 @pytest.mark.parametrize("name", ["avg_pooling", "din", "ifa", "ifa_plus"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_growing_history_is_ranked_from_one_state(name, counts, precision, monkeypatch):
-    monkeypatch.setattr("ifa_ray.screening._WORTH_FROM", 0)
-    monkeypatch.setattr("ifa_ray.screening._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
+    monkeypatch.setattr("ifa_ray.ranking.pruning._WORTH_FROM", 0)
+    monkeypatch.setattr("ifa_ray.ranking.pruning._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
     model = make_model(name, cross_features=CROSS_FEATURES if counts else ("channel",))
     ranker, plain, states = make_rankers(model=model, precision=precision)
     begin = 0

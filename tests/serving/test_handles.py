@@ -6,7 +6,7 @@ from test_serve_deploy import assert_same_ranking, make_items, make_learner, mak
 from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.data.log import write_items
 from ifa_ray.errors import CheckpointError, RequestError
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.serving.settings import AppSettings
 
 pytestmark = pytest.mark.cluster

@@ -28,7 +28,7 @@ from test_serve_deploy import make_items, make_learner, make_request
 from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.data.log import write_items
 from ifa_ray.errors import ConfigError, StoreError
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History
 from ifa_ray.serving.histories import Append, part
 from ifa_ray.serving.settings import AppSettings

@@ -23,7 +23,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import RequestError, ServingError
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient

@@ -72,7 +72,7 @@ def shuffle_rows(folder, arm):
 
 def check_1():
     """`random` and its namesake are the same ranker with the same seed."""
-    arms = ("twin", "random", "again=ifa_ray.ranker:RandomRanker")
+    arms = ("twin", "random", "again=ifa_ray.ranking.ranker:RandomRanker")
     config = override(preset("smoke"), {"arms": arms, "replicates": 2})
     names = tuple(arm.name for arm in config.parsed_arms)
     with tempfile.TemporaryDirectory() as name:

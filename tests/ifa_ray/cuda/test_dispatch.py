@@ -25,7 +25,7 @@ def test_on_a_cpu_no_model_ranks_or_learns_through_triton():
         "from rank_cases import ITEMS, make_config, make_request\n"
         "from ifa_ray.data.features import build_batch\n"
         "from ifa_ray.models import build_model\n"
-        "from ifa_ray.ranker import ModelRanker\n"
+        "from ifa_ray.ranking.ranker import ModelRanker\n"
         "for name in ('ifa', 'ifa_plus'):\n"
         "    model = build_model(make_config(name), ITEMS, 0)\n"
         "    batch = build_batch([make_request()], ITEMS, model.config)\n"

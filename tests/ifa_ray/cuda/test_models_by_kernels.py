@@ -14,9 +14,9 @@ from ifa_ray.cuda.dispatch import runs_triton
 from ifa_ray.cuda.fused import fuse, fused_logits
 from ifa_ray.data.features import build_batch
 from ifa_ray.models import build_model
-from ifa_ray.ranker import ModelRanker
-from ifa_ray.sequence_states import SequenceStates
-from ifa_ray.stateful_ranker import StatefulRanker
+from ifa_ray.ranking.ranker import ModelRanker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_ranker import StatefulRanker
 
 SETTINGS = {
     "plain": {},

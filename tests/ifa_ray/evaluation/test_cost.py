@@ -13,7 +13,7 @@ from ifa_ray.evaluation import cost
 from ifa_ray.evaluation.cost import measure_costs, peak_request_bytes
 from ifa_ray.evaluation.run import read_seed
 from ifa_ray.processes import worker_pool
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 
 NUM_ITEMS = 20_000

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ifa_ray.models.code_table import NEVER_MS, CodeTable, naive_sums
+from ifa_ray.ranking.cached_state import NEVER_MS, CodeTable, naive_sums
 
 DECAYS = (math.inf, 7.0, 0.2)
 DAY_MS = 86_400_000

@@ -18,8 +18,8 @@ from ifa_ray.config import CROSS_FEATURES
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.models.history_keeper import HistoryKeeper, part_of
 from ifa_ray.models.ifa_plus import PARTS
+from ifa_ray.ranking.state_keeper import HistoryKeeper, part_of
 from ifa_ray.schema import History
 
 KEEPING = ("avg_pooling", "din", "ifa", "ifa_plus")

@@ -21,13 +21,13 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models import build_model
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
+from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import FROM_STORE, RankRequest
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
 from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot
-from ifa_ray.stateful_ranker import StatefulRanker
 from ifa_ray.training.learner import Learner
 
 N, MAX_HISTORY, TOLERANCE = 200, 400, 3e-5

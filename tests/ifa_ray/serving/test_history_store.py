@@ -142,9 +142,9 @@ def test_a_store_of_ones_own_has_every_method_of_the_protocol():
     ("spec", "message"),
     [
         ("ShopStore", "must be written package.module:Class"),
-        ("ifa_ray.ranker:RandomRanker", "has no method append, must have one"),
-        ("ifa_ray.ranker:NoStore", "store_class of ifa_ray.ranker == 'NoStore'"),
-        ("ifa_ray.ranker:top_k", "is a function, must be a class"),
+        ("ifa_ray.ranking.ranker:RandomRanker", "has no method append, must have one"),
+        ("ifa_ray.ranking.ranker:NoStore", "store_class of ifa_ray.ranking.ranker == 'NoStore'"),
+        ("ifa_ray.ranking.ranker:top_k", "is a function, must be a class"),
     ],
 )
 def test_a_wrong_name_of_a_store_says_what_is_wrong(spec, message):

@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 from set_cases import CLICK, ITEMS, NOW_MS, VIEW, in_session, make_history
 
-from ifa_ray.schema import History
-from ifa_ray.set_step.repetition import (
+from ifa_ray.reranking.repetition import (
     FADING,
     FEATURES,
     MAX_RECENT,
     SESSION_GAP_MS,
+    ItemTraits,
     RepetitionWalk,
     recent_impressions,
     repetition_features_naive,
 )
-from ifa_ray.set_step.traits import ItemTraits
+from ifa_ray.schema import History
 
 TRAITS = ItemTraits.of(ITEMS)
 

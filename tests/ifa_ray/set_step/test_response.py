@@ -1,11 +1,9 @@
 import numpy as np
 from set_cases import ITEMS, make_request
 
+from ifa_ray.reranking.repetition import FEATURES, ItemTraits
+from ifa_ray.reranking.response import CONTROLS, SetResponse, lesson_of
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.set_step.lessons import lesson_of
-from ifa_ray.set_step.repetition import FEATURES
-from ifa_ray.set_step.response import CONTROLS, SetResponse
-from ifa_ray.set_step.traits import ItemTraits
 
 TRAITS = ItemTraits.of(ITEMS)
 A, F, L = len(CONTROLS), len(FEATURES), len(OBJECTIVES) - 1

@@ -7,12 +7,16 @@ from set_cases import ITEMS, make_request
 from ifa_ray.config import ModelConfig
 from ifa_ray.errors import ConfigError
 from ifa_ray.ranking_rule import parse_ranking_rule
+from ifa_ray.reranking.repetition import FEATURES, ItemTraits
+from ifa_ray.reranking.step import (
+    SetStep,
+    dpp_gain_naive,
+    fill_slate_naive,
+    learned_gain_naive,
+    mmr_gain_naive,
+    recent_of,
+)
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.set_step.diversity import dpp_gain_naive, mmr_gain_naive
-from ifa_ray.set_step.greedy import fill_slate_naive
-from ifa_ray.set_step.repetition import FEATURES
-from ifa_ray.set_step.step import SetStep, learned_gain_naive, recent_of
-from ifa_ray.set_step.traits import ItemTraits
 
 TRAITS = ItemTraits.of(ITEMS)
 WEIGHTS = np.random.default_rng(3).normal(size=(len(OBJECTIVES) - 1, len(FEATURES)))

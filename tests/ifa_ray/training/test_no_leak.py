@@ -8,7 +8,7 @@ from tiny_learners import make_learner, make_samples
 
 from ifa_ray.data.features import build_batch
 from ifa_ray.models import MODELS
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import OBJECTIVES
 
 

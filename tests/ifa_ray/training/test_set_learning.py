@@ -6,7 +6,7 @@ import torch
 from tiny_learners import assert_equal, make_items, make_learner, make_samples
 
 from ifa_ray.checkpoints.format import load_model, save_checkpoint
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import TrainingSample, validate_response
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.restore import load_learner

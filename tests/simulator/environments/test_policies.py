@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_environments import SMALL, small
 
-from ifa_ray.ranker import RandomRanker
+from ifa_ray.ranking.ranker import RandomRanker
 from ifa_ray.schema import validate_request
 from simulator.environments.__main__ import main
 from simulator.environments.env import UserEnv

@@ -1,14 +1,16 @@
-"""A set step at work: a scored request to the places of its slate.
+"""The greedy walk that every set step shares, and its naive form.
 
-Knows a config, the catalogue's traits and a request; the model's part is arrays (its
-log-probabilities, and the learned step's weights).
+Knows scores and gains; not where either comes from. A gain is what the items above add to an
+item's score, or take off it.
 
-Letters: C candidates, P pool, K slate size, L objectives, F repetition features.
+Letters: P pool, K slate size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +18,150 @@ import numpy.typing as npt
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.ranking_rule import parse_ranking_rule
-from ifa_ray.schema import RankRequest
-from ifa_ray.set_step.diversity import Dpp, Mmr
-from ifa_ray.set_step.greedy import Gains, fill_slate
-from ifa_ray.set_step.repetition import (
+from ifa_ray.reranking.repetition import (
     MAX_RECENT,
+    ItemTraits,
     Recent,
     RepetitionWalk,
     recent_impressions,
     repetition_features_naive,
 )
-from ifa_ray.set_step.traits import ItemTraits
+from ifa_ray.schema import RankRequest
+
+# As scores are before they are compared: see `ifa_ray.ranking.ranker`.
+_DECIMALS = 5
+
+
+class Gains(Protocol):
+    """What the items above do to the scores of a pool, kept up item by item."""
+
+    def now(self) -> npt.NDArray[np.float64]:
+        """The gain of each of the pool's items if it were shown next, finite, [P]."""
+        ...
+
+    def show(self, place: int) -> None:
+        """Puts one item of the pool below everything shown so far."""
+        ...
+
+
+def fill_slate(
+    scores_P: npt.NDArray[np.float64], gains: Gains, k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Takes the item of the highest score plus gain, k times.
+
+    Args:
+        scores_P: best first; the first of equal ones wins.
+        gains: at the top of the slate.
+        k: how many, at most P.
+
+    Returns:
+        The chosen places, and of each the lowest score plus gain so far: what the best item is
+        worth may rise from one slot to the next, what is returned as its score never does.
+    """
+    closed_P, chosen_K, worth_K = np.zeros(len(scores_P)), np.empty(k, np.int64), np.empty(k)
+    for slot in range(k):
+        worth_P = np.round(scores_P + gains.now(), _DECIMALS) + closed_P
+        place = int(worth_P.argmax())
+        chosen_K[slot], worth_K[slot] = place, worth_P[place]
+        closed_P[place] = -np.inf
+        if slot + 1 < k:
+            gains.show(place)
+    return chosen_K, np.minimum.accumulate(worth_K)
+
+
+def fill_slate_naive(
+    scores_P: npt.NDArray[np.float64], gain_of: Callable[[int, Sequence[int]], float], k: int
+) -> list[int]:
+    """The chosen places with every gain computed anew: O(K P) gains of up to K items each."""
+    above: list[int] = []
+    for _ in range(k):
+        worth = {
+            place: round(float(score) + gain_of(place, above), _DECIMALS)
+            for place, score in enumerate(scores_P)
+            if place not in above
+        }
+        above.append(max(worth, key=lambda place: worth[place]))
+    return above
+
+
+RIDGE = 0.01
+"""Share of the identity in the similarity matrix of `Dpp`: more items than X then still differ."""
+
+
+class Mmr:
+    """Maximal marginal relevance (Carbonell and Goldstein, 1998): minus the closest cosine above.
+
+    O(P X) per item shown.
+    """
+
+    def __init__(self, content_PX: npt.NDArray[np.float32], strength: float) -> None:
+        self._content_PX = content_PX.astype(np.float64)
+        self._strength = strength
+        self._closest_P: npt.NDArray[np.float64] | None = None
+
+    def now(self) -> npt.NDArray[np.float64]:
+        """Gains, [P]; 0 at the top of the slate."""
+        if self._closest_P is None:
+            return np.zeros(len(self._content_PX))
+        return -self._strength * self._closest_P
+
+    def show(self, place: int) -> None:
+        """Puts an item below everything shown so far."""
+        cosine_P = self._content_PX @ self._content_PX[place]
+        before_P = self._closest_P
+        self._closest_P = cosine_P if before_P is None else np.maximum(before_P, cosine_P)
+
+
+class Dpp:
+    """Greedy MAP of a DPP with the incremental Cholesky factor of Chen et al. (NeurIPS 2018).
+
+    The kernel is diag(q) S diag(q) with log q = score / (2 strength) and S the cosines, a little
+    identity mixed in. An item then adds score / strength + log d² to the log-determinant, d² being
+    what the items above leave of its unit vector. Times the strength that is its score plus a
+    gain. O(P (X + t)) per item shown.
+    """
+
+    def __init__(self, content_PX: npt.NDArray[np.float32], strength: float) -> None:
+        self._content_PX = content_PX.astype(np.float64)
+        self._strength = strength
+        self._factor_tP: list[npt.NDArray[np.float64]] = []
+        self._left_P = (1 - RIDGE) * (self._content_PX**2).sum(axis=1) + RIDGE
+
+    def now(self) -> npt.NDArray[np.float64]:
+        """Gains, [P]."""
+        return self._strength * np.log(np.maximum(self._left_P, 1e-12))
+
+    def show(self, place: int) -> None:
+        """Puts an item below everything shown so far."""
+        likeness_P = (1 - RIDGE) * (self._content_PX @ self._content_PX[place])
+        likeness_P[place] += RIDGE
+        if self._factor_tP:
+            factor_tP = np.stack(self._factor_tP)
+            likeness_P -= factor_tP[:, place] @ factor_tP
+        row_P = likeness_P / math.sqrt(max(self._left_P[place], 1e-12))
+        self._factor_tP.append(row_P)
+        self._left_P = self._left_P - row_P**2
+
+
+def mmr_gain_naive(
+    content_PX: npt.NDArray[np.float32], place: int, above: Sequence[int], strength: float
+) -> float:
+    """The gain by its definition, O(t X)."""
+    unit_PX = content_PX.astype(np.float64)
+    return -strength * max((float(unit_PX[place] @ unit_PX[i]) for i in above), default=0.0)
+
+
+def dpp_gain_naive(
+    content_PX: npt.NDArray[np.float32], place: int, above: Sequence[int], strength: float
+) -> float:
+    """The gain as a difference of log-determinants, O(t³)."""
+
+    def log_det(places: list[int]) -> float:
+        unit_tX = content_PX[places].astype(np.float64)
+        kernel_tt = (1 - RIDGE) * unit_tX @ unit_tX.T + RIDGE * np.eye(len(places))
+        return float(np.linalg.slogdet(kernel_tt)[1])
+
+    return strength * (log_det([*above, place]) - (log_det(list(above)) if above else 0.0))
 
 
 class LearnedGains:

@@ -30,11 +30,11 @@ import numpy as np
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RequestError
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.history_keeper import HistoryKeeper, part_of
-from ifa_ray.models.history_state import HistoryState
-from ifa_ray.ranker import ModelRanker
+from ifa_ray.ranking.cached_state import HistoryState
+from ifa_ray.ranking.ranker import ModelRanker
+from ifa_ray.ranking.state_cache import SequenceStates
+from ifa_ray.ranking.state_keeper import HistoryKeeper, part_of
 from ifa_ray.schema import History, RankRequest, RankResponse, validate_request
-from ifa_ray.sequence_states import SequenceStates
 
 
 class HistoryGapError(RequestError):
@@ -46,7 +46,7 @@ class _Decision:
     """What to do about a request, decided before anything is changed.
 
     Attributes:
-        outcome: of `ifa_ray.sequence_states.OUTCOMES`.
+        outcome: of `ifa_ray.ranking.state_cache.OUTCOMES`.
         needs_from: where the behaviours must begin that the request brings.
     """
 

@@ -22,10 +22,10 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models.base import RankModel, log_probabilities_from
 from ifa_ray.models.cached import Cached
+from ifa_ray.ranking.pruning import DECIMALS, Contenders, contenders, worth_screening
 from ifa_ray.ranking_rule import parse_ranking_rule
+from ifa_ray.reranking.step import SetStep
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
-from ifa_ray.screening import DECIMALS, Contenders, contenders, worth_screening
-from ifa_ray.set_step.step import SetStep
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of the products that screen candidates; what is in a slate is scored in float32."""
@@ -66,7 +66,7 @@ class ModelRanker:
             score_all: in place of the model, from a batch on the host to log p(objective|can)
                 [B, C, L], such as `ifa_ray.cuda.graphs.GraphedModel.log_probabilities`.
             screens: False computes all that the model says of every candidate, for the same slates
-                (`ifa_ray.screening`).
+                (`ifa_ray.ranking.pruning`).
 
         Raises:
             ConfigError: on an unknown precision, with the near miss; if `score_all` is given with

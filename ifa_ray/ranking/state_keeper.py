@@ -22,23 +22,23 @@ import numpy.typing as npt
 import torch
 
 from ifa_ray.data.features import (
+    LOG_SCALE,
+    NUM_GAPS,
     Batch,
     build_batch,
     counted_keys,
+    gap_buckets,
     with_counts,
 )
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models.base import RankModel
 from ifa_ray.models.cached import Cached
-from ifa_ray.models.code_heads import BITS, NO_DECAY
-from ifa_ray.models.code_table import CodeTable
-from ifa_ray.models.history_codes import FoundCodes, counted_family, families_of
-from ifa_ray.models.history_projection import Projection
-from ifa_ray.models.history_state import HistoryState
-from ifa_ray.models.linear_attention import SequenceState
+from ifa_ray.models.code_heads import BITS, NO_DECAY, CodeState
+from ifa_ray.models.linear_attention import LinearAttention, SequenceState, feature_map
+from ifa_ray.ranking.cached_state import NEVER_MS, CodeTable, HistoryState
+from ifa_ray.reranking.repetition import MAX_RECENT
 from ifa_ray.schema import ACTIONS, History, RankRequest
-from ifa_ray.set_step.repetition import MAX_RECENT
 
 # So many behaviours are added to sums by code one by one.
 _FEW = 8
@@ -251,3 +251,158 @@ def part_of(history: History, start: int, stop: int | None) -> History:
         actions_T=history.actions_T[start:stop],
         times_ms_T=history.times_ms_T[start:stop],
     )
+
+
+# Of a family with no more codes than this all are read, of a larger one those of the candidates.
+_FEW_CODES = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Family:
+    """A family of codes as a table knows it: code c is entered as `offset` + c."""
+
+    name: str
+    code_R: npt.NDArray[np.int32]
+    num_codes: int
+    offset: int
+
+
+class FoundCodes:
+    """What a table says of every family as of one request; all looked up at once."""
+
+    def __init__(
+        self,
+        families: dict[str, Family],
+        table: CodeTable,
+        rows_C: npt.NDArray[np.int64],
+        now_ms: int,
+        decay_days: tuple[float, ...],
+    ) -> None:
+        self._decay_days = decay_days
+        self._now_ms = now_ms
+        self.code_C: dict[str, npt.NDArray[np.int64]] = {}
+        self._part: dict[str, slice] = {}
+        codes: list[npt.NDArray[np.int32]] = []
+        start = 0
+        for family in families.values():
+            code_C = family.code_R[rows_C]
+            if family.num_codes <= _FEW_CODES:
+                asked = np.arange(family.num_codes, dtype=np.int32)
+                self.code_C[family.name] = code_C.astype(np.int64)
+            else:
+                asked, self.code_C[family.name] = _numbered(code_C, family.num_codes)
+            codes.append(family.offset + asked)
+            self._part[family.name] = slice(start, start + len(asked))
+            start += len(asked)
+        self._sums_KDV, self._last_ms_K = table.read(np.concatenate(codes), now_ms)
+
+    def sums(self, family: str) -> CodeState:
+        """As a model reads them, of the codes that `code_C` names."""
+        sums_KX = self._sums_KDV[self._part[family]].reshape(-1, self._sums_KDV[0].size)
+        return CodeState(sums_BSX=torch.from_numpy(sums_KX)[None], decay_days=self._decay_days)
+
+    def met(self, family: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Of each candidate's key the cross features: counts [C, 4], and the bucket of the gap."""
+        part, code_C = self._part[family], self.code_C[family]
+        # Counts are whole numbers, so float32 held them exactly and the logarithm is the same.
+        counts_K4 = LOG_SCALE * np.log1p(self._sums_KDV[part, 0].astype(np.float64))
+        last_ms_K = self._last_ms_K[part]
+        met_K = last_ms_K != NEVER_MS
+        gap_K = np.full(len(last_ms_K), NUM_GAPS)
+        gap_K[met_K] = gap_buckets(self._now_ms - last_ms_K[met_K])
+        return counts_K4.astype(np.float32).take(code_C, axis=0), gap_K.take(code_C)
+
+
+def families_of(model: RankModel, items: ItemTable, counted: tuple[str, ...]) -> dict[str, Family]:
+    """Every family that the model or its cross features read, by name; the author's is last."""
+    kept = model.cache_spec()
+    heads = kept.codes if kept else None
+    named: dict[str, tuple[npt.NDArray[np.int64], int]] = {}
+    num_rows = len(items) + 1
+    if heads or counted:
+        named["user"] = (np.zeros(num_rows, np.int64), 1)
+    for name in heads.families if heads else ():
+        if name not in ("user", "author"):
+            assert heads is not None
+            rows, num_codes = heads.codes_of_rows(name, model.items.category_R)
+            named[name] = (rows.cpu().numpy(), num_codes)
+    if "category" in counted:
+        index_R = items.category_index_R
+        named[counted_family("category")] = (index_R, int(index_R[0]) + 1)
+    if "author" in counted or (heads and "author" in heads.families):
+        named["author"] = (items.author_index_R, int(items.author_index_R[0]) + 1)
+    families, offset = {}, 0
+    for name, (code_R, num_codes) in named.items():
+        families[name] = Family(
+            name=name, code_R=code_R.astype(np.int32), num_codes=num_codes, offset=offset
+        )
+        offset += num_codes
+    assert offset < 2**31
+    return families
+
+
+def counted_family(key: str) -> str:
+    """The family of a counted key. A code head's categories are hashed, a counted one's are not."""
+    return "counted_category" if key == "category" else key
+
+
+def _numbered(
+    code_C: npt.NDArray[np.int32], num_codes: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The distinct codes, and each candidate's place among them; O(C), in no order.
+
+    A sparse set: what `place` held before it was written is never read.
+    """
+    place = np.empty(num_codes, np.int64)
+    candidates_C = np.arange(len(code_C))
+    place[code_C] = candidates_C
+    chosen_C = place[code_C]  # of those of equal code the same one
+    is_chosen_C = chosen_C == candidates_C
+    number_C = np.cumsum(is_chosen_C) - 1
+    return code_C[is_chosen_C], number_C[chosen_C]
+
+
+class Projection:
+    """HistoryFeatures to what they add to phi(K)^T [V, 1]; on the host, float32."""
+
+    def __init__(self, model: RankModel, attention: LinearAttention) -> None:
+        with torch.inference_mode():
+            items_RD = model.items.frozen_RD
+            assert items_RD is not None, "the model must be frozen"
+            bytes_P = torch.arange(1 << len(ACTIONS), device=model.device)
+            # The model's own table where the model is on the host, else a copy.
+            self._items_RD = items_RD.cpu().numpy()
+            self._actions_PD = model.actions(bytes_P).cpu().numpy()
+            weights = (attention.key.weight, attention.value.weight)
+            self._weight_XD = torch.cat(weights).cpu()
+        self._phi = attention.phi
+        self._device = model.device
+        self._features = attention.key.weight.shape[0]
+
+    def zeros(self) -> npt.NDArray[np.float32]:
+        """Of the empty history, [F, E + 1]."""
+        return np.zeros((self._features, len(self._weight_XD) - self._features + 1), np.float32)
+
+    def add(
+        self,
+        dense_FE: npt.NDArray[np.float32],
+        rows_T: npt.NDArray[np.int64],
+        actions_T: npt.NDArray[np.uint8],
+    ) -> None:
+        """Adds behaviours in place, O(T (D (F + E) + F E))."""
+        with torch.inference_mode():
+            features_TD = torch.from_numpy(self._items_RD[rows_T] + self._actions_PD[actions_T])
+            projected_TX = features_TD @ self._weight_XD.T
+            phi_TF = feature_map(projected_TX[:, : self._features], self._phi)
+            values_TE = projected_TX[:, self._features :]
+            added_FE = torch.cat([phi_TF.T @ values_TE, phi_TF.sum(dim=0)[:, None]], dim=1)
+        dense_FE += added_FE.numpy()
+
+    def state(self, dense_FE: npt.NDArray[np.float32], length: int) -> SequenceState:
+        """Sums of so many behaviours as attention reads them, on the model's device."""
+        dense_1FE = torch.from_numpy(dense_FE)[None].to(self._device)
+        return SequenceState(
+            values_BFE=dense_1FE[..., :-1],
+            mass_BF=dense_1FE[..., -1],
+            count_B=torch.tensor([float(length)], device=self._device),
+        )

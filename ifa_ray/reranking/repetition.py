@@ -1,24 +1,52 @@
-"""How much an item repeats what stands above it and what the session has shown just before.
+"""What makes two items alike for the set step: category, author, content.
 
-Knows traits, a history and an order; knows no scores and no model. Four groups of earlier items:
-those *above* in the slate, those of the current *session*, and of these the *clicked* and the long
-*viewed* ones, since what was skipped and what was watched speak for opposite things. Four kinds of
-likeness to each group: the fading counts of the same category and the same author, the fading sum
-of squared cosines of content, and the cosine of the closest one. An impression counts `FADING` as
-much as the one after it.
+Knows the catalogue's columns; knows numpy alone.
 
-Letters: P pool, S recent impressions of the session, F features (4 groups of 4), X content width.
+Letters: R rows of the catalogue (row 0 is the unknown item), X content width.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import ACTIONS, History
-from ifa_ray.set_step.traits import ItemTraits
+
+_NOBODY = -1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ItemTraits:
+    """The catalogue by row.
+
+    Attributes:
+        category_R, author_R: int64; -1 for the unknown item, which no candidate is.
+        content_RX: float32, of length 1, or zeros where an item has no content vector.
+    """
+
+    category_R: npt.NDArray[np.int64]
+    author_R: npt.NDArray[np.int64]
+    content_RX: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, items: ItemTable) -> Self:
+        """The traits of a catalogue; O(items), once."""
+        content_NX = items.content_ND.astype(np.float64)
+        length_N1 = np.linalg.norm(content_NX, axis=1, keepdims=True)
+        content_NX = np.divide(
+            content_NX, length_N1, out=np.zeros_like(content_NX), where=length_N1 > 0
+        )
+        content_RX = np.concatenate([np.zeros((1, content_NX.shape[1])), content_NX])
+        return cls(
+            category_R=np.concatenate([[_NOBODY], items.category_N.astype(np.int64)]),
+            author_R=np.concatenate([[_NOBODY], items.author_id_N.astype(np.int64)]),
+            content_RX=content_RX.astype(np.float32),
+        )
+
 
 SESSION_GAP_MS = 30 * 60_000
 """A gap of half an hour ends a session, as in KuaiRand."""

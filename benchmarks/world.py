@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.results import write
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import RankRequest, RankResponse
 from simulator.compile_ahead import compile_ahead
 from simulator.world.config import DAY_MS, START_MS, WorldConfig, uncalibrated_config, world_config

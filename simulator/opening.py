@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ifa_ray.data.half_written import is_half_written, remove_half_written
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.data.tables import is_half_written, remove_half_written
 from ifa_ray.errors import ConfigError
 from simulator.presets import RunConfig
 

@@ -23,7 +23,7 @@ TORCH_AND_NUMPY = (
     "ifa_ray/__init__.py", "ifa_ray/models/", "benchmarks/", "ifa_ray/schema.py",
     "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
     "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
-    "ifa_ray/data/history.py", "ifa_ray/data/history_blocks.py", "ifa_ray/data/features.py",
+    "ifa_ray/data/history.py", "ifa_ray/data/history.py", "ifa_ray/data/features.py",
     "ifa_ray/ranking/state_cache.py", "ifa_ray/ranking/state_ranker.py", "ifa_ray/cuda/",
 )  # fmt: skip
 

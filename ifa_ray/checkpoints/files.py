@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from ifa_ray.data.half_written import temporary_of
+from ifa_ray.data.tables import temporary_of
 from ifa_ray.errors import CheckpointError
 
 

@@ -17,8 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ifa_ray.data.features import Batch
-from ifa_ray.data.padding import padded_to
+from ifa_ray.data.features import Batch, padded_to
 from ifa_ray.errors import ConfigError
 from ifa_ray.models.base import RankModel
 from ifa_ray.models.ifa import IFA

@@ -31,8 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.data.half_written import temporary_of
-from ifa_ray.data.tables import sha256_of
+from ifa_ray.data.tables import sha256_of, temporary_of
 from ifa_ray.errors import LogError
 
 WARMUP = "warmup"

@@ -1,10 +1,7 @@
-"""Parquet files of a declared shape: columns and types checked both ways, written atomically.
+"""Parquet tables of the log with fixed bytes, and files that appear whole or not at all.
 
-Knows Arrow and numpy; knows nothing of what the columns mean, which is `ifa_ray.data.log`'s part.
-A file is written once, whole, under a temporary name in its own folder, brought to the disk and
-renamed; writing the same columns again gives the same bytes.
-
-Letters: R rows, C length of a row's list.
+Knows columns and paths; nothing of runs. The same columns give the same bytes; a file is written
+under a temporary name, then renamed, and what a killed process left is removed by its name.
 """
 
 from __future__ import annotations
@@ -12,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +18,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ifa_ray.data.half_written import temporary_of
 from ifa_ray.errors import LogError
 from ifa_ray.schema import SCHEMA_VERSION
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes what will be `path`: beside it, so that a rename is enough."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def is_half_written(path: Path) -> bool:
+    """Whether it has a name that `temporary_of` gives, in this process or another."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
+
+
+def remove_half_written(root: Path) -> None:
+    """Removes what killed processes were writing below `root`, files and folders.
+
+    For whoever holds the folder's lock, before anything writes: a living writer would lose its own.
+    """
+    # On a cluster a killed driver's actors may still be dying, and finish a file at this moment.
+    # What is gone by itself is passed over, which `os.walk` does too.
+    for folder, folders, files in os.walk(root):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            with contextlib.suppress(FileNotFoundError):
+                if is_half_written(path) and path.is_dir():
+                    shutil.rmtree(path)
+                elif is_half_written(path):
+                    path.unlink()
+
 
 Columns = dict[str, np.ndarray]
 """Column name to array [R]. A list column is [R, C] where all rows are equally long, else an

@@ -5,8 +5,8 @@ seed sets the initial weights and, where it has one of its own, the data.
 """
 
 from ifa_ray.evaluation.config import EvaluationConfig
+from ifa_ray.evaluation.protocol import evaluate
 from ifa_ray.evaluation.result import Evaluation, to_json
-from ifa_ray.evaluation.run import ModelRun
-from ifa_ray.evaluation.story import evaluate
+from ifa_ray.evaluation.runs import ModelRun
 
 __all__ = ["Evaluation", "EvaluationConfig", "ModelRun", "evaluate", "to_json"]

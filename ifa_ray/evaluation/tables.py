@@ -11,17 +11,24 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
-from ifa_ray.evaluation.config import EvaluationConfig
-from ifa_ray.evaluation.curve import part_ends, part_means
-from ifa_ray.evaluation.estimates import METRICS, Comparison, Estimate, compare, model_estimate
-from ifa_ray.evaluation.lists import (
+from ifa_ray.evaluation.config import (
     PAPER_TABLES,
     REFERENCES,
     TITLES,
+    EvaluationConfig,
     covered_lists,
     model_lists,
 )
-from ifa_ray.evaluation.result import Evaluation
+from ifa_ray.evaluation.result import (
+    METRICS,
+    Comparison,
+    Estimate,
+    Evaluation,
+    compare,
+    model_estimate,
+    part_ends,
+    part_means,
+)
 from ifa_ray.schema import OBJECTIVES
 
 ALPHA = 0.05

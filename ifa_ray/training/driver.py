@@ -1,7 +1,7 @@
 """The one training driver: a piece of a stream is predicted, learned and judged.
 
 A run's stream (`ifa_ray.training.stream`), a log on disk (`ifa_ray.training.offline`) and an
-evaluation (`ifa_ray.evaluation.run`) differ in where their pieces come from and in what becomes of
+evaluation (`ifa_ray.evaluation.runs`) differ in where their pieces come from and in what becomes of
 a finished one. Knows learners and the gate; no files.
 """
 

@@ -32,8 +32,8 @@ from ifa_ray.checkpoints.format import (
     published_versions,
     version_folder,
 )
-from ifa_ray.data.half_written import is_half_written, remove_half_written
 from ifa_ray.data.run_folder import write_atomically
+from ifa_ray.data.tables import is_half_written, remove_half_written
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.plots import lines_svg

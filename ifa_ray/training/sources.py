@@ -15,14 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ifa_ray.config import require
-from ifa_ray.data.ebnerd import read_ebnerd
-from ifa_ray.data.ebnerd_files import is_ebnerd
 from ifa_ray.data.items import ItemTable
-from ifa_ray.data.kuairand import read_kuairand
-from ifa_ray.data.kuairand_files import is_kuairand
 from ifa_ray.data.log import read_impressions, read_items, read_requests
 from ifa_ray.data.log_tables import LogTables, ReadSettings, evenly_spaced
-from ifa_ray.data.movielens import LABEL_RULES, is_movielens, read_movielens
+from ifa_ray.data.readers.ebnerd import is_ebnerd, read_ebnerd
+from ifa_ray.data.readers.kuairand import is_kuairand, read_kuairand
+from ifa_ray.data.readers.movielens import LABEL_RULES, is_movielens, read_movielens
 from ifa_ray.data.run_folder import WARMUP, RunFolder, is_run
 from ifa_ray.data.tables import Columns, sha256_of
 from ifa_ray.errors import ConfigError, LogError, unknown_name

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import History
 from simulator.set_value import fresh_utility, oracle_set, slate_watch_s
 from simulator.world.arrays import Bools, Ints, Longs

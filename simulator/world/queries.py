@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import ACTIONS
 from simulator.world.arrays import Ints, Longs, RowArrays
 from simulator.world.catalog import ObservedCatalog

@@ -13,7 +13,7 @@ from typing import Self
 
 import numpy as np
 
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.errors import LogError
 from simulator.world.arrays import Ints
 from simulator.world.catalog import Catalog, ObservedCatalog, make_catalog

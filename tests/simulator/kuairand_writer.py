@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from ifa_ray.data.kuairand_files import LOG_COLUMNS
+from ifa_ray.data.readers.kuairand import LOG_COLUMNS
 from ifa_ray.schema import ACTIONS
 
 BEIJING = datetime.timezone(datetime.timedelta(hours=8))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_worlds import TINY, live, tiny_world
 
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from simulator.world.config import START_MS
 from simulator.world.queries import (
     NUM_AUTHORS,

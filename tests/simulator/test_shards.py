@@ -6,7 +6,7 @@ import numpy as np
 from test_day import assert_same
 from tiny_worlds import answer_with, first_candidates, live, live_day, rows_of, tiny_world
 
-from ifa_ray.data.history_blocks import HistoryBlocks
+from ifa_ray.data.history import HistoryBlocks
 from simulator.world import retrieval
 from simulator.world.day import run_warmup
 from simulator.world.world import ShardState

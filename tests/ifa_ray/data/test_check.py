@@ -13,9 +13,9 @@ from test_ebnerd import ARTICLES, HISTORIES, ROWS, behaviors, histories
 from test_kuairand import FIRST, RANDOM, SECOND, VIDEOS, row, text
 
 from ifa_ray.cli import main
-from ifa_ray.data.check import CLEAN, PROBLEMS, UNUSABLE, LogCheck, check_log
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
+from ifa_ray.data.readers.check import CLEAN, PROBLEMS, UNUSABLE, LogCheck, check_log
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS

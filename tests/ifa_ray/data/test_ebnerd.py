@@ -5,9 +5,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ifa_ray.data.ebnerd import read_ebnerd
-from ifa_ray.data.ebnerd_files import is_ebnerd
 from ifa_ray.data.log_tables import LogTables, ReadSettings
+from ifa_ray.data.readers.ebnerd import is_ebnerd, read_ebnerd
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS, TrainingSample, validate_request
 from ifa_ray.training.sources import stream_of

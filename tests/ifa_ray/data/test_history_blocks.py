@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from ifa_ray.data.history import HistoryStore
-from ifa_ray.data.history_blocks import BLOCK, HistoryBlocks
+from ifa_ray.data.history import BLOCK, HistoryBlocks, HistoryStore
 from ifa_ray.errors import LogError
 
 

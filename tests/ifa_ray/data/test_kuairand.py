@@ -4,9 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ifa_ray.data.kuairand import read_kuairand
-from ifa_ray.data.kuairand_files import LOG_COLUMNS, TAG_BUCKETS, find_kuairand, is_kuairand
 from ifa_ray.data.log_tables import LogTables, ReadSettings
+from ifa_ray.data.readers.kuairand import (
+    LOG_COLUMNS,
+    TAG_BUCKETS,
+    find_kuairand,
+    is_kuairand,
+    read_kuairand,
+)
 from ifa_ray.errors import ConfigError, LogError
 from ifa_ray.schema import ACTIONS
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ifa_ray.data.movielens import MovieLens, read_movielens
+from ifa_ray.data.readers.movielens import MovieLens, read_movielens
 from ifa_ray.errors import ConfigError, LogError
 from ifa_ray.schema import ACTIONS, TrainingSample, validate_request
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from ifa_ray.data.half_written import is_half_written, remove_half_written, temporary_of
 from ifa_ray.data.run_folder import TABLES, WARMUP, RunFolder, ShardDay, write_atomically
+from ifa_ray.data.tables import is_half_written, remove_half_written, temporary_of
 from ifa_ray.errors import LogError
 
 KEY = ShardDay("twin", 1, 2, 3)

@@ -11,7 +11,7 @@ from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.evaluation import cost
 from ifa_ray.evaluation.cost import measure_costs, peak_request_bytes
-from ifa_ray.evaluation.run import read_seed
+from ifa_ray.evaluation.runs import read_seed
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest

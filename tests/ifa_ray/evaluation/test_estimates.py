@@ -7,7 +7,7 @@ import pytest
 from films import fake_run
 from scipy import stats
 
-from ifa_ray.evaluation.estimates import compare, difference, estimate, model_estimate
+from ifa_ray.evaluation.result import compare, difference, estimate, model_estimate
 from ifa_ray.schema import OBJECTIVES
 
 

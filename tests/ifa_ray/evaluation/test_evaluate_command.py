@@ -10,7 +10,7 @@ import pytest
 
 from ifa_ray.cli import main
 from ifa_ray.evaluation import EvaluationConfig
-from ifa_ray.evaluation.progress import EvaluationProgress
+from ifa_ray.evaluation.command import EvaluationProgress
 
 ARGUMENTS = ("--seeds", "2", "--max-requests", "24", "--candidates-sampled", "5", "--width", "8",
              "--top-k", "5", "--timed-requests", "3")  # fmt: skip

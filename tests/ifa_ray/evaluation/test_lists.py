@@ -4,7 +4,7 @@ import pytest
 from films import config
 
 from ifa_ray.errors import ConfigError
-from ifa_ray.evaluation.lists import (
+from ifa_ray.evaluation.config import (
     PAPER_TABLES,
     REFERENCES,
     TITLES,

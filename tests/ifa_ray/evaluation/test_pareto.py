@@ -7,8 +7,16 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from ifa_ray.evaluation.labels import Box, place_labels
-from ifa_ray.evaluation.pareto import CANVAS, HEIGHT, WIDTH, Point, front, pareto_svg
+from ifa_ray.evaluation.figures import (
+    CANVAS,
+    HEIGHT,
+    WIDTH,
+    Box,
+    Point,
+    front,
+    pareto_svg,
+    place_labels,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -10,8 +10,7 @@ from films import config
 
 from ifa_ray.errors import LogError
 from ifa_ray.evaluation import EvaluationConfig, ModelRun
-from ifa_ray.evaluation.jobs import run_all
-from ifa_ray.evaluation.run import fingerprint, read_seed
+from ifa_ray.evaluation.runs import fingerprint, read_seed, run_all
 from ifa_ray.training.sources import SampleStream, read_stream
 from simulator.__main__ import main as simulate
 
@@ -77,7 +76,7 @@ def test_a_stream_is_read_once_for_each_seed(films: Path, monkeypatch: pytest.Mo
         seeds.append(settings["seed"])
         return read_stream(*arguments, **settings)
 
-    monkeypatch.setattr("ifa_ray.evaluation.run.read_stream", watched)
+    monkeypatch.setattr("ifa_ray.evaluation.runs.read_stream", watched)
     run_here(config(films, seeds=3, models=["avg_pooling", "twin"], max_requests=8))
     assert seeds == [0, 1, 2]
 

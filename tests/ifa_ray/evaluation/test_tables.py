@@ -8,9 +8,9 @@ import pytest
 from films import config, fake_run
 
 from ifa_ray.evaluation import Evaluation, ModelRun, to_json
+from ifa_ray.evaluation.config import model_lists
 from ifa_ray.evaluation.cost import Cost
-from ifa_ray.evaluation.lists import model_lists
-from ifa_ray.evaluation.story import pareto
+from ifa_ray.evaluation.protocol import pareto
 from ifa_ray.evaluation.tables import facts, footer, markdown, tables
 from ifa_ray.models import MODELS
 from ifa_ray.provenance import provenance

@@ -6,8 +6,7 @@ from rank_cases import ITEMS, make_config, make_request
 
 from ifa_ray.config import CROSS_FEATURES
 from ifa_ray.cuda.graphs import GraphedModel, buckets_of
-from ifa_ray.data.features import build_batch
-from ifa_ray.data.padding import padded_to
+from ifa_ray.data.features import build_batch, padded_to
 from ifa_ray.models import MODELS, build_model
 from ifa_ray.schema import MAX_CANDIDATES
 

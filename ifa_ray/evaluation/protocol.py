@@ -17,13 +17,9 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.cost import Cost, measure_costs
-from ifa_ray.evaluation.curve import OBJECTIVE, learning_svg
-from ifa_ray.evaluation.estimates import difference
-from ifa_ray.evaluation.folder import EvaluationFolder, write_json
-from ifa_ray.evaluation.jobs import run_all
-from ifa_ray.evaluation.pareto import Point, pareto_svg
-from ifa_ray.evaluation.result import Evaluation, to_json
-from ifa_ray.evaluation.run import ModelRun, read_seed
+from ifa_ray.evaluation.figures import Point, pareto_svg
+from ifa_ray.evaluation.result import OBJECTIVE, Evaluation, difference, learning_svg, to_json
+from ifa_ray.evaluation.runs import EvaluationFolder, ModelRun, read_seed, run_all, write_json
 from ifa_ray.evaluation.tables import markdown, time_kind
 from ifa_ray.provenance import provenance
 from ifa_ray.training.sources import run_replicates

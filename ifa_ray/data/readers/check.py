@@ -5,16 +5,31 @@ Knows the layout of `ifa_ray.data.run_folder`; the rules of the tables are in `c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from ifa_ray.data.check_contract import SHOW, check_histories, check_requests, check_rows
-from ifa_ray.data.check_rules import Findings
 from ifa_ray.data.log import ITEM_COLUMNS
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.log_tables import LogTables
+from ifa_ray.data.readers.check_contract import (
+    SHOW,
+    FileSummary,
+    Findings,
+    Problem,
+    check_histories,
+    check_requests,
+    check_rows,
+    check_tables,
+)
+from ifa_ray.data.readers.check_files import check_ebnerd, check_kuairand, check_movielens
+from ifa_ray.data.readers.ebnerd import is_ebnerd
+from ifa_ray.data.readers.kuairand import is_kuairand
+from ifa_ray.data.readers.movielens import is_movielens
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, is_run
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
 
@@ -139,3 +154,99 @@ def _polars_type(kind: str) -> pl.DataType:
     if kind.startswith("list<"):
         return pl.List(_polars_type(kind[5:-1]))
     return pl.Series(np.empty(0, kind)).dtype
+
+
+CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
+"""What a process that checked ends with."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogCheck:
+    """What was found in a log.
+
+    Attributes:
+        path: of the folder.
+        format: whose check it was.
+        files: what each file holds, or each table of a run.
+        rows: of each of a run's files.
+        facts: of the whole log, by name.
+        problems: mistakes.
+        notes: oddities.
+    """
+
+    path: str
+    format: str
+    files: tuple[FileSummary, ...]
+    rows: dict[str, int]
+    facts: dict[str, Any]
+    problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...]
+
+    @property
+    def status(self) -> int:
+        """`UNUSABLE` if nothing could be read at all, else `PROBLEMS` or `CLEAN`."""
+        if not any(file.rows for file in self.files):
+            return UNUSABLE
+        return PROBLEMS if self.problems else CLEAN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self) | {"status": self.status}
+
+
+_CHECKS: tuple[tuple[str, Callable[[Path], bool], Callable[[Findings, Path], None]], ...] = (
+    ("MovieLens", is_movielens, check_movielens),
+    ("KuaiRand", is_kuairand, check_kuairand),
+    ("EB-NeRD", is_ebnerd, check_ebnerd),
+    ("a run", is_run, check_run),
+)
+
+
+def check_log(path: Path | str) -> LogCheck:
+    """Checks a folder of any format that is known by its files.
+
+    Raises:
+        LogError: if it is of none.
+    """
+    path = Path(path)
+    for name, recognises, check in _CHECKS:
+        if recognises(path):
+            findings = Findings(path)
+            check(findings, path)
+            return _done(findings, name)
+    known = ", ".join(name for name, _, _ in _CHECKS)
+    raise LogError(f"{path}: is no folder of a known format ({known}).")
+
+
+def check_log_tables(path: Path, name: str, tables: LogTables) -> LogCheck:
+    """Checks what an adapter gave."""
+    findings = Findings(path)
+    check_tables(findings, tables)
+    return _done(findings, name)
+
+
+def _done(findings: Findings, name: str) -> LogCheck:
+    facts = dict(findings.facts)
+    if facts.get("candidates"):
+        facts["share of candidates shown"] = facts["candidates shown"] / facts["candidates"]
+    # The same rule in the same place is one problem, however many days found it.
+    return LogCheck(
+        path=str(findings.root), format=name, files=tuple(findings.files),
+        rows=findings.rows, facts=facts,
+        problems=_merged(findings.problems), notes=_merged(findings.notes),
+    )  # fmt: skip
+
+
+def _merged(found: list[Problem]) -> tuple[Problem, ...]:
+    merged: dict[tuple[str, str], Problem] = {}
+    for each in found:
+        key = (each.where, each.rule)
+        if key in merged:
+            before = merged[key]
+            each = dataclasses.replace(
+                before,
+                count=before.count + each.count,
+                examples=(before.examples + each.examples)[:3],
+            )
+        merged[key] = each
+    return tuple(merged.values())

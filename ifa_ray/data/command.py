@@ -1,4 +1,4 @@
-"""`python -m ifa_ray data check`: parses, runs, prints; the checks are `ifa_ray.data.check`'s."""
+"""`python -m ifa_ray data check`: parses, runs, prints; the checks are `ifa_ray.data.readers.check`'s."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ifa_ray.data.check import CLEAN, UNUSABLE, LogCheck, check_log, check_log_tables
-from ifa_ray.data.check_rules import FileSummary, Problem
 from ifa_ray.data.log_tables import ReadSettings
+from ifa_ray.data.readers.check import CLEAN, UNUSABLE, LogCheck, check_log, check_log_tables
+from ifa_ray.data.readers.check_contract import FileSummary, Problem
 from ifa_ray.errors import ConfigError, IfaRayError, LogError
 from ifa_ray.training.sources import split_adapter, tables_of_adapter
 
@@ -51,7 +51,7 @@ def run_data(options: argparse.Namespace) -> int:
     """Checks a log.
 
     Returns:
-        The process's status; see `ifa_ray.data.check`.
+        The process's status; see `ifa_ray.data.readers.check`.
     """
     try:
         target = None if options.json in (None, "-") else Path(options.json)

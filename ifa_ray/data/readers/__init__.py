@@ -1,0 +1,1 @@
+"""Readers of public logs, and what is wrong with one."""

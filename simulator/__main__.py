@@ -11,19 +11,19 @@ import sys
 from collections.abc import Sequence
 
 from ifa_ray.errors import IfaRayError
-from simulator.commands.calibration import (
+from simulator.cli.calibration import (
     add_calibrate,
     add_calibration,
     run_calibrate,
     run_calibration,
 )
-from simulator.commands.experiment import add_experiment, run_experiment
-from simulator.commands.log import add_log, run_log
-from simulator.commands.recall import add_recall, run_recall
-from simulator.commands.report import add_report, run_report
-from simulator.commands.run import add_run, run_run
-from simulator.commands.sensitivity import add_sensitivity, run_sensitivity
-from simulator.commands.set_headroom import add_set_headroom, run_set_headroom
+from simulator.cli.experiment import add_experiment, run_experiment
+from simulator.cli.log import add_log, run_log
+from simulator.cli.recall import add_recall, run_recall
+from simulator.cli.report import add_report, run_report
+from simulator.cli.run import add_run, run_run
+from simulator.cli.sensitivity import add_sensitivity, run_sensitivity
+from simulator.cli.set_headroom import add_set_headroom, run_set_headroom
 
 EXIT_USAGE = 2
 

@@ -14,17 +14,15 @@ FILES = sorted(
 )
 
 RAY_AT_HOME = (
-    "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/population.py",
-    "simulator/retrieval_actor.py", "simulator/loop.py", "benchmarks/serving.py",
+    "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/run/ray_", "benchmarks/serving.py",
 )  # fmt: skip
 
 # They are measured on machines without Ray or tables.
 TORCH_AND_NUMPY = (
-    "ifa_ray/__init__.py", "ifa_ray/models/", "benchmarks/", "ifa_ray/schema.py",
-    "ifa_ray/errors.py", "ifa_ray/config.py", "ifa_ray/ranking_rule.py", "ifa_ray/set_step/",
-    "ifa_ray/data/__init__.py", "ifa_ray/data/items.py",
-    "ifa_ray/data/history.py", "ifa_ray/data/history.py", "ifa_ray/data/features.py",
-    "ifa_ray/ranking/state_cache.py", "ifa_ray/ranking/state_ranker.py", "ifa_ray/cuda/",
+    "ifa_ray/__init__.py", "ifa_ray/models/", "ifa_ray/cuda/", "ifa_ray/ranking/",
+    "ifa_ray/reranking/", "ifa_ray/schema.py", "ifa_ray/errors.py", "ifa_ray/config.py",
+    "ifa_ray/constants.py", "ifa_ray/ranking_rule.py", "ifa_ray/data/__init__.py",
+    "ifa_ray/data/items.py", "ifa_ray/data/history.py", "ifa_ray/data/features.py", "benchmarks/",
 )  # fmt: skip
 
 # They measure what only a served ranker has.
@@ -36,47 +34,32 @@ SERVED = (
 TRITON_AT_HOME = "_triton.py"
 
 # What a part of ifa_ray must not know, directly. Each lies above it, or beside it.
+ABOVE_RANKING = ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.evaluation", "ifa_ray.abtest",
+                 "ifa_ray.cli")  # fmt: skip
+ABOVE_MODELS = (*ABOVE_RANKING, "ifa_ray.ranking", "ifa_ray.checkpoints", "ifa_ray.cuda")
 FORBIDDEN = {
     "ifa_ray": ("simulator", "tests", "benchmarks"),
-    "ifa_ray.schema": ("ifa_ray.data", "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving"),
-    "ifa_ray.cuda": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest"),
-    "ifa_ray.models": (
-        "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker", "ifa_ray.abtest", "ifa_ray.cli",
-        "ifa_ray.cuda",
-    ),
-    "ifa_ray.data": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker",
-        "ifa_ray.abtest", "ifa_ray.cli",
-    ),
-    "ifa_ray.set_step": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker",
-        "ifa_ray.abtest", "ifa_ray.cli",
-    ),
-    "ifa_ray.metrics": (
-        "ifa_ray.models", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.ranking.ranker", "ifa_ray.cli",
-    ),
-    "ifa_ray.ranking.ranker": ("ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
-    "ifa_ray.ranking.state_cache": (
-        "ifa_ray.ranking.ranker", "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
-    ),
-    "ifa_ray.ranking.state_ranker": (
-        "ifa_ray.training", "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli",
-    ),
-    "ifa_ray.training": (
-        "ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.evaluation", "ifa_ray.cli",
-    ),
+    "ifa_ray.schema": (*ABOVE_MODELS, "ifa_ray.models", "ifa_ray.data"),
+    "ifa_ray.config": (*ABOVE_MODELS, "ifa_ray.models", "ifa_ray.data"),
+    "ifa_ray.data": (*ABOVE_MODELS, "ifa_ray.models", "ifa_ray.reranking"),
+    "ifa_ray.reranking": (*ABOVE_MODELS, "ifa_ray.models"),
+    "ifa_ray.metrics": (*ABOVE_MODELS, "ifa_ray.models"),
+    "ifa_ray.models": ABOVE_MODELS,
+    "ifa_ray.checkpoints": (*ABOVE_RANKING, "ifa_ray.ranking", "ifa_ray.cuda"),
+    "ifa_ray.ranking": (*ABOVE_RANKING, "ifa_ray.cuda"),
+    "ifa_ray.cuda": ABOVE_RANKING,
+    "ifa_ray.training": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.evaluation", "ifa_ray.cli"),
+    "ifa_ray.serving": ("ifa_ray.abtest", "ifa_ray.evaluation", "ifa_ray.training", "ifa_ray.cli"),
     "ifa_ray.evaluation": ("ifa_ray.serving", "ifa_ray.cli"),
-    "ifa_ray.serving": ("ifa_ray.abtest", "ifa_ray.cli"),
     "ifa_ray.abtest": (
-        "ifa_ray.models", "ifa_ray.ranking.ranker", "ifa_ray.training", "ifa_ray.serving",
+        "ifa_ray.models", "ifa_ray.ranking", "ifa_ray.training", "ifa_ray.serving",
         "ifa_ray.evaluation", "ifa_ray.cli",
     ),
+    "simulator.world": ("simulator.run", "simulator.cli", "simulator.studies"),
     "benchmarks": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
     **{
         f"benchmarks.{name}": ("simulator",)
-        for name in (
-            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "rank_latency", "synthetic",
-        )
+        for name in ("gpu", "gpu_page", "gpu_rates", "kernels", "machine", "rank_latency", "synthetic")
     },
 }  # fmt: skip
 
@@ -195,11 +178,11 @@ def test_these_checks_see_imports_of_every_form():
     source = (
         "import ray.serve as s\n"
         "from ifa_ray import serving\n"
-        "def f():\n    from simulator.loop import run\n"
+        "def f():\n    from simulator.run.ray_executor import run\n"
         "try:\n    import polars\nexcept ImportError:\n    polars = None\n"
     )
     names = set(imported(source))
-    assert {"ray.serve", "ifa_ray.serving", "simulator.loop", "polars"} <= names
+    assert {"ray.serve", "ifa_ray.serving", "simulator.run.ray_executor", "polars"} <= names
     at_load = set(imports_at_load(source))
     assert {"ray.serve", "ifa_ray.serving", "polars"} <= at_load
-    assert "simulator.loop" not in at_load
+    assert "simulator.run.ray_executor" not in at_load

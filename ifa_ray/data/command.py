@@ -1,4 +1,4 @@
-"""`python -m ifa_ray data check`: parses, runs, prints; the checks are `ifa_ray.data.readers.check`'s."""
+"""`ifa-ray data check`: parses, runs, prints; the checks are `ifa_ray.data.readers.check`."""
 
 from __future__ import annotations
 

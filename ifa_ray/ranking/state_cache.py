@@ -1,7 +1,7 @@
 """Sequence states of many users in memory: by user and version, the least lately used go first.
 
 Knows states by their size alone; what is in them, and whether one may answer a request, is
-`ifa_ray.ranking.state_ranker`'s. No Ray, no event loop, no files: a state that was lost is made again
+`ifa_ray.ranking.state_ranker`'s. No Ray, no event loop, no files: a lost state is made again
 from the history.
 
 Threads: any may call anything. A state that is worked on is taken out and put back, so it is in one

@@ -22,7 +22,7 @@ from ifa_ray.schema import ACTIONS
 from simulator.calibration.measure import concentration, measure, sessions
 from simulator.calibration.sample import Crowd, crowd_views, draw_sample
 from simulator.calibration.solve import WATCH_FIT, rates, solve_levels
-from simulator.presets import RunConfig
+from simulator.run.presets import RunConfig
 from simulator.world.config import DAY_MS, WorldConfig
 
 LEAST_ROWS = 1_000

@@ -31,7 +31,7 @@ from simulator.world.users import UserState, history_targets, make_users, plan_d
 from simulator.world.world import World
 
 if TYPE_CHECKING:  # a run's config names this package's world; at run time only its sizes are read
-    from simulator.presets import RunConfig
+    from simulator.run.presets import RunConfig
 
 # Other worlds than those that were solved on.
 MEASURING_SEEDS = tuple(range(1, 7))

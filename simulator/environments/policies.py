@@ -25,7 +25,7 @@ from simulator.environments import IDS
 from simulator.environments.env import Observation, UserEnv
 from simulator.environments.episodes import Population
 from simulator.environments.wrappers import slates_of_scores
-from simulator.presets import MODEL_ARMS, preset
+from simulator.run.presets import MODEL_ARMS, preset
 from simulator.world.arrays import Floats, Longs
 from simulator.world.config import START_MS
 

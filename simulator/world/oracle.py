@@ -74,5 +74,5 @@ class PopularityRanker(WorldRanker):
 
 
 def world_ranker(arm: str, world: World, shard: ShardState) -> WorldRanker:
-    """Makes the ranker of an arm that is in `simulator.presets.WORLD_RANKERS`."""
+    """Makes the ranker of an arm that is in `simulator.run.presets.WORLD_RANKERS`."""
     return {"oracle": OracleRanker, "popularity": PopularityRanker}[arm](world, shard)

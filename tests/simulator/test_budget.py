@@ -9,10 +9,10 @@ import pytest
 
 from ifa_ray.data.log import read_requests
 from ifa_ray.errors import ConfigError
-from simulator.budget import measure_budget
-from simulator.opening import open_run
-from simulator.plain_run import run_plain
-from simulator.presets import override, preset
+from simulator.run.costs import measure_budget
+from simulator.run.opening import open_run
+from simulator.run.presets import override, preset
+from simulator.run.process_executor import run_plain
 
 CONFIG = override(
     preset("smoke"),

@@ -9,8 +9,8 @@ import pytest
 from tiny_worlds import live
 
 from simulator.__main__ import main
-from simulator.presets import preset
-from simulator.retrieval_recall import oracle_recall, recall_table
+from simulator.run.presets import preset
+from simulator.studies.recall import oracle_recall, recall_table
 from simulator.world.world import World
 
 COMMANDS = (

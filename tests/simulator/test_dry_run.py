@@ -6,8 +6,8 @@ import math
 import pytest
 
 from simulator.__main__ import main
-from simulator.dry_run import estimate_run
-from simulator.presets import preset
+from simulator.run.costs import estimate_run
+from simulator.run.presets import preset
 
 
 @pytest.fixture(scope="module")

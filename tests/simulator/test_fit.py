@@ -10,7 +10,7 @@ from tiny_worlds import TINY, live, shuffled_candidates
 from ifa_ray.data.log import write_impressions, write_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from simulator.__main__ import main
-from simulator.presets import RunConfig, preset
+from simulator.run.presets import RunConfig, preset
 from simulator.world.world import World
 
 # Other people than TINY's: shorter videos, longer and more even lives, sharper popularity.

@@ -7,8 +7,8 @@ import pytest
 
 from ifa_ray.data.run_folder import WARMUP, ShardDay, write_atomically
 from ifa_ray.errors import CheckpointError, ConfigError, LogError
-from simulator.opening import link_latest, load_config, open_run
-from simulator.presets import preset
+from simulator.run.opening import link_latest, load_config, open_run
+from simulator.run.presets import preset
 
 
 @pytest.fixture

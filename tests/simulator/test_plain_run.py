@@ -10,9 +10,9 @@ import time
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.opening import open_run
-from simulator.plain_run import run_plain
-from simulator.presets import override, preset
+from simulator.run.opening import open_run
+from simulator.run.presets import override, preset
+from simulator.run.process_executor import run_plain
 
 ARMS = "twin,ifa,random"
 SMALL = ["--preset", "smoke", "--arms", ARMS, "--replicates", "3", "--users", "4", "--days", "2"]

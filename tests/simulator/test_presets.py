@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.presets import MODEL_ARMS, Arm, RunConfig, override, preset
+from simulator.run.presets import MODEL_ARMS, Arm, RunConfig, override, preset
 from simulator.world.config import WORLDS
 
 

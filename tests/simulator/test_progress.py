@@ -2,7 +2,7 @@
 
 import io
 
-from simulator.progress import RunProgress
+from simulator.run.progress import RunProgress
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.resources import plan_resources
+from simulator.run.cluster import plan_resources
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4, 64])

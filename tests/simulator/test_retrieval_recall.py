@@ -5,7 +5,7 @@ import pytest
 from tiny_worlds import TINY, live, tiny_world
 
 from ifa_ray.errors import ConfigError
-from simulator.retrieval_recall import ALL_CHANNELS, oracle_recall, recall_table
+from simulator.studies.recall import ALL_CHANNELS, oracle_recall, recall_table
 from simulator.world.config import DAY_MS, START_MS
 from simulator.world.oracle import expected_watch_s
 from simulator.world.queries import Candidates, Channel

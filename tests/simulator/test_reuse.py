@@ -7,11 +7,11 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError, LogError
-from simulator.experiment import experiment_parts
-from simulator.opening import open_run
-from simulator.plain_run import run_plain
-from simulator.presets import override, preset
-from simulator.reuse import reuse_run
+from simulator.run.opening import open_run
+from simulator.run.presets import override, preset
+from simulator.run.process_executor import run_plain
+from simulator.run.reuse import reuse_run
+from simulator.studies.experiment import experiment_parts
 
 SMALL = {"users": 4, "days": 2, "replicates": 1}
 PARTS = ("log/impressions", "log/requests", "models", "worlds", "state")

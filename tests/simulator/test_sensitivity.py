@@ -3,8 +3,13 @@
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.presets import preset
-from simulator.sensitivity import KNOBS, SensitivitySettings, format_table, measure_sensitivity
+from simulator.run.presets import preset
+from simulator.studies.sensitivity import (
+    KNOBS,
+    SensitivitySettings,
+    format_table,
+    measure_sensitivity,
+)
 from simulator.world.config import WorldConfig
 
 TINY = SensitivitySettings(

@@ -5,8 +5,8 @@ import pytest
 
 from ifa_ray.errors import ConfigError
 from simulator.__main__ import main
-from simulator.presets import preset
-from simulator.set_headroom import HeadroomSettings, format_report, measure_headroom
+from simulator.run.presets import preset
+from simulator.studies.rerank_headroom import HeadroomSettings, format_report, measure_headroom
 
 SETTINGS = HeadroomSettings(users=4, learn_days=0, measured_days=1, rules=("pitctr",))
 
@@ -44,7 +44,7 @@ def test_a_table_names_every_chooser():
 
 
 def test_standard_errors_are_clustered_by_user():
-    from simulator.set_headroom import _clustered_se
+    from simulator.studies.rerank_headroom import _clustered_se
 
     x = np.random.default_rng(0).normal(size=50)
     users = np.arange(50)

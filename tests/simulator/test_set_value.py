@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_worlds import live, tiny_world
 
-from simulator.set_value import (
+from simulator.studies.rerank_headroom import (
     Moment,
     best_set,
     boredom_of,

@@ -14,7 +14,7 @@ import pytest
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
 from ifa_ray.training.sources import read_run
 from simulator.__main__ import main
-from simulator.opening import load_config, open_run
+from simulator.run.opening import load_config, open_run
 
 ROOT = Path(__file__).parents[2]
 TINY = (

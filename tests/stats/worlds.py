@@ -19,9 +19,9 @@ from ifa_ray.abtest.estimates import paired_effect, two_samples
 from ifa_ray.abtest.measure import measure, past_and_norms
 from ifa_ray.abtest.metrics import METRICS
 from ifa_ray.data.log import read_items
-from simulator.opening import open_run
-from simulator.plain_run import run_plain
-from simulator.presets import override, preset
+from simulator.run.opening import open_run
+from simulator.run.presets import override, preset
+from simulator.run.process_executor import run_plain
 
 WATCH = next(metric for metric in METRICS if metric.name == "watch_time")
 

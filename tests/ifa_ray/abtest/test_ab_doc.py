@@ -15,7 +15,7 @@ from ifa_ray.abtest.logs import OPTIONAL, REQUIRED
 from ifa_ray.cli import main
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.schema import History, RankRequest, validate_response
-from simulator.presets import Arm
+from simulator.run.presets import Arm
 
 DOC = (Path(__file__).parents[3] / "docs" / "abtest.md").read_text()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from films import config, fake_run
 
-from ifa_ray.evaluation import Evaluation, ModelRun
+from ifa_ray.evaluation import Evaluation, ModelRun, evaluate
 from ifa_ray.evaluation.result import learning_svg, part_ends, part_means
 from ifa_ray.evaluation.tables import tables
 from ifa_ray.provenance import provenance

@@ -13,7 +13,7 @@ import pytest
 from films import config, write_films
 
 from ifa_ray.errors import ConfigError, LogError
-from ifa_ray.evaluation import EvaluationConfig
+from ifa_ray.evaluation import EvaluationConfig, evaluate
 from ifa_ray.evaluation.runs import EvaluationFolder, run_all
 
 ROOT = Path(__file__).parents[3]

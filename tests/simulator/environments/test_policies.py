@@ -19,7 +19,7 @@ from simulator.environments.policies import (
     request_of,
     train_on_prehistory,
 )
-from simulator.presets import preset
+from simulator.run.presets import preset
 
 
 def make():

@@ -16,8 +16,8 @@ from pathlib import Path
 from ifa_ray.checkpoints.format import version_folder
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import ConfigError
-from simulator.opening import load_config
-from simulator.presets import Arm, RunConfig
+from simulator.run.opening import load_config
+from simulator.run.presets import Arm, RunConfig
 
 # What may differ, because it changes no byte of an arm that `_same_arm` finds the same.
 _FREE = ("preset", "arms", "regime", "budget_ms", "candidate_limits", "model", "training")

@@ -1,6 +1,6 @@
 """`python -m simulator log`: its flags, its help, and its last lines.
 
-Parses and prints; the log is written in `simulator.warmup_log`.
+Parses and prints; the log is written in `simulator.run.process_executor`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ifa_ray.config import require
 from ifa_ray.processes import usable_cores
-from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+from simulator.cli.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
 
 _HELP = """\
 Writes a warm-up log and nothing else: synthetic users live lifelong histories under the earlier
@@ -58,8 +58,8 @@ def add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run_log(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.opening import load_config, open_run
-    from simulator.warmup_log import write_warmup_log
+    from simulator.run.opening import load_config, open_run
+    from simulator.run.process_executor import write_warmup_log
 
     config = config_of(args, load_config(args.out) if args.resume else None)
     processes = usable_cores() if args.processes is None else args.processes

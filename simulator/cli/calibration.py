@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ifa_ray.config import require
-from simulator.presets import PRESETS, preset
+from simulator.run.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
 _CALIBRATION_HELP = """\
@@ -66,7 +66,7 @@ def run_calibration(args: argparse.Namespace) -> int:
 
     if args.run is not None:
         from ifa_ray.data.run_folder import RunFolder
-        from simulator.opening import load_config
+        from simulator.run.opening import load_config
 
         require(args.svg is None, "svg", str(args.svg), "left out with --run")
         tables = calibration_of_arms(RunFolder(args.run), load_config(args.run))

@@ -1,6 +1,6 @@
 """`python -m simulator recall`: its flags, its help, and its table.
 
-Parses and prints; the measurement is in `simulator.retrieval_recall`.
+Parses and prints; the measurement is in `simulator.studies.recall`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 
 from ifa_ray.config import require
-from simulator.presets import PRESETS, preset
+from simulator.run.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
 _HELP = """\
@@ -69,7 +69,7 @@ def run_recall(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from simulator.retrieval_recall import oracle_recall, recall_table
+    from simulator.studies.recall import oracle_recall, recall_table
     from simulator.world.day import run_warmup
     from simulator.world.world import ShardState, World
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifa_ray.errors import ConfigError
-from simulator.presets import PRESETS, RunConfig, override, preset
+from simulator.run.presets import PRESETS, RunConfig, override, preset
 from simulator.world.config import WORLDS
 
 EXIT_INTERRUPTED = 130

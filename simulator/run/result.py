@@ -24,8 +24,8 @@ from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
 from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
 from simulator.calibration.table import calibration_of_run
-from simulator.parts import RunFacts, read_facts
-from simulator.presets import AA_ARM, RunConfig
+from simulator.run.opening import RunFacts, read_facts
+from simulator.run.presets import AA_ARM, RunConfig
 
 RESULT_VERSION = 2
 

@@ -1,7 +1,7 @@
 """What a run is: one frozen config, and the presets, which are functions that return complete ones.
 
 Knows settings only. Whatever changes a byte of the log is here; what does not (how many actors,
-which cluster, where the folder lies) is an argument of `simulator.loop.run`.
+which cluster, where the folder lies) is an argument of `simulator.run.ray_executor.run`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class RunConfig(Config):
             `budget_ms`.
         budget_ms: of CPU per request, where the regime is `equal_latency`.
         candidate_limits: ARM=N for each arm that is given fewer than C candidates; measured when
-            the run is begun (`simulator.budget`).
+            the run is begun (`simulator.run.costs`).
         world: the population, the catalogue and their mechanisms.
         model: settings shared by all models; its name is replaced by the arm's.
         training: how they learn.

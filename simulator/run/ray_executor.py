@@ -33,18 +33,14 @@ from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingErr
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.trainer import ArmTrainer, start_supervisor
-from simulator.cluster import Cluster
-from simulator.compile_ahead import compile_ahead
-from simulator.memory import PeakMemory
-from simulator.parts import begin_part, end_part
-from simulator.plain_run import stream_settings
-from simulator.population import UserShards
-from simulator.prehistory import write_catalogue
-from simulator.presets import Arm, RunConfig
-from simulator.progress import RunProgress
-from simulator.resources import ResourcePlan, plan_resources
-from simulator.result import write_result
-from simulator.retrieval_actor import RetrievalActor
+from simulator.run.cluster import Cluster, ResourcePlan, plan_resources
+from simulator.run.opening import begin_part, end_part
+from simulator.run.presets import Arm, RunConfig
+from simulator.run.process_executor import compile_ahead, stream_settings
+from simulator.run.progress import PeakMemory, RunProgress
+from simulator.run.ray_actors import RetrievalActor, UserShards
+from simulator.run.result import write_result
+from simulator.run.shards import write_catalogue
 
 _T = TypeVar("_T")
 
@@ -57,7 +53,7 @@ def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:
     """Lives all days of all arms, and writes result.json and report.html.
 
     Args:
-        folder: open (see `simulator.opening.open_run`); what is committed in it is not done again.
+        folder: open (see `simulator.run.opening.open_run`); what is committed is kept.
         config: what to run.
         cluster: where.
 

@@ -16,10 +16,9 @@ from pathlib import Path
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
-from simulator.cluster import Cluster
-from simulator.commands.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
-from simulator.presets import ARMS, REGIMES, RunConfig
-from simulator.quiet import private_ray_environment, quiet_ray_logs
+from simulator.cli.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+from simulator.run.cluster import Cluster, private_ray_environment, quiet_ray_logs
+from simulator.run.presets import ARMS, REGIMES, RunConfig
 
 _HELP = """\
 Runs the closed loop and the A/B comparison.
@@ -95,7 +94,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run_run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.opening import link_latest, load_config
+    from simulator.run.opening import link_latest, load_config
 
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
@@ -123,7 +122,7 @@ def run_run(args: argparse.Namespace) -> int:
         )
     _find_rankers(config)
     if args.dry_run:
-        from simulator.dry_run import estimate_run
+        from simulator.run.costs import estimate_run
 
         say = functools.partial(print, file=sys.stderr)
         print("\n".join(estimate_run(config, say).lines()))
@@ -155,26 +154,26 @@ def live_run(
     reuse: Path | None = None,
 ) -> int:
     """Lives what of a run is not finished; returns 0, or the exit code of an interruption."""
-    from simulator.opening import open_run
+    from simulator.run.opening import open_run
 
     with open_run(root, config, resume) as folder:
         if folder.result.exists():
             return 0
         try:
             if reuse is not None and not resume:
-                from simulator.reuse import reuse_run
+                from simulator.run.reuse import reuse_run
 
                 taken = reuse_run(reuse, folder, config)
                 print(f"taken over from {reuse}: {', '.join(taken) or 'no arm'}", file=sys.stderr)
             if plain is not None:
-                from simulator.plain_run import run_plain
+                from simulator.run.process_executor import run_plain
 
                 run_plain(folder, config, plain)
             else:
                 if cluster.embedded:
                     private_ray_environment(root / ".ray-home")
                 quiet_ray_logs()
-                from simulator.loop import run
+                from simulator.run.ray_executor import run
 
                 run(folder, config, cluster)
         except KeyboardInterrupt:
@@ -184,7 +183,7 @@ def live_run(
 
 def with_budget(config: RunConfig, budget: str | None) -> RunConfig:
     """The config with every arm's candidates limited to what it can rank in the same time."""
-    from simulator.budget import measure_budget
+    from simulator.run.costs import measure_budget
 
     measured = measure_budget(config, budget or config.parsed_arms[-1].name)
     print("\n".join(measured.lines()), file=sys.stderr)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from simulator.presets import AA_ARM, RunConfig, override, preset
+from simulator.run.presets import AA_ARM, RunConfig, override, preset
 from simulator.world.config import WORLDS
 
 _CHALLENGERS = ("ifa", "ifa_plus")

@@ -1,6 +1,6 @@
 """`python -m simulator set-headroom`: its flags, its help, and its table.
 
-Parses and prints; the measurement is in `simulator.set_headroom`.
+Parses and prints; the measurement is in `simulator.studies.rerank_headroom`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 from ifa_ray.config import require
 from ifa_ray.errors import ConfigError
-from simulator.presets import PRESETS, preset
+from simulator.run.presets import PRESETS, preset
 
 _HELP = """\
 Measures, by the oracle, what a set step recovers of what repetition costs a greedy list.
@@ -58,7 +58,7 @@ def add_set_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 def run_set_headroom(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.set_headroom import HeadroomSettings, format_report, measure_headroom
+    from simulator.studies.rerank_headroom import HeadroomSettings, format_report, measure_headroom
 
     require(args.seeds >= 1, "seeds", args.seeds, ">= 1")
     settings = {

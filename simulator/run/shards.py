@@ -1,7 +1,7 @@
 """What a shard's day leaves on disk, and the prehistory that every run begins with.
 
 Knows the run folder and worlds; no Ray, so a warm-up log can be made by plain processes
-(`simulator.warmup_log`) as well as by a run's actors, and is the same bytes.
+(`simulator.run.process_executor`) as well as by a run's actors, and is the same bytes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ifa_ray.data.log import write_impressions, write_items, write_requests, write_timings
+from ifa_ray.data.log import (
+    read_impressions,
+    write_impressions,
+    write_items,
+    write_requests,
+    write_timings,
+)
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from simulator.presets import RunConfig
-from simulator.world.day import DayLog, ShardState, run_warmup
-from simulator.world.world import World
+from ifa_ray.schema import ACTIONS, pack_actions
+from simulator.run.presets import RunConfig
+from simulator.world.day import DayLog, run_warmup
+from simulator.world.world import ShardState, World
 
 
 def write_catalogue(folder: RunFolder, config: RunConfig, replicate: int) -> None:
@@ -82,3 +89,30 @@ def write_shard_day(
     np.savez(buffer, allow_pickle=False, **state.to_arrays())
     write_atomically(folder.state(key), buffer.getvalue())
     folder.commit(key, log.summary())
+
+
+def shard_before(folder: RunFolder, world: World, key: ShardDay) -> ShardState:
+    """The shard at the start of a day: hidden state of the day before, histories of the whole log.
+
+    Args:
+        folder: of the run; the warm-up and all earlier days of the arm's shard are committed.
+        world: of the replicate.
+        key: the day that is to be lived.
+
+    Raises:
+        LogError: if a file is missing or damaged.
+    """
+    past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
+        ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
+    ]
+    with np.load(folder.state(past[-1]), allow_pickle=False) as arrays:
+        state = ShardState.from_arrays(world, dict(arrays))
+    for day in past:
+        columns = read_impressions(folder.table("impressions", day))
+        state.histories.append_sorted(
+            columns["user_id"],
+            columns["video_id"],
+            pack_actions({name: columns[name] for name in ACTIONS}),
+            columns["time_ms"],
+        )
+    return state

@@ -23,13 +23,13 @@ from ray.serve.handle import DeploymentHandle
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import RankRequest, RankResponse
-from simulator.prehistory import live_prehistory, write_shard_day
-from simulator.presets import RunConfig
-from simulator.shard_memory import shard_before
+from simulator.run.presets import RunConfig
+from simulator.run.shards import live_prehistory, shard_before, write_shard_day
 from simulator.world.day import ShardState, run_day
 from simulator.world.oracle import WorldRanker, world_ranker
-from simulator.world.queries import Candidates, RetrievalQuery
-from simulator.world.world import World
+from simulator.world.queries import Candidates, Retrieval, RetrievalQuery
+from simulator.world.retrieval import ChannelRetrieval
+from simulator.world.world import RetrievalFactory, World
 
 # Large enough to spread a call's fixed cost, small enough to spread a round over replicas.
 REQUESTS_PER_CALL = 4
@@ -151,3 +151,28 @@ async def _rank_here(
     responses = ranker.rank(requests)
     timings.extend((each.request_id, each.rank_ms, each.rank_ms) for each in responses)
     return responses
+
+
+class RetrievalActor:
+    """Holds each replicate's retrieval stage and emits candidates for batches of users.
+
+    Args:
+        config: of the run, as `RunConfig.to_dict` gives it.
+        retrieval: builds the stage of a world.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], retrieval: RetrievalFactory = ChannelRetrieval
+    ) -> None:
+        self._config = RunConfig.from_dict(config)
+        self._factory = retrieval
+        # The latent half of the world is not kept: retrieval sees what a platform sees.
+        self._stage = functools.cache(self._build_stage)
+
+    def retrieve(self, replicate: int, query: RetrievalQuery) -> Candidates:
+        """C unique candidates for each user of the query."""
+        return self._stage(replicate).retrieve(query)
+
+    def _build_stage(self, replicate: int) -> Retrieval:
+        seed = self._config.world_seed(replicate)
+        return World(self._config.world, seed, self._factory).retrieval

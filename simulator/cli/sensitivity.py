@@ -1,6 +1,6 @@
 """`python -m simulator sensitivity`: its flags, its help, and the files of its table.
 
-Parses, prints and writes; the runs are made in `simulator.sensitivity`.
+Parses, prints and writes; the runs are made in `simulator.studies.sensitivity`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.processes import usable_cores
-from simulator.commands.settings import add_set, read_setting
-from simulator.presets import PRESETS, override, preset
+from simulator.cli.settings import add_set, read_setting
+from simulator.run.presets import PRESETS, override, preset
 from simulator.world.config import WORLDS
 
 _HELP = """\
@@ -52,7 +52,7 @@ def add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 def run_sensitivity(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.sensitivity import SensitivitySettings, format_table, measure_sensitivity
+    from simulator.studies.sensitivity import SensitivitySettings, format_table, measure_sensitivity
 
     given: dict[str, Any] = {
         name: getattr(args, name)

@@ -11,11 +11,11 @@ from typing import Any
 from ifa_ray.config import require
 from ifa_ray.errors import unknown_name
 from ifa_ray.processes import usable_cores
-from simulator.cluster import Cluster
-from simulator.commands.run import live_run, print_verdicts, with_budget
-from simulator.commands.settings import EXIT_INTERRUPTED, add_set, read_setting
-from simulator.experiment import Part, experiment_parts
-from simulator.presets import PRESETS
+from simulator.cli.run import live_run, print_verdicts, with_budget
+from simulator.cli.settings import EXIT_INTERRUPTED, add_set, read_setting
+from simulator.run.cluster import Cluster
+from simulator.run.presets import PRESETS
+from simulator.studies.experiment import Part, experiment_parts
 
 _HELP = """\
 The comparison that this project exists for: IFA, IFA+, the paper's baselines, a random and a
@@ -78,7 +78,7 @@ def run_experiment(args: argparse.Namespace) -> int:
 
 
 def _live_part(part: Part, out: Path, processes: int) -> int:
-    from simulator.opening import load_config
+    from simulator.run.opening import load_config
 
     root = out / part.name
     resume = (root / "config.json").exists()

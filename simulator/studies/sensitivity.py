@@ -1,6 +1,6 @@
 """Which mechanism of the world decides who wins: the A/B test over its knobs, zero included.
 
-Knows settings and finished runs; a row is one whole `simulator.plain_run` in a folder of its own,
+Knows settings and finished runs; a row is one whole run in plain processes in a folder of its own,
 so a table that was interrupted goes on where it stopped. One knob is moved at a time, the levels
 stay as they were solved, and the control's click rate is printed beside: a row whose rates have
 left the real ones says what matters, not how much of it there is in the world.
@@ -21,9 +21,9 @@ from typing import Any
 from ifa_ray.config import Config, require
 from ifa_ray.errors import LogError, unknown_name
 from ifa_ray.processes import worker_pool
-from simulator.opening import open_run
-from simulator.plain_run import run_plain
-from simulator.presets import RunConfig, override
+from simulator.run.opening import open_run
+from simulator.run.presets import RunConfig, override
+from simulator.run.process_executor import run_plain
 
 KNOBS: Mapping[str, tuple[float, ...]] = {
     "interest_gain": (0.0, 0.5, 2.0),

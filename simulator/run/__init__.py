@@ -1,0 +1,1 @@
+"""Runs: presets, executors, the folder, the result."""

@@ -1,0 +1,1 @@
+"""Studies: many runs or worlds for one question."""

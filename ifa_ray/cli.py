@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ifa_ray.abtest.command import add_abtest, run_abtest
-from ifa_ray.data.command import add_data_command, run_data
+from ifa_ray.data_cli import add_data_command, run_data
 from ifa_ray.errors import IfaRayError
 from ifa_ray.evaluation.command import add_evaluate, run_evaluate
 from ifa_ray.serving.command import add_serve, run_serve

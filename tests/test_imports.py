@@ -14,7 +14,8 @@ FILES = sorted(
 )
 
 RAY_AT_HOME = (
-    "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/run/ray_", "benchmarks/serving.py",
+    "ifa_ray/serving/", "ifa_ray/training/trainer.py", "simulator/run/ray_",
+    "benchmarks/serving.py",
 )  # fmt: skip
 
 # They are measured on machines without Ray or tables.
@@ -59,7 +60,9 @@ FORBIDDEN = {
     "benchmarks": ("ifa_ray.serving", "ifa_ray.abtest", "ifa_ray.cli"),
     **{
         f"benchmarks.{name}": ("simulator",)
-        for name in ("gpu", "gpu_page", "gpu_rates", "kernels", "machine", "rank_latency", "synthetic")
+        for name in (
+            "gpu", "gpu_page", "gpu_rates", "kernels", "machine", "rank_latency", "synthetic",
+        )
     },
 }  # fmt: skip
 

@@ -10,17 +10,14 @@ import pytest
 
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import (
-    concat_columns,
     read_impressions,
     read_items,
     read_requests,
-    read_table,
-    sha256_of,
     write_impressions,
     write_items,
     write_requests,
-    write_table,
 )
+from ifa_ray.data.tables import concat_columns, read_table, sha256_of, write_table
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, SCHEMA_VERSION
 

@@ -57,7 +57,9 @@ def test_a_candidate_that_was_never_shown_changes_what_the_others_are_given():
         sample.request, candidates_C=sample.request.candidates_C[shown], k=1
     )
     whole, part = (
-        learner.model(build_batch([request], learner.items, learner.model_config)).detach()
+        learner.model(
+            build_batch([request], learner.items, learner.model_config)
+        ).logits_BCL.detach()
         for request in (sample.request, fewer)
     )
     assert whole.shape[2] == len(OBJECTIVES)

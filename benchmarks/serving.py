@@ -44,7 +44,7 @@ from ifa_ray.ranking.state_keeper import part_of
 from ifa_ray.schema import FROM_STORE
 from ifa_ray.serving.client import RankClient
 from ifa_ray.serving.command import local_serve
-from ifa_ray.serving.histories import MAX_BATCH, Append
+from ifa_ray.serving.sequence_store import MAX_BATCH, Append
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.training.learner import Learner
 

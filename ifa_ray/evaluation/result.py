@@ -18,7 +18,7 @@ from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.cost import Cost
 from ifa_ray.evaluation.runs import ModelRun
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.plots import lines_svg
+from ifa_ray.training.offline_folder import lines_svg
 
 METRICS = ("auc", "gauc")
 

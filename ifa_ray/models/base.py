@@ -25,10 +25,11 @@ from ifa_ray.models.embedding import (
     CrossEmbedding,
     ItemEmbedding,
     PerItem,
+    Table,
     UserEmbedding,
+    initialise,
 )
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures, Outputs, TowerInputs
-from ifa_ray.models.layers import Table, initialise
 from ifa_ray.models.modules import SequenceAttention, make_towers
 from ifa_ray.reranking.response import SetResponse
 from ifa_ray.schema import OBJECTIVES

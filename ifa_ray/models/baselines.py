@@ -15,14 +15,14 @@ from ifa_ray.data.features import NUM_GAPS
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import RankModel
 from ifa_ray.models.cached import Cached, CacheSpec
+from ifa_ray.models.embedding import Dense, Projection, Table
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures
-from ifa_ray.models.layers import Dense, Projection, Table
-from ifa_ray.models.search import search
 from ifa_ray.models.target_attention import (
     CROSS_WIDTH,
     QUERY_KEY_SCALE,
     TargetAttention,
     chosen_attention,
+    search,
 )
 
 # The baseline that does not look at the candidate: the mean of the latest behaviours.

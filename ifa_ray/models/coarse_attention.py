@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ifa_ray.config import ModelConfig
-from ifa_ray.models.layers import QUERY_KEY_SCALE, Projection, RandomPlanes, Table
+from ifa_ray.models.embedding import QUERY_KEY_SCALE, Projection, RandomPlanes, Table
 from ifa_ray.models.target_attention import chosen_attention
 
 

@@ -12,9 +12,8 @@ from torch.nn.functional import embedding_bag, normalize, pad
 
 from ifa_ray.config import ModelConfig, require
 from ifa_ray.models.coarse_attention import FastAttention
-from ifa_ray.models.layers import QUERY_KEY_SCALE, Projection, RandomPlanes
-from ifa_ray.models.search import walk_heads
-from ifa_ray.models.target_attention import chosen_attention
+from ifa_ray.models.embedding import QUERY_KEY_SCALE, Projection, RandomPlanes
+from ifa_ray.models.target_attention import chosen_attention, walk_heads
 
 _ROUNDS = 4
 _TILE = 16

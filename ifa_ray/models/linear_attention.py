@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from ifa_ray.models.layers import QUERY_KEY_SCALE, Projection
+from ifa_ray.models.embedding import QUERY_KEY_SCALE, Projection
 
 EPS = 1e-6
 """Added to a degree that was divided by n, so it is relative to n. It is what makes the empty

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ifa_ray.models.layers import Dense, TowerLayer
+from ifa_ray.models.embedding import Dense, TowerLayer
 from ifa_ray.models.linear_attention import LinearAttention
 from ifa_ray.models.towers import Towers
 

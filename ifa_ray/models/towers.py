@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ifa_ray.data.features import NUM_CHANNELS
-from ifa_ray.models.layers import Dense, Table, TowerLayer
+from ifa_ray.models.embedding import Dense, Table, TowerLayer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,8 +12,8 @@ import httpx
 from ifa_ray.errors import ConfigError, RequestError, ServingError
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.serving import events, wire
-from ifa_ray.serving.histories import Append, Appended
-from ifa_ray.serving.load_shedding import MAX_DEADLINE_MS
+from ifa_ray.serving.sequence_store import Append, Appended
+from ifa_ray.serving.versions import MAX_DEADLINE_MS
 
 _MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
 _RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience

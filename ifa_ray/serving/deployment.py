@@ -27,13 +27,19 @@ from ifa_ray.ranking.ranker import ModelRanker, Ranker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
-from ifa_ray.serving.histories import Append, Appended
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
-from ifa_ray.serving.load_shedding import DeadlineError, check_deadline, fewer_candidates
 from ifa_ray.serving.measures import Measures, ServeMeasures
+from ifa_ray.serving.sequence_store import Append, Appended
 from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.serving.versions import Loaded, Slot, score
+from ifa_ray.serving.versions import (
+    DeadlineError,
+    Loaded,
+    Slot,
+    check_deadline,
+    fewer_candidates,
+    score,
+)
 
 
 class UnknownSlotError(RequestError):

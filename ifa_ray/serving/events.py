@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.schema import MAX_TIME_MS, MIN_TIME_MS, History
 from ifa_ray.serving import wire
-from ifa_ray.serving.histories import MAX_BATCH, MAX_LENGTH, Append, Appended
 from ifa_ray.serving.json_form import FIRST_ERROR, check_numbers_of, first_error
+from ifa_ray.serving.sequence_store import MAX_BATCH, MAX_LENGTH, Append, Appended
 from ifa_ray.serving.wire import numbers, read_batches, write_batch
 
 APPEND_SCHEMA = pa.schema(

@@ -17,8 +17,8 @@ from ifa_ray.ranking.ranker import Ranker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
-from ifa_ray.serving.histories import ErasedMeanwhileError
 from ifa_ray.serving.history_store import HistoryStore
+from ifa_ray.serving.sequence_store import ErasedMeanwhileError
 
 _ATTEMPTS = 3
 

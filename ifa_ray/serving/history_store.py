@@ -13,8 +13,7 @@ from typing import Protocol
 from ifa_ray.config import require
 from ifa_ray.plugins import load_store_class
 from ifa_ray.schema import MAX_HISTORY, History
-from ifa_ray.serving.histories import Append, Appended
-from ifa_ray.serving.sequence_store import SequenceStore, check_layout
+from ifa_ray.serving.sequence_store import Append, Appended, SequenceStore, check_layout
 from ifa_ray.serving.settings import AppSettings
 
 
@@ -31,8 +30,8 @@ class HistoryStore(Protocol):
         """Stores all of a call or none; what is stored already is compared, not stored twice.
 
         Raises:
-            RequestError: if an append breaks a rule (`ifa_ray.serving.histories.check_append`), or
-                none can be appended here.
+            RequestError: if an append breaks a rule (`sequence_store.check_append`), or none can
+                be appended here.
             SequenceConflictError: if it does not follow what is stored.
             StoreError: if it cannot be stored.
         """

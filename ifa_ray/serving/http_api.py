@@ -50,10 +50,9 @@ from ifa_ray.serving.events import (
     decode_appends,
     encode_appended,
 )
-from ifa_ray.serving.histories import SequenceConflictError
 from ifa_ray.serving.json_form import ErrorBody, RequestBody, ResponseBody
-from ifa_ray.serving.load_shedding import MAX_DEADLINE_MS, DeadlineError
-from ifa_ray.serving.sequence_store import StoreFullError
+from ifa_ray.serving.sequence_store import SequenceConflictError, StoreFullError
+from ifa_ray.serving.versions import MAX_DEADLINE_MS, DeadlineError
 
 MIN_TOKEN = 16
 """Characters of a token, at least."""

@@ -36,8 +36,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ifa_ray.config import require
 from ifa_ray.errors import ConfigError, IfaRayError, StoreError
 from ifa_ray.schema import MAX_HISTORY, History
-from ifa_ray.serving.histories import Append, Appended, ErasedMeanwhileError, check_append
-from ifa_ray.serving.sequence_store import SequenceStore, check_layout
+from ifa_ray.serving.sequence_store import (
+    Append,
+    Appended,
+    ErasedMeanwhileError,
+    SequenceStore,
+    check_append,
+    check_layout,
+)
 
 _REMEMBERED = 100_000
 """Erasures; a reader who is further behind is told that any user may have been erased."""

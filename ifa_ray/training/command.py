@@ -122,9 +122,9 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from ifa_ray.data.run_folder import write_atomically
+    from ifa_ray.progress import TrainingProgress
     from ifa_ray.training.offline import train_offline
     from ifa_ray.training.offline_folder import OfflineFolder
-    from ifa_ray.training.progress import TrainingProgress
     from ifa_ray.training.restore import table_report
     from ifa_ray.training.sources import read_stream
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from ifa_ray.checkpoints.format import LearnerArrays
 from ifa_ray.config import ModelConfig, TrainingConfig, require
@@ -30,12 +31,11 @@ from ifa_ray.reranking.response import Teacher
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 from ifa_ray.training.losses import (
     Importance,
+    NegativeSampler,
     auxiliary_loss,
     entire_space_log_probs,
     entire_space_loss,
 )
-from ifa_ray.training.negatives import NegativeSampler
-from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 _CLICK = OBJECTIVES.index("is_click")
 
@@ -329,3 +329,48 @@ def _padded_labels(
         labels[row, : len(sample.labels_CL)] = sample.labels_CL
         mask[row, : len(sample.labels_CL)] = True
     return torch.from_numpy(labels), torch.from_numpy(mask)
+
+
+# Adagrad with one sum for each row of a table, updated where a gradient is.
+#
+# Knows tensors, not what the rows are. Adam keeps two numbers for each weight and moves a row for
+# as long as its momentum lasts; here a row keeps one number, so a table of a hundred million ids
+# at D = 64 has 0.4 GB of state instead of 51 GB. It is the row-wise Adagrad of recommender systems
+# (Mudigere et al., "Software-hardware co-design for fast and scalable training of deep learning
+# recommendation models", ISCA 2022).
+
+
+class RowwiseAdagrad(torch.optim.Optimizer):
+    """A row's step is lr / sqrt(sum over its visits of its gradient's mean square).
+
+    O(V D) a step, whatever R is.
+
+    Args:
+        params: tables [R, D] with sparse gradients.
+        lr: learning rate.
+        eps: added to the root.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float = 1e-2, eps: float = 1e-8) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Takes one step with the gradients that are there."""
+        loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for table_RD in group["params"]:
+                if table_RD.grad is not None:
+                    self._visit(table_RD, table_RD.grad, group["lr"], group["eps"])
+        return loss
+
+    def _visit(self, table_RD: nn.Parameter, grad: torch.Tensor, lr: float, eps: float) -> None:
+        state = self.state[table_RD]
+        if not state:
+            state["sum"] = torch.zeros(len(table_RD), dtype=torch.float32, device=table_RD.device)
+        # Coalesced, a row occurs once, so that the order of additions is fixed.
+        grad = grad.coalesce()
+        rows_V, grad_VD = grad.indices()[0], grad.values()
+        sum_V = state["sum"][rows_V] + grad_VD.square().mean(dim=1)
+        state["sum"][rows_V] = sum_V
+        table_RD.index_add_(0, rows_V, grad_VD / (sum_V.sqrt() + eps)[:, None], alpha=-lr)

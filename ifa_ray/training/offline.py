@@ -27,11 +27,16 @@ from ifa_ray.checkpoints.format import (
 )
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
 from ifa_ray.schema import TrainingSample
-from ifa_ray.training.cursor import Cursor
 from ifa_ray.training.driver import learn_version, refusal_text
 from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused
 from ifa_ray.training.learner import BatchResult, Learner
-from ifa_ray.training.offline_folder import WINDOWS, OfflineFolder, apply_retention, write_plots
+from ifa_ray.training.offline_folder import (
+    WINDOWS,
+    Cursor,
+    OfflineFolder,
+    apply_retention,
+    write_plots,
+)
 from ifa_ray.training.progressive import Every, StreamTotals, day_of, window_rows
 from ifa_ray.training.restore import ITEMS, restore, row_hashes, warm_started
 from ifa_ray.training.sources import SampleStream

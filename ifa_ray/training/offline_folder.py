@@ -18,11 +18,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ifa_ray.checkpoints.files import read_bytes, sync_folder
 from ifa_ray.checkpoints.format import (
@@ -34,9 +39,8 @@ from ifa_ray.checkpoints.format import (
 )
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.data.tables import is_half_written, remove_half_written
-from ifa_ray.errors import CheckpointError, ConfigError
-from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.plots import lines_svg
+from ifa_ray.errors import CheckpointError, ConfigError, LogError
+from ifa_ray.schema import OBJECTIVES, TrainingSample
 
 WINDOWS = "windows.jsonl"
 """The file of a version that holds the rows of its windows."""
@@ -262,3 +266,201 @@ def apply_retention(root: Path, days: Mapping[int, str], last: int, daily: bool)
         if not (folder / "checkpoint.json").exists():
             shutil.rmtree(folder)
     return gone
+
+
+MAX_SKEW_MS = 6 * 3_600_000
+"""How far a log's clock may go back between requests: a run's files are by day, and sessions of
+different users cross midnight. A user's own clock must never go back (`LogFollower`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+    """The place after the last learned request.
+
+    Attributes:
+        requests: learned so far.
+        last_ms: the latest moment at which one of them was asked; 0 before the first.
+        digest: of all of them, in order.
+    """
+
+    requests: int = 0
+    last_ms: int = 0
+    digest: str = ""
+
+    def after(self, samples: Sequence[TrainingSample]) -> Cursor:
+        """The cursor once these were learned too.
+
+        Raises:
+            LogError: if the clock goes back by more than `MAX_SKEW_MS`.
+        """
+        last_ms, digest = self.last_ms, self.digest
+        for place, sample in enumerate(samples, self.requests):
+            request = sample.request
+            if place > 0 and request.time_ms < last_ms - MAX_SKEW_MS:
+                raise LogError(
+                    f"request {request.request_id}: time_ms == {request.time_ms}, must be >= "
+                    f"{last_ms} - {MAX_SKEW_MS} of those before: the clock goes back."
+                )
+            last_ms = max(last_ms, request.time_ms) if place > 0 else request.time_ms
+            digest = hashlib.sha256(digest.encode() + _bytes_of(sample)).hexdigest()
+        return Cursor(self.requests + len(samples), last_ms, digest)
+
+    def check(self, samples: Sequence[TrainingSample]) -> None:
+        """Refuses a stream that does not begin with what was learned.
+
+        Raises:
+            LogError: saying how it differs.
+        """
+        if len(samples) < self.requests:
+            raise LogError(
+                f"the log has {len(samples):,} requests, must have the {self.requests:,} that the "
+                "newest version has learned: it was shortened."
+            )
+        if Cursor().after(samples[: self.requests]).digest != self.digest:
+            raise LogError(
+                f"the first {self.requests:,} requests of the log are not those that the newest "
+                "version has learned: it may grow at its end, but not change before."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of_watermark(cls, watermark: Mapping[str, Any]) -> Cursor:
+        """The cursor of a version's log watermark."""
+        return cls(watermark["requests"], watermark["last_ms"], watermark["digest"])
+
+
+def _bytes_of(sample: TrainingSample) -> bytes:
+    request = sample.request
+    numbers = (request.request_id, request.user_id, request.time_ms, len(request.history))
+    parts = [np.array(numbers, np.int64), request.candidates_C, sample.labels_CL]
+    # The latest behaviours stand for the history: all of them would be read once per request.
+    parts += [request.history.ids_T[-16:], request.history.actions_T[-16:]]
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+
+WIDTH, HEIGHT = 880, 360
+LEFT, RIGHT, TOP, BOTTOM = 72, 720, 64, 306
+# Distinct in light and dark, and for most colour-blind eyes; dashes say the same again.
+_COLOURS = ("#2b56e0", "#c2410c", "#0f7a4f", "#8b3fb3", "#5c636f")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 4")
+
+_STYLE = """\
+.ground { fill: #fff; }
+text {
+  font: 13px system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
+  fill: #17191e;
+}
+.title { font-size: 16px; font-weight: 600; }
+.muted { fill: #5c636f; }
+.end { text-anchor: end; } .mid { text-anchor: middle; }
+.grid { stroke: #e6e6e0; }
+.line { fill: none; stroke-width: 1.8; }
+@media (prefers-color-scheme: dark) {
+  .ground { fill: #101216; }
+  text { fill: #e9eaee; } .muted { fill: #9ba2af; }
+  .grid { stroke: #242830; }
+}"""
+
+Points = Sequence[tuple[float, float | None]]
+
+
+def lines_svg(series: Mapping[str, Points], *, title: str, x_label: str) -> str:
+    """Draws one line for each series.
+
+    Args:
+        series: name to (x, y) in order of x; y is None where nothing is defined.
+        title: above the figure: what y is.
+        x_label: what x is.
+
+    Returns:
+        A whole SVG file; it says so where there is nothing to draw.
+    """
+    parts = [
+        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>',
+        f'<text class="title" x="{LEFT}" y="30">{escape(title)}</text>',
+        f'<text class="muted end" x="{RIGHT}" y="{BOTTOM + 40}">{escape(x_label)}</text>',
+    ]
+    drawn = {name: points for name, points in series.items() if _defined(points)}
+    if drawn:
+        parts += _drawing(drawn)
+    else:
+        parts.append(f'<text class="muted" x="{LEFT}" y="{TOP + 40}">nothing is defined</text>')
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">\n'
+        f"<style>\n{_STYLE}\n</style>\n{body}\n</svg>\n"
+    )
+
+
+def _drawing(series: Mapping[str, Points]) -> list[str]:
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in _defined(points)]
+    x_axis, y_axis = _Axis.over(xs, LEFT, RIGHT), _Axis.over(ys, BOTTOM, TOP)
+    parts = []
+    for value in y_axis.ticks:
+        y = y_axis.place(value)
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f} H{RIGHT}"/>')
+        parts.append(f'<text class="muted end" x="{LEFT - 8}" y="{y + 4.5:.1f}">{value:g}</text>')
+    for value in x_axis.ticks:
+        x = x_axis.place(value)
+        parts.append(f'<text class="muted mid" x="{x:.1f}" y="{BOTTOM + 20}">{value:,g}</text>')
+    for i, (name, points) in enumerate(series.items()):
+        colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+        style = f'stroke="{colour}" stroke-dasharray="{dash}"'
+        parts.append(f'<path class="line" {style} d="{_path(points, x_axis, y_axis)}"/>')
+        y = TOP + 20 * i
+        parts.append(f'<path class="line" {style} d="M{RIGHT + 14} {y} h28"/>')
+        last = _defined(points)[-1][1]
+        label = f"{escape(name)} {last:.4g}"
+        parts.append(f'<text x="{RIGHT + 48}" y="{y + 4.5}">{label}</text>')
+    return parts
+
+
+def _path(points: Points, x_axis: _Axis, y_axis: _Axis) -> str:
+    """Moves over gaps; a point alone between two gaps is a short dash."""
+    commands, pen_down = [], False
+    for x, y in points:
+        if y is None:
+            pen_down = False
+            continue
+        commands.append(f"{'L' if pen_down else 'M'}{x_axis.place(x):.1f} {y_axis.place(y):.1f}")
+        if not pen_down:
+            commands.append("h2")
+        pen_down = True
+    return " ".join(commands)
+
+
+def _defined(points: Points) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if y is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """Values to pixels, linear."""
+
+    low: float
+    high: float
+    first: float
+    last: float
+
+    @classmethod
+    def over(cls, values: Sequence[float], first: float, last: float) -> _Axis:
+        low, high = min(values), max(values)
+        room = 0.04 * (high - low) or abs(high) * 0.05 or 1.0
+        return cls(low - room, high + room, first, last)
+
+    def place(self, value: float) -> float:
+        return self.first + (self.last - self.first) * (value - self.low) / (self.high - self.low)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Three to seven round values."""
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
+        places = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        return [round(place * step, 10) for place in places]

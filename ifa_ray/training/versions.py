@@ -30,8 +30,7 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import RunFolder, write_atomically
 from ifa_ray.errors import unknown_name
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.offline_folder import TITLES, WINDOWS, OfflineFolder
-from ifa_ray.training.plots import lines_svg
+from ifa_ray.training.offline_folder import TITLES, WINDOWS, OfflineFolder, lines_svg
 from ifa_ray.training.progressive import day_of
 
 _EPILOG = """\

@@ -28,8 +28,8 @@ REGIMES = ("quality", "equal_latency")
 BUILT_IN_RANKERS = {"random": "ifa_ray.ranking.ranker:RandomRanker"}
 
 WORLD_RANKERS = {
-    "popularity": "simulator.world.oracle:PopularityRanker",
-    "oracle": "simulator.world.oracle:OracleRanker",
+    "popularity": "simulator.world.policy:PopularityRanker",
+    "oracle": "simulator.world.policy:OracleRanker",
 }
 """Rankers that know more than a request says. The world ranks for them itself, without serving."""
 

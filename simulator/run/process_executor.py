@@ -42,7 +42,7 @@ from simulator.run.result import write_result
 from simulator.run.shards import live_prehistory, shard_before, write_catalogue, write_shard_day
 from simulator.world.config import WorldConfig
 from simulator.world.day import run_day, run_warmup
-from simulator.world.oracle import world_ranker
+from simulator.world.policy import world_ranker
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import ShardState, World
 

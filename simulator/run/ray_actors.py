@@ -26,7 +26,7 @@ from ifa_ray.schema import RankRequest, RankResponse
 from simulator.run.presets import RunConfig
 from simulator.run.shards import live_prehistory, shard_before, write_shard_day
 from simulator.world.day import ShardState, run_day
-from simulator.world.oracle import WorldRanker, world_ranker
+from simulator.world.policy import WorldRanker, world_ranker
 from simulator.world.queries import Candidates, Retrieval, RetrievalQuery
 from simulator.world.retrieval import ChannelRetrieval
 from simulator.world.world import RetrievalFactory, World

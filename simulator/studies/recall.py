@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ifa_ray.config import require
 from simulator.world.config import DAY_MS, START_MS
-from simulator.world.oracle import expected_watch_s
+from simulator.world.policy import expected_watch_s
 from simulator.world.queries import Candidates, Channel, RetrievalQuery, long_profiles, make_query
 from simulator.world.users import UserState, drift
 from simulator.world.world import ShardState, World
@@ -50,7 +50,7 @@ def oracle_recall(
 ) -> list[RecallRow]:
     """Asks once for each user of a shard at noon of a day; changes nothing.
 
-    Best is by true expected watch time (`simulator.world.oracle`), over every live item: O(U n),
+    Best is by true expected watch time (`simulator.world.policy`), over every live item: O(U n),
     that is,: a quarter of a second a user at a million items.
 
     Args:

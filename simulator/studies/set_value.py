@@ -1,6 +1,6 @@
 """The true worth of whole slates, in closed form: boredom, joy and leaving included.
 
-Knows everything that is hidden, as `simulator.world.oracle` does, and the session: its mood and
+Knows everything that is hidden, as `simulator.world.policy` does, and the session: its mood and
 what it has grown bored of. For bounds and measurements, never for a log. Joy follows from utility
 without a draw, so how far a user scrolls has an exact distribution and nothing is sampled.
 

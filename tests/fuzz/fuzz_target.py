@@ -19,8 +19,8 @@ from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest, validate_response
 from ifa_ray.serving import events, wire
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.histories import Append
 from ifa_ray.serving.http_api import build_http
+from ifa_ray.serving.sequence_store import Append
 from ifa_ray.serving.settings import AppSettings
 from ifa_ray.training.learner import Learner
 

@@ -13,7 +13,7 @@ from fuzz_target import MAX_BODY, Target, good_request
 
 from ifa_ray.schema import FROM_STORE, MAX_TIME_MS, MIN_TIME_MS, History
 from ifa_ray.serving import events, wire
-from ifa_ray.serving.histories import Append
+from ifa_ray.serving.sequence_store import Append
 from ifa_ray.serving.wire import REQUEST_SCHEMA
 
 CASES = int(os.environ.get("IFA_FUZZ_CASES", "60"))

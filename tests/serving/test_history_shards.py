@@ -30,7 +30,7 @@ from ifa_ray.data.log import write_items
 from ifa_ray.errors import ConfigError, StoreError
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History
-from ifa_ray.serving.histories import Append, part
+from ifa_ray.serving.sequence_store import Append, part
 from ifa_ray.serving.settings import AppSettings
 
 pytestmark = pytest.mark.cluster

@@ -27,7 +27,7 @@ from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient
-from ifa_ray.serving.histories import Append
+from ifa_ray.serving.sequence_store import Append
 from ifa_ray.training.learner import Learner
 
 pytestmark = pytest.mark.cluster

@@ -20,7 +20,7 @@ from ifa_ray.errors import LogError, RankerError
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS, REQUEST_COLUMNS, RankResponse, pack_actions
 from simulator.world.config import START_MS
 from simulator.world.day import run_warmup
-from simulator.world.oracle import OracleRanker
+from simulator.world.policy import OracleRanker
 from simulator.world.queries import Channel
 from simulator.world.world import ShardState, World
 

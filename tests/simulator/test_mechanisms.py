@@ -8,8 +8,7 @@ from tiny_worlds import TINY, live, tiny_world, users_of
 
 from ifa_ray.errors import ConfigError
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
-from simulator.world.oracle import expected_watch_s
-from simulator.world.policy import choose_slates
+from simulator.world.policy import choose_slates, expected_watch_s
 from simulator.world.queries import long_profiles, make_query
 from simulator.world.responses import FEEDBACK, bias, feedback_logit, utility, watch_distribution
 from simulator.world.slates import scroll

@@ -7,7 +7,7 @@ from tiny_worlds import TINY, live, tiny_world
 from ifa_ray.errors import ConfigError
 from simulator.studies.recall import ALL_CHANNELS, oracle_recall, recall_table
 from simulator.world.config import DAY_MS, START_MS
-from simulator.world.oracle import expected_watch_s
+from simulator.world.policy import expected_watch_s
 from simulator.world.queries import Candidates, Channel
 from simulator.world.users import drift
 from simulator.world.world import ShardState, World

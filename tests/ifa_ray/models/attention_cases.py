@@ -5,7 +5,7 @@ import math
 import torch
 from rank_cases import make_config
 
-from ifa_ray.models.layers import Projection, initialise
+from ifa_ray.models.embedding import Projection, initialise
 
 HEADS = 4
 WIDTH = 16

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ifa_ray.models.search import HeadWalk, _walk_on_device, walk_heads, walk_heads_naive
+from ifa_ray.models.target_attention import HeadWalk, _walk_on_device, walk_heads, walk_heads_naive
 
 
 def walked(scores_HT, k):

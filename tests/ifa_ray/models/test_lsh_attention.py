@@ -7,8 +7,8 @@ import torch
 from attention_cases import HEADS, WIDTH, assert_close, draw, make_attention, softmax_read
 from rank_cases import make_config
 
+from ifa_ray.models.embedding import initialise
 from ifa_ray.models.hashed_attention import LshAttention, _tiles
-from ifa_ray.models.layers import initialise
 
 ROUNDS = 4
 

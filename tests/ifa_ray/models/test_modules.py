@@ -9,7 +9,7 @@ from rank_cases import ITEMS, make_config
 from ifa_ray.config import MODULES
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import build_model
-from ifa_ray.models.layers import initialise
+from ifa_ray.models.embedding import initialise
 from ifa_ray.models.linear_attention import feature_map, naive_linear_attention
 from ifa_ray.models.modules import Gate, ModularTowers, SequenceAttention, mix_experts
 

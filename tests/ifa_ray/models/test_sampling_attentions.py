@@ -10,7 +10,7 @@ from rank_cases import make_config
 from ifa_ray.errors import ConfigError
 from ifa_ray.models.coarse_attention import LocalGlobalAttention
 from ifa_ray.models.hashed_attention import EtaAttention, SdimAttention, nearest_codes
-from ifa_ray.models.search import walk_heads
+from ifa_ray.models.target_attention import walk_heads
 
 TOP_K = 6  # of `make_config`
 

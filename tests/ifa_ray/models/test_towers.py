@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ifa_ray.models.layers import initialise
+from ifa_ray.models.embedding import initialise
 from ifa_ray.models.towers import Towers
 
 

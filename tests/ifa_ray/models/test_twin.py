@@ -6,7 +6,7 @@ from literal_attention import attended, literal_read, literal_scores, move_proje
 from rank_cases import ITEMS, make_config, make_history, make_request
 
 from ifa_ray.models import build_model
-from ifa_ray.models.search import search
+from ifa_ray.models.target_attention import search
 
 
 def make_twin(**changes):
@@ -41,7 +41,7 @@ def test_both_stages_follow_the_equations(length):
 def test_searching_in_chunks_changes_nothing(monkeypatch):
     model = make_twin()
     whole = attended(model, ITEMS, make_request(30, 50))[2].cs_BCD
-    monkeypatch.setattr("ifa_ray.models.search._CHUNK_SCORES", 4 * 50 * 7)
+    monkeypatch.setattr("ifa_ray.models.target_attention._CHUNK_SCORES", 4 * 50 * 7)
     chunked = attended(model, ITEMS, make_request(30, 50))[2].cs_BCD
     torch.testing.assert_close(chunked, whole)
 

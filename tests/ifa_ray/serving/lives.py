@@ -3,7 +3,7 @@
 import numpy as np
 
 from ifa_ray.schema import History
-from ifa_ray.serving.histories import Append, part
+from ifa_ray.serving.sequence_store import Append, part
 
 START_MS = 1_700_000_000_000
 

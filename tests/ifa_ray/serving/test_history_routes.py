@@ -13,10 +13,14 @@ from ifa_ray.schema import FROM_STORE
 from ifa_ray.serving import events, wire
 from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.events import AppendBody
-from ifa_ray.serving.histories import MAX_BATCH, SequenceConflictError
 from ifa_ray.serving.http_api import build_http
 from ifa_ray.serving.json_form import RequestBody
-from ifa_ray.serving.sequence_store import StoreCorruptError, StoreFullError
+from ifa_ray.serving.sequence_store import (
+    MAX_BATCH,
+    SequenceConflictError,
+    StoreCorruptError,
+    StoreFullError,
+)
 from ifa_ray.serving.versions import Loaded, Slot
 
 BOTH = pytest.mark.parametrize("media_type", [wire.JSON, wire.ARROW])

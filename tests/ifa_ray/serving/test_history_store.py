@@ -16,9 +16,9 @@ from serving_fakes import small_training
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.plugins import load_store_class
 from ifa_ray.serving.deployment import RankerDeployment
-from ifa_ray.serving.histories import SequenceConflictError, part
 from ifa_ray.serving.history_store import HistoryStore, open_store
 from ifa_ray.serving.http_api import build_http
+from ifa_ray.serving.sequence_store import SequenceConflictError, part
 from ifa_ray.serving.settings import AppSettings
 
 DOCS = Path(__file__).parents[3] / "docs"

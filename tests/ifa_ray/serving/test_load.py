@@ -13,10 +13,17 @@ from ifa_ray.errors import RequestError
 from ifa_ray.serving import wire
 from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.http_api import build_http
-from ifa_ray.serving.load_shedding import DeadlineError, check_deadline, fewer_candidates, shortened
 from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.versions import Loaded, Slot, score
+from ifa_ray.serving.versions import (
+    DeadlineError,
+    Loaded,
+    Slot,
+    check_deadline,
+    fewer_candidates,
+    score,
+    shortened,
+)
 
 DEGRADED = SETTINGS.replace({"degrade_beyond_calls": 2, "degraded_candidates": 3})
 

@@ -18,15 +18,17 @@ from lives import append_of, assert_same_history, life_of
 
 from ifa_ray.errors import ConfigError, RequestError, StoreError
 from ifa_ray.schema import History
-from ifa_ray.serving.histories import (
+from ifa_ray.serving.sequence_store import (
     CHUNK,
     MAX_BATCH,
     MAX_LENGTH,
     Append,
     SequenceConflictError,
+    SequenceStore,
+    StoreCorruptError,
+    StoreFullError,
     part,
 )
-from ifa_ray.serving.sequence_store import SequenceStore, StoreCorruptError, StoreFullError
 
 
 @pytest.fixture

@@ -10,8 +10,13 @@ from lives import append_of, assert_same_history, life_of
 from ifa_ray.errors import ConfigError, IfaRayError, RequestError
 from ifa_ray.schema import History
 from ifa_ray.serving import sharded_histories
-from ifa_ray.serving.histories import Append, SequenceConflictError, joined, part
-from ifa_ray.serving.sequence_store import SequenceStore
+from ifa_ray.serving.sequence_store import (
+    Append,
+    SequenceConflictError,
+    SequenceStore,
+    joined,
+    part,
+)
 from ifa_ray.serving.sharded_histories import (
     ErasedMeanwhileError,
     HistoryShard,

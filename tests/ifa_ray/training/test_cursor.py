@@ -6,7 +6,7 @@ import pytest
 from tiny_learners import make_samples
 
 from ifa_ray.errors import LogError
-from ifa_ray.training.cursor import MAX_SKEW_MS, Cursor
+from ifa_ray.training.offline_folder import MAX_SKEW_MS, Cursor
 
 
 def at(sample, time_ms):

@@ -12,7 +12,7 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import MODELS, model_class
 from ifa_ray.training.learner import Learner
-from ifa_ray.training.negatives import NegativeSampler, kept_places
+from ifa_ray.training.losses import NegativeSampler, kept_places
 
 RATE = 0.3
 EVERY_MODEL = sorted(MODELS)

@@ -3,7 +3,7 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
-from ifa_ray.training.plots import lines_svg
+from ifa_ray.training.offline_folder import lines_svg
 
 
 def test_a_gap_breaks_the_line():

@@ -11,9 +11,8 @@ from ifa_ray.checkpoints.format import save_checkpoint
 from ifa_ray.config import TrainingConfig
 from ifa_ray.errors import ConfigError
 from ifa_ray.schema import History
-from ifa_ray.training.learner import Learner
+from ifa_ray.training.learner import Learner, RowwiseAdagrad
 from ifa_ray.training.restore import load_learner
-from ifa_ray.training.rowwise_adagrad import RowwiseAdagrad
 
 
 def literal(table, visits, lr, eps):

@@ -13,8 +13,8 @@ from ifa_ray.checkpoints.format import load_checkpoint, load_model, version_fold
 from ifa_ray.cli import main
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
+from ifa_ray.progress import TrainingProgress
 from ifa_ray.ranking.ranker import ModelRanker
-from ifa_ray.training.progress import TrainingProgress
 from ifa_ray.training.sources import read_run
 
 

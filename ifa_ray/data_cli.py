@@ -35,9 +35,9 @@ examples:
 """
 
 
-def add_data_command(commands: Any) -> None:
+def add_data(commands: Any) -> None:
     """Adds `data` to the subparsers of the command line."""
-    data = commands.add_parser("data", help="look at logs")
+    data = commands.add_parser("data")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser(
         "check", help="what is in a log, and what is wrong with it", description=_HELP,

@@ -1,71 +1,60 @@
-"""The command line of the world: finds the command and runs it; knows no other logic.
-
-Tables and paths go to standard output, progress and errors to standard error. A mistake of the
-user's ends with one line and status 2.
-"""
+"""`python -m simulator`, `ifa-sim`: the commands of the world; knows no other logic."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from ifa_ray.errors import IfaRayError
-from simulator.cli.calibration import (
-    add_calibrate,
-    add_calibration,
-    run_calibrate,
-    run_calibration,
-)
-from simulator.cli.experiment import add_experiment, run_experiment
-from simulator.cli.log import add_log, run_log
-from simulator.cli.recall import add_recall, run_recall
-from simulator.cli.report import add_report, run_report
-from simulator.cli.run import add_run, run_run
-from simulator.cli.sensitivity import add_sensitivity, run_sensitivity
-from simulator.cli.set_headroom import add_set_headroom, run_set_headroom
+from ifa_ray.cli import run_command_line
 
-EXIT_USAGE = 2
-
-_COMMANDS = {
-    "run": run_run,
-    "experiment": run_experiment,
-    "log": run_log,
-    "report": run_report,
-    "calibration": run_calibration,
-    "calibrate": run_calibrate,
-    "set-headroom": run_set_headroom,
-    "sensitivity": run_sensitivity,
-    "recall": run_recall,
+COMMANDS = {
+    "run": ("simulator.cli.run", "run the closed loop and the A/B comparison"),
+    "experiment": (
+        "simulator.cli.experiment",
+        "run the whole comparison: worlds, regimes, rules",
+    ),
+    "log": (
+        "simulator.cli.log",
+        "write a warm-up log for offline comparisons, without rankers and without Ray",
+    ),
+    "report": ("simulator.cli.report", "write a finished run's report.html again"),
+    "calibration": (
+        "simulator.cli.calibration",
+        "print the world's figures beside the real ones: target, achieved, distance, verdict",
+    ),
+    "calibrate": (
+        "simulator.cli.calibration",
+        "fit a world's levels and distributions to a log of your own",
+    ),
+    "rerank-headroom": (
+        "simulator.cli.rerank_headroom",
+        "measure what re-ranking recovers of what repetition costs a greedy list",
+    ),
+    "sensitivity": (
+        "simulator.cli.sensitivity",
+        "repeat the A/B with each mechanism of the world moved, zero included",
+    ),
+    "recall": (
+        "simulator.cli.recall",
+        "measure how many of the truly best items the retrieval stage finds, by channel",
+    ),
 }
+"""A command's module, which has its `add_…` and `run_…`, and what it does."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        return _COMMANDS[args.command](args)
-    except IfaRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m simulator",
-        description="The world that tests rankers: an offline A/B test in a closed loop.",
+    Returns:
+        The process's status: 0, 2 after a mistake of the user's, or what the command says.
+    """
+    return run_command_line(
+        "ifa-sim",
+        "simulator",
+        "The world that tests rankers: an offline A/B test in a closed loop.",
+        COMMANDS,
+        arguments,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    add_run(commands)
-    add_experiment(commands)
-    add_log(commands)
-    add_report(commands)
-    add_calibration(commands)
-    add_calibrate(commands)
-    add_set_headroom(commands)
-    add_sensitivity(commands)
-    add_recall(commands)
-    return parser
 
 
 if __name__ == "__main__":

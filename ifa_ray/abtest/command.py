@@ -78,7 +78,7 @@ _LIMITS = (
 def add_abtest(commands: Any) -> None:
     """Adds the command to the subparsers of the command line."""
     command = commands.add_parser(
-        "abtest", help="analyse an A/B test from anybody's logs", description=_HELP,
+        "abtest", description=_HELP,
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = command.add_argument

@@ -171,7 +171,6 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Adds the command to the subparsers of the command line."""
     command = commands.add_parser(
         "evaluate",
-        help="compare models on one log, test then train",
         description=_HELP,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -49,7 +49,7 @@ histories, states, deadlines and metrics; deploy/README.md goes on from a laptop
 def add_serve(commands: Any) -> None:
     """Adds `serve` to the subparsers of the command line."""
     command = commands.add_parser(
-        "serve", help="serve a model from this machine", description=_HELP, epilog=_EPILOG,
+        "serve", description=_HELP, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     command.add_argument(

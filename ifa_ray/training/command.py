@@ -73,7 +73,7 @@ _TRAINING = tuple(
 def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the subparsers of the command line."""
     command = commands.add_parser(
-        "train", help="train a model on a log", description=_HELP, epilog=_EPILOG,
+        "train", description=_HELP, epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = command.add_argument

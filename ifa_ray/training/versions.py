@@ -46,7 +46,7 @@ examples:
 
 def add_versions(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the subparsers of the command line."""
-    command = commands.add_parser("versions", help="list what was trained, or go back")
+    command = commands.add_parser("versions")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="the versions of a training, and the gate's word")
     listing.add_argument("out", type=Path, metavar="OUT", help="of `train --out`")

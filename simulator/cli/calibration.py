@@ -43,7 +43,6 @@ def add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser
     """Adds the command to the parser."""
     calibration = commands.add_parser(
         "calibration",
-        help="print the world's figures beside the real ones: target, achieved, distance, verdict",
         description=_CALIBRATION_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -92,7 +91,6 @@ def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     """Adds the command to the parser."""
     calibrate = commands.add_parser(
         "calibrate",
-        help="fit a world's levels and distributions to a log of your own",
         description=_CALIBRATE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -11,9 +11,8 @@ from typing import Any
 from ifa_ray.config import require
 from ifa_ray.errors import unknown_name
 from ifa_ray.processes import usable_cores
-from simulator.cli.run import live_run, print_verdicts, with_budget
+from simulator.cli.run import print_verdicts, with_budget
 from simulator.cli.settings import EXIT_INTERRUPTED, add_set, read_setting
-from simulator.run.cluster import Cluster
 from simulator.run.presets import PRESETS
 from simulator.studies.experiment import Part, experiment_parts
 
@@ -40,7 +39,6 @@ def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     """Adds the command to the parser."""
     experiment = commands.add_parser(
         "experiment",
-        help="run the whole comparison: worlds, regimes, rules",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,7 +65,9 @@ def run_experiment(args: argparse.Namespace) -> int:
     out = args.out.resolve()
     for number, part in enumerate(wanted, 1):
         print(f"part {number} of {len(wanted)}: {part.name}", file=sys.stderr)
-        if _live_part(part, out, processes) == EXIT_INTERRUPTED:
+        try:
+            _live_part(part, out, processes)
+        except KeyboardInterrupt:
             print("\ninterrupted; the same command continues", file=sys.stderr)
             return EXIT_INTERRUPTED
         print(part.name)
@@ -77,8 +77,9 @@ def run_experiment(args: argparse.Namespace) -> int:
     return 0
 
 
-def _live_part(part: Part, out: Path, processes: int) -> int:
+def _live_part(part: Part, out: Path, processes: int) -> None:
     from simulator.run.opening import load_config
+    from simulator.run.simulate import simulate
 
     root = out / part.name
     resume = (root / "config.json").exists()
@@ -97,7 +98,7 @@ def _live_part(part: Part, out: Path, processes: int) -> int:
     reuse = None if part.reuse is None else out / part.reuse
     if reuse is not None and not (reuse / "config.json").exists():
         reuse = None  # that part was not asked for
-    return live_run(root, config, Cluster(), resume=resume, plain=processes, reuse=reuse)
+    simulate(config, root, processes=processes, resume=resume, reuse=reuse)
 
 
 def _wanted(text: str | None, parts: tuple[Part, ...]) -> list[Part]:

@@ -40,7 +40,6 @@ def add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     """Adds the command to the parser."""
     log = commands.add_parser(
         "log",
-        help="write a warm-up log for offline comparisons, without rankers and without Ray",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

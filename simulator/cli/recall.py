@@ -41,7 +41,6 @@ def add_recall(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the command to the parser."""
     recall = commands.add_parser(
         "recall",
-        help="measure how many of the truly best items the retrieval stage finds, by channel",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    report = commands.add_parser("report", help="write a finished run's report.html again")
+    report = commands.add_parser("report", description="Writes a finished run's report.html again.")
     report.add_argument("run", type=Path, metavar="RUN_DIR")
 
 

@@ -17,7 +17,7 @@ from ifa_ray.config import require
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
 from simulator.cli.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
-from simulator.run.cluster import Cluster, private_ray_environment, quiet_ray_logs
+from simulator.run.cluster import Cluster
 from simulator.run.presets import ARMS, REGIMES, RunConfig
 
 _HELP = """\
@@ -44,7 +44,6 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     """Adds the command to the parser."""
     run = commands.add_parser(
         "run",
-        help="run the closed loop and the A/B comparison",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -95,6 +94,7 @@ def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run_run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from simulator.run.opening import link_latest, load_config
+    from simulator.run.simulate import simulate
 
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
@@ -129,55 +129,26 @@ def run_run(args: argparse.Namespace) -> int:
         return 0
     if args.regime == "equal_latency" and not args.resume:
         config = with_budget(config, args.budget)
-    status = live_run(root, config, cluster, resume=args.resume, plain=args.plain, reuse=args.reuse)
-    if status == EXIT_INTERRUPTED:
+    try:
+        simulate(
+            config,
+            root,
+            processes=args.plain,
+            cluster=cluster,
+            resume=args.resume,
+            reuse=args.reuse,
+        )
+    except KeyboardInterrupt:
         print(
             f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
             file=sys.stderr,
         )
-        return status
+        return EXIT_INTERRUPTED
     try:
         link_latest(root)
     except OSError as error:
         print(f"warning: no `latest` beside {root}: {error.strerror}", file=sys.stderr)
     print_verdicts(root)
-    return status
-
-
-def live_run(
-    root: Path,
-    config: RunConfig,
-    cluster: Cluster,
-    *,
-    resume: bool,
-    plain: int | None,
-    reuse: Path | None = None,
-) -> int:
-    """Lives what of a run is not finished; returns 0, or the exit code of an interruption."""
-    from simulator.run.opening import open_run
-
-    with open_run(root, config, resume) as folder:
-        if folder.result.exists():
-            return 0
-        try:
-            if reuse is not None and not resume:
-                from simulator.run.reuse import reuse_run
-
-                taken = reuse_run(reuse, folder, config)
-                print(f"taken over from {reuse}: {', '.join(taken) or 'no arm'}", file=sys.stderr)
-            if plain is not None:
-                from simulator.run.process_executor import run_plain
-
-                run_plain(folder, config, plain)
-            else:
-                if cluster.embedded:
-                    private_ray_environment(root / ".ray-home")
-                quiet_ray_logs()
-                from simulator.run.ray_executor import run
-
-                run(folder, config, cluster)
-        except KeyboardInterrupt:
-            return EXIT_INTERRUPTED
     return 0
 
 

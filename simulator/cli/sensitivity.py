@@ -34,7 +34,6 @@ def add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser
     """Adds the command to the parser."""
     sensitivity = commands.add_parser(
         "sensitivity",
-        help="repeat the A/B with each mechanism of the world moved, zero included",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -14,7 +14,7 @@ from simulator.studies.recall import oracle_recall, recall_table
 from simulator.world.world import World
 
 COMMANDS = (
-    "run", "log", "report", "calibration", "calibrate", "set-headroom", "sensitivity", "recall",
+    "run", "log", "report", "calibration", "calibrate", "rerank-headroom", "sensitivity", "recall",
 )  # fmt: skip
 
 

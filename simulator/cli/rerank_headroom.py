@@ -1,4 +1,4 @@
-"""`python -m simulator set-headroom`: its flags, its help, and its table.
+"""`python -m simulator rerank-headroom`: its flags, its help, and its table.
 
 Parses and prints; the measurement is in `simulator.studies.rerank_headroom`.
 """
@@ -19,19 +19,18 @@ Measures, by the oracle, what a set step recovers of what repetition costs a gre
 A ranker learns a world's warm-up and first days; then, for each request that its users make, the
 true expected watch time of whole slates is compared: the greedy list by learned score, the best set
 under the same scores (repetition known exactly), the set steps mmr, dpp and learned, and the two
-that know everything. Plain Python, no Ray; about two minutes a world. See docs/set-step.md.
+that know everything. Plain Python, no Ray; about two minutes a world. See docs/re-ranking.md.
 
 examples:
-  python -m simulator set-headroom --world balanced --seed 1 --seeds 5
-  python -m simulator set-headroom --preset smoke --users 12 --json
+  python -m simulator rerank-headroom --world balanced --seed 1 --seeds 5
+  python -m simulator rerank-headroom --preset smoke --users 12 --json
 """
 
 
-def add_set_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_rerank_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
     headroom = commands.add_parser(
-        "set-headroom",
-        help="measure what set steps recover of what repetition costs a greedy list",
+        "rerank-headroom",
         description=_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -56,7 +55,7 @@ def add_set_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParse
     headroom.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def run_set_headroom(args: argparse.Namespace) -> int:
+def run_rerank_headroom(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from simulator.studies.rerank_headroom import HeadroomSettings, format_report, measure_headroom
 

@@ -66,7 +66,7 @@ def test_standard_errors_are_clustered_by_user():
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_lived(arguments, message, capsys):
-    assert main(["set-headroom", "--preset", "smoke", *arguments]) == 2
+    assert main(["rerank-headroom", "--preset", "smoke", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

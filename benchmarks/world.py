@@ -29,7 +29,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.results import write
 from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import RankRequest, RankResponse
-from simulator.run.process_executor import compile_ahead
+from simulator.run.shards import compile_ahead
 from simulator.world.config import DAY_MS, START_MS, WorldConfig, uncalibrated_config, world_config
 from simulator.world.day import run_day, run_warmup
 from simulator.world.queries import Candidates, Channel, RetrievalQuery, long_profiles, make_query

@@ -1,6 +1,6 @@
 """`python -m simulator log`: its flags, its help, and its last lines.
 
-Parses and prints; the log is written in `simulator.run.process_executor`.
+Parses and prints; the log is written in `simulator.run.shards`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def run_log(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from simulator.run.opening import load_config, open_run
-    from simulator.run.process_executor import write_warmup_log
+    from simulator.run.shards import write_warmup_log
 
     config = config_of(args, load_config(args.out) if args.resume else None)
     processes = usable_cores() if args.processes is None else args.processes

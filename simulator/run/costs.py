@@ -34,7 +34,8 @@ from ifa_ray.training.samples import TrainingSample
 from ifa_ray.training.sources import read_run
 from simulator.run.opening import open_run
 from simulator.run.presets import AA_ARM, RunConfig
-from simulator.run.process_executor import live_warmups, run_plain
+from simulator.run.process_executor import run_plain
+from simulator.run.shards import live_warmups
 from simulator.world.config import START_MS
 from simulator.world.world import World
 

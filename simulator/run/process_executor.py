@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
@@ -19,13 +18,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 from ifa_ray.checkpoints.format import load_model, version_folder
 from ifa_ray.config import require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_items
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import LogError
 from ifa_ray.models.base import RankModel
 from ifa_ray.plugins import load_ranker_class
@@ -39,95 +36,11 @@ from simulator.run.opening import begin_part, end_part
 from simulator.run.presets import Arm, RunConfig
 from simulator.run.progress import PeakMemory, RunProgress
 from simulator.run.result import write_result
-from simulator.run.shards import live_prehistory, shard_before, write_catalogue, write_shard_day
-from simulator.world.config import WorldConfig
-from simulator.world.day import run_day, run_warmup
+from simulator.run.shards import live_warmups, shard_before, write_shard_day
+from simulator.world.day import run_day
 from simulator.world.policy import world_ranker
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import ShardState, World
-
-
-def compile_ahead() -> None:
-    """Lives two users of a world as small as can be; a tenth of a second when all is on disk."""
-    config = WorldConfig(
-        num_items=1_000, num_candidates=50, warmup_candidates=25, max_history=50,
-        history_median=40.0, min_history=20, warmup_requests_per_user=1,
-    )  # fmt: skip
-    world = World(config, 0)
-    shard = ShardState.new(world, np.arange(2, dtype=np.int32))
-    asyncio.run(run_warmup(world, shard))
-
-
-def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
-    """Writes the catalogues and warm-up logs of all replicates.
-
-    The bytes depend on the config alone: every shard is a pure function of it.
-
-    Args:
-        folder: open (see `simulator.run.opening.open_run`); what is committed is kept.
-        config: of the run that this is the beginning of.
-        processes: how many shards are lived at a time, each in a process of its own; 1 is this one.
-
-    Returns:
-        Counts, summed over shards and replicates.
-
-    Raises:
-        LogError: if a process died.
-    """
-    require(processes >= 1, "processes", processes, ">= 1")
-    started = time.monotonic()
-    begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    num_jobs = config.replicates * config.shards
-    progress = RunProgress(arms=(WARMUP,), units_per_arm=num_jobs)
-    memory = PeakMemory()
-    total: dict[str, int] = {}
-    try:
-        with memory, progress:
-            progress.say(
-                f"{config.preset}: warm-up log of {config.replicates} replicates x {config.users} "
-                f"users, seed {config.seed}, in {folder.root}"
-            )
-            for summary in live_warmups(folder.root, config, processes):
-                progress.lived(WARMUP, 0, summary["requests"])
-                for name, count in summary.items():
-                    total[name] = total.get(name, 0) + count
-    finally:
-        end_part(folder, time.monotonic() - started, memory.peak_bytes)
-    return total
-
-
-def live_warmups(root: Path, config: RunConfig, processes: int) -> Iterator[dict[str, int]]:
-    """Lives what is missing of the warm-ups of all shards; their summaries as they come."""
-    jobs = list(itertools.product(range(config.replicates), range(config.shards)))
-    if processes == 1:
-        for job in jobs:
-            yield _live(root, config, *job)
-        return
-    compile_ahead()
-    with worker_pool(min(processes, len(jobs))) as pool:
-        futures = [pool.submit(_live, root, config, *job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise LogError(
-                f"{root}: a process died before its shard was written, perhaps for want of memory: "
-                "each holds a world. Continue with --resume, and fewer --processes."
-            ) from None
-
-
-def _live(root: Path, config: RunConfig, replicate: int, shard: int) -> dict[str, int]:
-    folder = RunFolder(root)
-    write_catalogue(folder, config, replicate)
-    world = _world(config, replicate)
-    return asyncio.run(live_prehistory(folder, config, world, replicate, shard))
-
-
-@functools.lru_cache(maxsize=1)
-def _world(config: RunConfig, replicate: int) -> World:
-    # Replicates come in order, so one world is enough and memory does not grow with them.
-    return World(config.world, config.world_seed(replicate))
-
 
 MakeRanker = Callable[[RankModel, ItemTable, int, Callable[[], float]], Ranker]
 """As `ModelRanker`: a model, its catalogue, its version and a clock of seconds."""

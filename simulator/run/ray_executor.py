@@ -36,11 +36,11 @@ from ifa_ray.training.trainer import ArmTrainer, start_supervisor
 from simulator.run.cluster import Cluster, ResourcePlan, plan_resources
 from simulator.run.opening import begin_part, end_part
 from simulator.run.presets import Arm, RunConfig
-from simulator.run.process_executor import compile_ahead, stream_settings
+from simulator.run.process_executor import stream_settings
 from simulator.run.progress import PeakMemory, RunProgress
 from simulator.run.ray_actors import RetrievalActor, UserShards
 from simulator.run.result import write_result
-from simulator.run.shards import write_catalogue
+from simulator.run.shards import compile_ahead, write_catalogue
 
 _T = TypeVar("_T")
 

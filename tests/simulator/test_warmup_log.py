@@ -132,10 +132,10 @@ def test_mistakes_are_one_line(made, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_no_ray_is_imported(tmp_path):
+def test_neither_ray_nor_torch_is_imported(tmp_path):
     flags = ["log", *TINY, "--replicates", "1", "--processes", "1", "--out", str(tmp_path / "x")]
     program = (
-        "import sys; sys.modules['ray'] = None\n"
+        "import sys; sys.modules['ray'] = sys.modules['torch'] = None\n"
         "from simulator.__main__ import main\n"
         f"sys.exit(main({flags!r}))\n"
     )

@@ -28,7 +28,7 @@ _PLACES = {
     "population": "simulator.environments.episodes",
     "preset": "simulator.run.presets",
     "simulate": "simulator.run.simulate",
-    "write_warmup_log": "simulator.run.process_executor",
+    "write_warmup_log": "simulator.run.shards",
 }
 
 __all__ = [*_PLACES, "__version__"]

@@ -42,3 +42,27 @@ def no_ray_in_unit_tests(request, monkeypatch):
         raise AssertionError("a unit test called ray.init; mark it `cluster`")
 
     monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One small local Ray with Serve, for all cluster tests of this process."""
+    import ray
+    from ray import serve
+
+    # Short, because sockets lie below it and their paths are limited to 107 bytes.
+    session = tempfile.mkdtemp(prefix="ifa-ray-", dir="/tmp")
+    ray.init(
+        address="local",  # plain init() would join any Ray that runs on this machine
+        num_cpus=2,
+        object_store_memory=200 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        _temp_dir=session,
+    )
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()
+    ray.shutdown()
+    shutil.rmtree(session, ignore_errors=True)

@@ -91,8 +91,10 @@ def measure_budget(
     try:
         for arm in learning:
             costs = _costs_ms(config.model_of(arm), items, points, config.world.slate_size, clock)
-            slope, start = np.polyfit(points, costs, 1)
-            fits[arm] = (max(float(slope), 1e-9), float(start))
+            slope, start = (float(value) for value in np.polyfit(points, costs, 1))
+            if slope <= 0:  # a clock's noise: more candidates never cost less
+                slope, start = costs[0] / points[0], 0.0
+            fits[arm] = (slope, start)
             cost_ms[arm] = costs[0]
     finally:
         torch.set_num_threads(threads)

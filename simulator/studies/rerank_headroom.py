@@ -2,7 +2,7 @@
 
 A ranker learns the warm-up and the first days of a world; then its users live on, several requests
 to a session, shown its greedy lists. For each of those requests the true expected watch time of
-whole slates (`simulator.set_value`) is compared:
+whole slates (`simulator.studies.set_value`) is compared:
 
     greedy       the best K by the learned score
     best_set     greedy by the learned score less the *true* boredom, at the weight that turns out

@@ -9,12 +9,14 @@ INSTALLED := .venv/.installed
 INSTALLED_DEV := .venv/.installed-dev
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help run test lint bench check-stats
+.PHONY: help run test quick-test lint house bench check-stats
 
 help:
 	@echo "make run     install, then the main job: the closed loop and its report"
 	@echo "make test    install what tests need, then run them all"
+	@echo "make quick-test   a first answer: directions of imports, command lines, serving, metrics"
 	@echo "make lint    formatting, lint and types"
+	@echo "make house   how large the code is and how it is built, beside what it aims at"
 	@echo "make bench   the benchmarks"
 	@echo "make check-stats   the statistics of the A/B test: eleven checks with their figures"
 
@@ -25,6 +27,14 @@ run: $(INSTALLED)
 test: $(INSTALLED_DEV)
 	.venv/bin/python -m pytest -q -m "not cluster" -n 2 --dist loadfile
 	.venv/bin/python -m pytest -q -m cluster
+
+quick-test: $(INSTALLED_DEV)
+	.venv/bin/python -m pytest -q -m "not cluster" -n 2 --dist loadfile \
+	  tests/test_front_door.py tests/test_imports.py tests/ifa_ray/test_metrics.py \
+	  tests/ifa_ray/test_ranker.py tests/ifa_ray/serving
+
+house: $(INSTALLED_DEV)
+	.venv/bin/python tests/house
 
 lint: $(INSTALLED_DEV)
 	.venv/bin/ruff format --check .

@@ -78,11 +78,11 @@ class Logs(Protocol):
 
     @property
     def paired(self) -> bool:
-        """Whether every arm served the same users, as in a simulation; else each has its own."""
+        """True if every arm served the same users, as in a simulation; else each has its own."""
 
     @property
     def users_decide(self) -> bool:
-        """Whether users alone may decide where there are too few replicates.
+        """True if users alone may decide where there are too few replicates.
 
         The verdict is then one of these rankers as trained, not of their architectures.
         """

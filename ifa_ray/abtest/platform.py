@@ -163,7 +163,7 @@ def _columns_of(metrics: Sequence[Metric]) -> list[str]:
 
 
 def _some(frame: pl.DataFrame, name: str, counts: Sequence[int]) -> bool:
-    """Whether both arms have something of it."""
+    """True if both arms have something of it."""
     sums = frame.group_by("variant").agg(pl.col(name).sum())
     return len(counts) == len(sums) and bool((sums[name] > 0).all())
 

@@ -18,12 +18,12 @@ _NAIVE: list[bool] = []
 
 
 def has_triton() -> bool:
-    """Whether Triton is installed; does not import it."""
+    """True if Triton is installed; does not import it."""
     return importlib.util.find_spec("triton") is not None
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether tensors on this device go to Triton's form of a kernel."""
+    """True if tensors on this device go to Triton's form of a kernel."""
     if _NAIVE:
         return False
     if device.type == "cuda":

@@ -39,7 +39,7 @@ TABLES = ("impressions", "requests", "timings")
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run: it has a log."""
+    """True if a folder is that of a run: it has a log."""
     return RunFolder(path).log.is_dir()
 
 
@@ -145,7 +145,7 @@ class RunFolder:
         write_atomically(self.commit_file(key), json.dumps(record, sort_keys=True).encode())
 
     def is_committed(self, key: ShardDay) -> bool:
-        """Whether a shard's day exists."""
+        """True if a shard's day exists."""
         return self.commit_file(key).exists()
 
     def summary(self, key: ShardDay) -> dict[str, Any]:

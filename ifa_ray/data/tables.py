@@ -28,7 +28,7 @@ def temporary_of(path: Path) -> Path:
 
 
 def is_half_written(path: Path) -> bool:
-    """Whether it has a name that `temporary_of` gives, in this process or another."""
+    """True if it has a name that `temporary_of` gives, in this process or another."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 

@@ -29,7 +29,7 @@ class Box:
     bottom: float
 
     def overlaps(self, other: Box) -> bool:
-        """Whether the insides meet."""
+        """True if the insides meet."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -38,7 +38,7 @@ class Box:
         )
 
     def holds(self, other: Box) -> bool:
-        """Whether the other lies inside."""
+        """True if the other lies inside."""
         return (
             self.left <= other.left
             and other.right <= self.right

@@ -184,7 +184,7 @@ class RankModel(nn.Module, ABC):
 
     @property
     def scores_apart(self) -> bool:
-        """Whether `logits_of` some candidates or objectives costs less than of all."""
+        """True if `logits_of` some candidates or objectives costs less than of all."""
         return self.towers.plain
 
     @property

@@ -262,7 +262,7 @@ class Towers(nn.Module):
 
     @property
     def plain(self) -> bool:
-        """Whether some candidates or objectives cost less than all."""
+        """True if some candidates or objectives cost less than all."""
         return True
 
     def _infer(

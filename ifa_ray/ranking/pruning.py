@@ -56,7 +56,7 @@ class Contenders:
 
 
 def worth_screening(num_candidates: int, wanted: int, dtype: torch.dtype) -> bool:
-    """Whether there are enough candidates to leave some out."""
+    """True if there are enough candidates to leave some out."""
     return num_candidates >= max(_WORTH_FROM, 4 * _first_look(wanted, dtype))
 
 

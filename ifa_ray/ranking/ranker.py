@@ -150,7 +150,7 @@ class ModelRanker:
         )
 
     def _may_screen(self, request: RankRequest) -> bool:
-        """Whether some candidates may be left out unscored: where that is worth it."""
+        """True if some candidates may be left out unscored: where that is worth it."""
         wanted, C = self._wanted(request), len(request.candidates_C)
         return (
             self._screens

@@ -250,7 +250,7 @@ def _check_behaviours(history: History, begin: int) -> None:
 
 
 def _agree(state: HistoryState, history: History, begin: int) -> bool:
-    """Whether behaviours [begin, ...) are those that the state holds, as far as it can tell."""
+    """True if behaviours [begin, ...) are those that the state holds, as far as it can tell."""
     ours = state.latest.history()
     ours_begin = state.length - len(ours)
     first, stop = max(begin, ours_begin), min(state.length, begin + len(history))

@@ -5,16 +5,28 @@
 
 from typing import Any
 
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
 
 from ifa_ray.serving.deployment import RankerDeployment
+from ifa_ray.serving.http_api import build_http
+from ifa_ray.serving.measures import ServeMeasures
 from ifa_ray.serving.settings import AppSettings
 
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 DEPLOYMENT = "Ranker"
 """The deployment's name within its application, as config files and metrics call it."""
+
+
+class HttpRanker(RankerDeployment):
+    """A replica that answers HTTP too, and measures into Serve's own metrics."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Serve's hook: the HTTP API of this replica, made after the constructor."""
+        self.measures = ServeMeasures()
+        return build_http(self)
 
 
 def deployment_for(settings: AppSettings) -> Application:
@@ -26,7 +38,7 @@ def deployment_for(settings: AppSettings) -> Application:
     if settings.session_affinity:  # so that a user's cached states are at one replica
         router = RequestRouterConfig(request_router_class=ROUTER)
     deployment = serve.deployment(
-        serve.ingress()(RankerDeployment),
+        serve.ingress()(HttpRanker),
         name=DEPLOYMENT,
         num_replicas=settings.num_replicas,
         max_ongoing_requests=settings.max_ongoing_requests,

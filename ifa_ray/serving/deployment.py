@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastapi import FastAPI
 
 from ifa_ray.checkpoints.format import latest_version, load_model, version_folder
 from ifa_ray.data.log import read_items
@@ -29,7 +28,7 @@ from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
 from ifa_ray.serving.history_ranker import erase_user, with_histories
 from ifa_ray.serving.history_store import HistoryStore, open_store
-from ifa_ray.serving.measures import Measures, ServeMeasures
+from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.sequence_store import Append, Appended
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import (
@@ -208,13 +207,6 @@ class RankerDeployment:
             pool.shutdown(cancel_futures=True)
         if self._store is not None:
             self._store.close()
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Serve's hook: the HTTP API of this replica, made after the constructor."""
-        from ifa_ray.serving.http_api import build_http
-
-        self.measures = ServeMeasures()
-        return build_http(self)
 
     def _score(
         self,

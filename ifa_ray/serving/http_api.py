@@ -215,12 +215,12 @@ def build_http(service: RankerDeployment) -> FastAPI:
 
     @api.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether the process answers at all."""
+        """True if the process answers at all."""
         return {"status": "ok"}
 
     @api.get("/readyz")
     async def readyz() -> dict[str, Any]:
-        """Whether every slot holds a version; a replica starts to listen only then."""
+        """True if every slot holds a version; a replica starts to listen only then."""
         served = await service.models()
         return {"status": "ready", "versions": [slot["version"] for slot in served["slots"]]}
 

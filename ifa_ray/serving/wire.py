@@ -295,7 +295,7 @@ def _refuse_compression(buffer: pa.Buffer, max_batches: int) -> None:
 
 
 def _is_compressed(metadata: bytes) -> bool:
-    """Whether a record batch message names a codec: field 3 of table RecordBatch in Message.fbs.
+    """True if a record batch message names a codec: field 3 of table RecordBatch in Message.fbs.
 
     Read by hand because pyarrow shows it only after having decompressed. The layout: a table
     starts with the distance back to its vtable, which lists where each field lies (0: absent).

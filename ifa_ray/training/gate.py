@@ -1,4 +1,4 @@
-"""Whether a version may be served: a decision about weights, losses and progressive metrics.
+"""Decides whether a version may be served, by weights, losses and progressive metrics.
 
 Knows numbers and a learner's arrays; it decides, and others act. What it cannot judge for want of
 data it lets pass, and says so.

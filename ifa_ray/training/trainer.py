@@ -59,7 +59,7 @@ class ArmTrainer:
         self._fit = supervisor.fit.remote(settings.to_dict(), num_cpus)
 
     def has_ended(self) -> bool:
-        """Whether the last version is published.
+        """True if the last version is published.
 
         Raises:
             TrainingFailed: with what the worker said, if training has failed, or with the gate's

@@ -33,7 +33,7 @@ class Cluster:
 
     @property
     def embedded(self) -> bool:
-        """Whether the run brings its own Ray. A submitted job finds its cluster in RAY_ADDRESS."""
+        """True if the run brings its own Ray. A submitted job finds its cluster in RAY_ADDRESS."""
         return self.address is None and "RAY_ADDRESS" not in os.environ
 
 

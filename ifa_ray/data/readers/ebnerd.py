@@ -72,7 +72,7 @@ _MAY_BE_NULL = ("next_read_time", "category", "premium", "published_time", "body
 
 
 def is_ebnerd(path: Path) -> bool:
-    """Whether a folder is a split, or a bundle of splits, which `read_ebnerd` refuses by name."""
+    """True if a folder is a split, or a bundle of splits, which `read_ebnerd` refuses by name."""
     return any((folder / "behaviors.parquet").exists() for folder in (path, path / "train"))
 
 

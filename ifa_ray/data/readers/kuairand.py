@@ -96,7 +96,7 @@ class KuaiRandFiles:
 
 
 def is_kuairand(path: Path) -> bool:
-    """Whether a folder, or `data/` in it, has a log file of KuaiRand's name."""
+    """True if a folder, or `data/` in it, has a log file of KuaiRand's name."""
     return any(_logs(folder) for folder in (path, path / "data"))
 
 

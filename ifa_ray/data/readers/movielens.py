@@ -80,7 +80,7 @@ class _Ratings:
 
 
 def is_movielens(path: Path) -> bool:
-    """Whether a folder has MovieLens' ratings."""
+    """True if a folder has MovieLens' ratings."""
     return (path / "ratings.csv").exists()
 
 

@@ -47,6 +47,9 @@ def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     for flag in _FLAGS:
         experiment.add_argument(f"--{flag}", type=int, metavar="N", help="of every part")
     add_set(experiment)
+    experiment.add_argument(
+        "--budget", metavar="ARM|MS", help="of the equal-latency parts (default: the cost of IFA+)"
+    )
     experiment.add_argument("--parts", help="comma-separated names of parts (default: all)")
     experiment.add_argument("--processes", type=int, metavar="N", help="default: the cores")
 
@@ -66,7 +69,7 @@ def run_experiment(args: argparse.Namespace) -> int:
     for number, part in enumerate(wanted, 1):
         print(f"part {number} of {len(wanted)}: {part.name}", file=sys.stderr)
         try:
-            _live_part(part, out, processes)
+            _live_part(part, out, processes, args.budget)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command continues", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -77,7 +80,7 @@ def run_experiment(args: argparse.Namespace) -> int:
     return 0
 
 
-def _live_part(part: Part, out: Path, processes: int) -> None:
+def _live_part(part: Part, out: Path, processes: int, budget: str | None) -> None:
     from simulator.run.opening import load_config
     from simulator.run.simulate import simulate
 
@@ -94,7 +97,7 @@ def _live_part(part: Part, out: Path, processes: int) -> None:
                 candidate_limits=saved.candidate_limits,
             )
     elif part.budget is not None:
-        config = with_budget(config, part.budget)
+        config = with_budget(config, budget or part.budget)
     reuse = None if part.reuse is None else out / part.reuse
     if reuse is not None and not (reuse / "config.json").exists():
         reuse = None  # that part was not asked for

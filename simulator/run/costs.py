@@ -101,7 +101,7 @@ def measure_budget(
     budget_ms = cost_ms[budget] if budget in cost_ms else _milliseconds(budget, learning)
     limits = {}
     for arm, (slope, start) in fits.items():
-        limit = int((budget_ms - start) / slope)
+        limit = max(0, int((budget_ms - start) / slope))
         if arm != budget and limit < C and cost_ms[arm] > budget_ms:
             require(limit >= config.world.slate_size, "budget", budget,
                     f"enough for {arm} to rank slate_size == {config.world.slate_size} candidates; "

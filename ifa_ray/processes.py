@@ -9,11 +9,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, TypeVar
+
+from ifa_ray.errors import LogError
+
+_Job = TypeVar("_Job", bound=tuple[Any, ...])
+_Result = TypeVar("_Result")
 
 
 def usable_cores() -> int:
@@ -52,6 +58,30 @@ def worker_pool(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_processes(
+    function: Callable[..., _Result], jobs: Iterable[_Job], processes: int
+) -> Iterator[tuple[_Job, _Result]]:
+    """Jobs and what `function(*job)` returned, as they end; one process is this one.
+
+    Raises:
+        LogError: if a process died.
+    """
+    jobs = list(jobs)
+    if processes == 1:
+        yield from ((job, function(*job)) for job in jobs)
+        return
+    with worker_pool(min(processes, len(jobs))) as pool:
+        futures = {pool.submit(function, *job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            raise LogError(
+                "a process died before its work was written, perhaps for want of memory. What is "
+                "finished stays: continue it with fewer processes."
+            ) from None
 
 
 def _begin(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:

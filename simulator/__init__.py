@@ -24,7 +24,6 @@ _PLACES = {
     "load_config": "simulator.run.opening",
     "measure_headroom": "simulator.studies.rerank_headroom",
     "measure_sensitivity": "simulator.studies.sensitivity",
-    "override": "simulator.run.presets",
     "population": "simulator.environments.episodes",
     "preset": "simulator.run.presets",
     "simulate": "simulator.run.simulate",

@@ -14,7 +14,7 @@ from typing import Any
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.processes import usable_cores
 from simulator.cli.settings import add_set, read_setting
-from simulator.run.presets import PRESETS, override, preset
+from simulator.run.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
 _HELP = """\
@@ -62,7 +62,7 @@ def run_sensitivity(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             given[name] = tuple(text.strip() for text in getattr(args, name).split(","))
     changes = {"seed": args.seed, **dict(read_setting(text) for text in args.set)}
-    base = override(preset(args.preset, args.world), changes)
+    base = preset(args.preset, args.world).replace(changes)
     report = measure_sensitivity(
         base,
         SensitivitySettings(**given),

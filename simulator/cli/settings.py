@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ifa_ray.errors import ConfigError
-from simulator.run.presets import PRESETS, RunConfig, override, preset
+from simulator.run.presets import PRESETS, RunConfig, preset
 from simulator.world.config import WORLDS
 
 EXIT_INTERRUPTED = 130
@@ -74,7 +74,7 @@ def config_of(args: argparse.Namespace, saved: RunConfig | None) -> RunConfig:
     changes |= dict(read_setting(text) for text in args.set)
     if args.arms is not None:
         changes["arms"] = tuple(text.strip() for text in args.arms.split(","))
-    return override(base, changes)
+    return base.replace(changes)
 
 
 def read_setting(text: str) -> tuple[str, Any]:

@@ -7,29 +7,18 @@ import os
 import warnings
 from pathlib import Path
 
-from ifa_ray.config import require
+from ifa_ray.config import Config, setting
 from ifa_ray.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """A Ray cluster, and how many processes of each kind a run gets on it.
+class Cluster(Config):
+    """A Ray cluster, and how many processes of each kind a run gets on it."""
 
-    Attributes:
-        address: of the cluster; None starts an embedded, private one.
-        user_actors: that share the virtual shards.
-        retrieval_actors: that share the queries.
-        replicas: of each arm's ranker.
-    """
-
-    address: str | None = None
-    user_actors: int = 2
-    retrieval_actors: int = 1
-    replicas: int = 1
-
-    def __post_init__(self) -> None:
-        for field in ("user_actors", "retrieval_actors", "replicas"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
+    address: str | None = setting(None, "of a Ray cluster; none is a private one on this machine")
+    user_actors: int = setting(2, "processes that share the shards of users", ge=1)
+    retrieval_actors: int = setting(1, "processes that share the queries", ge=1)
+    replicas: int = setting(1, "of each arm's ranker", ge=1)
 
     @property
     def embedded(self) -> bool:

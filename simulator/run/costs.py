@@ -25,37 +25,32 @@ import torch
 
 from ifa_ray.config import ModelConfig, require
 from ifa_ray.data.items import ItemTable
-from ifa_ray.data.run_folder import RunFolder, ShardDay
+from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.models import build_model
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import TrainingSample
 from ifa_ray.training.sources import read_run
-from simulator.run.opening import open_run
+from simulator.run.opening import open_run, shard_days
 from simulator.run.presets import AA_ARM, RunConfig
-from simulator.run.process_executor import run_plain
-from simulator.run.shards import live_warmups
+from simulator.run.shards import simulate_warmups
+from simulator.run.simulate import simulate
 from simulator.world.config import START_MS
 from simulator.world.world import World
 
 _SHARES = (1.0, 0.5, 0.25)
 _TRIALS = 5
+_Clock = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What was measured, and what follows from it.
-
-    Attributes:
-        budget_ms: CPU per request, the same for all arms.
-        cost_ms: of each learning arm with all C candidates and the longest history.
-        limits: candidates of each arm that cannot rank all of them in the budget.
-    """
+    """Milliseconds of CPU per request for all arms, and what follows from them."""
 
     budget_ms: float
-    cost_ms: dict[str, float]
-    limits: dict[str, int]
+    cost_ms: dict[str, float]  # of each learning arm, all C candidates, the longest history
+    limits: dict[str, int]  # candidates of each arm that cannot rank all of them in the budget
 
     def lines(self) -> list[str]:
         """For people."""
@@ -67,9 +62,7 @@ class Budget:
         ]
 
 
-def measure_budget(
-    config: RunConfig, budget: str, clock: Callable[[], float] = time.thread_time
-) -> Budget:
+def measure_budget(config: RunConfig, budget: str, clock: _Clock = time.thread_time) -> Budget:
     """Measures the arms of a run on this machine, one thread, the longest histories.
 
     Args:
@@ -80,32 +73,22 @@ def measure_budget(
     Raises:
         ConfigError: if `budget` is neither, or not even a slate can be ranked in it.
     """
-    # The control trained again costs what the control costs, whatever a clock says.
-    learning = [a.name for a in config.parsed_arms if a.ranker is None and a.name != AA_ARM]
-    items = World(config.world, config.world_seed(0)).catalog.item_table()
-    C = config.world.num_candidates
-    points = [max(config.world.slate_size, int(share * C)) for share in _SHARES]
-    fits, cost_ms = {}, {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as rankers are run; and a clock of one thread misses the others
-    try:
-        for arm in learning:
-            costs = _costs_ms(config.model_of(arm), items, points, config.world.slate_size, clock)
-            slope, start = (float(value) for value in np.polyfit(points, costs, 1))
-            if slope <= 0:  # a clock's noise: more candidates never cost less
-                slope, start = costs[0] / points[0], 0.0
-            fits[arm] = (slope, start)
-            cost_ms[arm] = costs[0]
-    finally:
-        torch.set_num_threads(threads)
-    budget_ms = cost_ms[budget] if budget in cost_ms else _milliseconds(budget, learning)
+    C, least = config.world.num_candidates, config.world.slate_size
+    points = [max(least, int(share * C)) for share in _SHARES]
+    costs = _measure_costs(config, points, clock)
+    cost_ms = {arm: costs_ms[0] for arm, costs_ms in costs.items()}
+    budget_ms = cost_ms[budget] if budget in cost_ms else _milliseconds(budget, list(cost_ms))
     limits = {}
-    for arm, (slope, start) in fits.items():
+    for arm, costs_ms in costs.items():
+        if arm == budget or cost_ms[arm] <= budget_ms:
+            continue
+        slope, start = (float(value) for value in np.polyfit(points, costs_ms, 1))
+        if slope <= 0:  # a clock's noise: more candidates never cost less
+            slope, start = costs_ms[0] / C, 0.0
         limit = max(0, int((budget_ms - start) / slope))
-        if arm != budget and limit < C and cost_ms[arm] > budget_ms:
-            require(limit >= config.world.slate_size, "budget", budget,
-                    f"enough for {arm} to rank slate_size == {config.world.slate_size} candidates; "
-                    f"{limit} fit into {budget_ms:.2f} ms")  # fmt: skip
+        rule = f"enough for {arm} to rank slate_size == {least} candidates; {limit} fit into it"
+        require(limit >= least, "budget", budget, rule)
+        if limit < C:
             limits[arm] = limit
     arms = [arm.name for arm in config.parsed_arms]
     if AA_ARM in arms and arms[0] in limits:
@@ -118,9 +101,29 @@ def _milliseconds(budget: str, arms: Sequence[str]) -> float:
         value = float(budget)
     except ValueError:
         value = float("nan")
-    require(0 < value < float("inf"), "budget", budget,
-            f"milliseconds > 0, or one of the arms {', '.join(arms)}")  # fmt: skip
+    rule = f"milliseconds > 0, or one of the arms {', '.join(arms)}"
+    require(0 < value < float("inf"), "budget", budget, rule)
     return value
+
+
+def _measure_costs(
+    config: RunConfig, points: Sequence[int], clock: _Clock = time.thread_time
+) -> dict[str, list[float]]:
+    """Milliseconds of each learning arm for a request with so many candidates."""
+    items = World(config.world, config.world_seed(0)).catalog.item_table()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as rankers are run; and a clock of one thread misses the others
+    try:
+        # The control trained again costs what the control costs, whatever a clock says.
+        return {
+            arm.name: _costs_ms(
+                config.model_of(arm.name), items, points, config.world.slate_size, clock
+            )
+            for arm in config.parsed_arms
+            if arm.ranker is None and arm.name != AA_ARM
+        }
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _costs_ms(
@@ -128,7 +131,7 @@ def _costs_ms(
     items: ItemTable,
     points: Sequence[int],
     k: int,
-    clock: Callable[[], float],
+    clock: _Clock,
 ) -> list[float]:
     """Median milliseconds of one request with so many candidates, sizes taking turns."""
     ranker = ModelRanker(build_model(config, items, seed=0), items, version=0)
@@ -171,70 +174,51 @@ _TRAIN_STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArmCost:
-    """Of one learning arm, on one CPU thread.
-
-    Attributes:
-        rank_ms: of a request with all C candidates and the longest history.
-        train_ms: of a training sample, both passes and the optimiser.
-        rank_h, train_h: of the whole run, hours of one core.
-    """
-
-    rank_ms: float
-    train_ms: float
-    rank_h: float
-    train_h: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What a run would come to.
+    """What a run would come to; costs are of one CPU thread."""
 
-    Attributes:
-        requests_per_user_day: under the random ranker and the oracle, between whom models lie.
-        requests: of one arm, all replicates and days, at the higher of those rates.
-        samples: that one arm learns, all replicates.
-        world_ms: of one request, everything but a model; half of them ask the oracle.
-        world_h: of all arms and of the prehistory, hours of one core.
-        log_gib: of all arms and the warm-up.
-        arms: of those that learn.
-    """
+    requests_per_user_day: tuple[float, float]  # random ranker and oracle; models lie between
+    requests: int  # of one arm, all replicates and days, at the higher of those rates
+    samples: int  # that one arm learns, all replicates
+    world_ms: float  # of one request, everything but a model; half of them ask the oracle
+    world_h: float  # of all arms and of the prehistory, core-hours
+    log_gib: float  # of all arms and the warm-up
+    rank_ms: dict[str, float]  # of a request with all C candidates and the longest history
+    train_ms: dict[str, float]  # of a training sample, both passes and the optimiser
 
-    requests_per_user_day: tuple[float, float]
-    requests: int
-    samples: int
-    world_ms: float
-    world_h: float
-    log_gib: float
-    arms: dict[str, ArmCost]
+    def rank_h(self, arm: str) -> float:
+        """Core-hours of ranking in the whole run."""
+        return self.requests * self.rank_ms[arm] / 3.6e6
+
+    def train_h(self, arm: str) -> float:
+        """Core-hours of training in the whole run."""
+        return self.samples * self.train_ms[arm] / 3.6e6
 
     def lines(self) -> list[str]:
         """For people."""
         low, high = self.requests_per_user_day
-        lines = [
+        total = self.world_h + sum(self.rank_h(arm) + self.train_h(arm) for arm in self.rank_ms)
+        arms = len(self.rank_ms)
+        return [
             f"requests: {low:.1f} to {high:.1f} a user and day, so {self.requests:,} an arm; "
             f"{self.samples:,} samples to learn",
             f"world: {self.world_ms:.1f} ms a request, {self.world_h:,.2f} core-hours for all arms",
             f"log: {self.log_gib:,.2f} GiB",
-        ]
-        for arm, cost in self.arms.items():
-            lines.append(
-                f"{arm}: {cost.rank_ms:,.1f} ms a request, {cost.rank_h:,.2f} core-hours; "
-                f"{cost.train_ms:,.1f} ms a sample, {cost.train_h:,.2f} core-hours"
-            )
-        total = self.world_h + sum(cost.rank_h + cost.train_h for cost in self.arms.values())
-        lines.append(f"all: {total:,.2f} hours of one core like this one")
-        lines.append(
+            *(
+                f"{arm}: {self.rank_ms[arm]:,.1f} ms a request, {self.rank_h(arm):,.2f} "
+                f"core-hours; {self.train_ms[arm]:,.1f} ms a sample, {self.train_h(arm):,.2f} "
+                "core-hours"
+                for arm in self.rank_ms
+            ),
+            f"all: {total:,.2f} hours of one core like this one",
             "on GPUs: every millisecond that a card needs for a request is "
-            f"{self.requests * len(self.arms) / 3.6e6:,.2f} hours of it, and for a sample "
-            f"{self.samples * len(self.arms) / 3.6e6:,.2f}; "
-            "`python -m benchmarks.gpu` measures yours"
-        )
-        return lines
+            f"{self.requests * arms / 3.6e6:,.2f} hours of it, and for a sample "
+            f"{self.samples * arms / 3.6e6:,.2f}; `python -m benchmarks.gpu` measures yours",
+        ]
 
 
 def estimate_run(config: RunConfig, say: Callable[[str], None]) -> RunCost:
-    """Lives a piece of a run and counts the rest; writes nothing that stays.
+    """Simulates a piece of a run and counts the rest; writes nothing that stays.
 
     Args:
         config: complete.
@@ -243,85 +227,75 @@ def estimate_run(config: RunConfig, say: Callable[[str], None]) -> RunCost:
     Raises:
         ConfigError: if the config is none that could run.
     """
-    learning = [arm.name for arm in config.parsed_arms if arm.ranker is None]
-    piece = dataclasses.replace(
-        config,
-        arms=_SAMPLE_ARMS,
-        replicates=1,
-        users=min(_SAMPLE_USERS, config.users),
-        days=min(_SAMPLE_DAYS, config.days),
-        burn_in_days=0,
-        shards=1,
-        regime="quality",
-        budget_ms=0.0,
-        candidate_limits=(),
-        # Every request is logged here, so that their bytes are known and there is what to learn.
-        world=dataclasses.replace(
-            config.world, sample_rate=1.0, warmup_requests_per_user=_SAMPLE_WARMUP
-        ),
+    # Every request is logged, so that their bytes are known and there is what to learn.
+    piece = config.replace(
+        {
+            "arms": _SAMPLE_ARMS,
+            "replicates": 1,
+            "users": min(_SAMPLE_USERS, config.users),
+            "days": min(_SAMPLE_DAYS, config.days),
+            "burn_in_days": 0,
+            "shards": 1,
+            "regime": "quality",
+            "budget_ms": 0.0,
+            "candidate_limits": (),
+            "world.sample_rate": 1.0,
+            "world.warmup_requests_per_user": _SAMPLE_WARMUP,
+        }
     )
-    say(f"living {piece.days} days of {piece.users} of {config.users:,} users")
-    with tempfile.TemporaryDirectory() as name, open_run(Path(name), piece, False) as folder:
+    say(f"simulating {piece.days} days of {piece.users} of {config.users:,} users")
+    with tempfile.TemporaryDirectory() as name:
         begun = time.process_time()
-        for _ in live_warmups(folder.root, piece, 1):
-            pass
+        with open_run(Path(name), piece, resume=False) as folder:
+            list(simulate_warmups(folder.root, piece, 1))
         prehistory_s = (time.process_time() - begun) / piece.users
         begun = time.process_time()
-        run_plain(folder, piece, processes=1, stream=io.StringIO())
+        simulate(piece, name, processes=1, resume=True, progress=io.StringIO())
         spent_s = time.process_time() - begun
         requests = {arm: _requests(folder, arm, piece) for arm in _SAMPLE_ARMS}
         impression_bytes = _bytes(folder, "impressions") + _bytes(folder, "timings")
         request_bytes = _bytes(folder, "requests")
         samples = read_run(
-            folder.root, "warmup", 0, max_history=config.model.max_history,
+            folder.root,
+            "warmup",
+            0,
+            max_history=config.model.max_history,
             max_requests=config.training.batch_size * (_TRAIN_STEPS + 1),
-        )  # fmt: skip
-    lived = sum(requests.values())
-    logged = lived + piece.users * _SAMPLE_WARMUP
+        )
+    simulated = sum(requests.values())
+    logged = simulated + piece.users * _SAMPLE_WARMUP
     rates = [requests[arm] / (piece.users * piece.days) for arm in _SAMPLE_ARMS]
     per_arm = math.ceil(max(rates) * config.users * config.days * config.replicates)
     in_warmup = config.users * config.world.warmup_requests_per_user * config.replicates
-    learned_before = round(in_warmup * config.world.sample_rate)
-    per_arm_samples = learned_before + (
-        config.train_requests_per_day * config.days * config.replicates
-    )
     say("ranking requests of full size")
-    rank_ms = measure_budget(config, learning[0]).cost_ms if learning else {}
-    arms = {}
+    costs = _measure_costs(config, [config.world.num_candidates])
+    rank_ms = {arm: costs_ms[0] for arm, costs_ms in costs.items()}
+    train_ms = {}
     for arm in rank_ms:
         say(f"training {arm}")
         learner = Learner(config.model_of(arm), config.training, samples.items, seed=0)
-        train_ms = 1e3 * _sample_seconds(learner, samples.samples)
-        arms[arm] = ArmCost(
-            rank_ms=rank_ms[arm],
-            train_ms=train_ms,
-            rank_h=per_arm * rank_ms[arm] / 3.6e6,
-            train_h=per_arm_samples * train_ms / 3.6e6,
-        )
-    if AA_ARM in learning:
-        arms[AA_ARM] = arms[learning[0]]
-    size = per_arm * len(config.arms) + in_warmup
-    log_bytes = size * (
-        impression_bytes / logged + config.world.sample_rate * request_bytes / logged
-    )
+        train_ms[arm] = 1e3 * _sample_seconds(learner, samples.samples)
+    arms = [arm.name for arm in config.parsed_arms]
+    if AA_ARM in arms:
+        rank_ms[AA_ARM], train_ms[AA_ARM] = rank_ms[arms[0]], train_ms[arms[0]]
+    all_requests = per_arm * len(arms)
+    world_s = all_requests * spent_s / simulated + prehistory_s * config.users * config.replicates
+    bytes_each = (impression_bytes + config.world.sample_rate * request_bytes) / logged
+    daily = config.train_requests_per_day * config.days * config.replicates
     return RunCost(
         requests_per_user_day=(min(rates), max(rates)),
         requests=per_arm,
-        samples=per_arm_samples,
-        world_ms=1e3 * spent_s / lived,
-        world_h=(
-            per_arm * len(config.arms) * spent_s / lived
-            + prehistory_s * config.users * config.replicates
-        )
-        / 3.6e3,
-        log_gib=log_bytes / 2**30,
-        arms=arms,
+        samples=round(in_warmup * config.world.sample_rate) + daily,
+        world_ms=1e3 * spent_s / simulated,
+        world_h=world_s / 3.6e3,
+        log_gib=(all_requests + in_warmup) * bytes_each / 2**30,
+        rank_ms=rank_ms,
+        train_ms=train_ms,
     )
 
 
 def _requests(folder: RunFolder, arm: str, config: RunConfig) -> int:
-    keys = [ShardDay(arm, 0, day, 0) for day in range(config.days)]
-    return sum(folder.summary(key)["requests"] for key in keys)
+    return sum(folder.summary(key)["requests"] for key in shard_days(config, arm))
 
 
 def _bytes(folder: RunFolder, table: str) -> int:

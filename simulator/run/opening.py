@@ -1,4 +1,4 @@
-"""Opening a run's folder: new and empty, or an earlier run's to be continued.
+"""Opens a run's folder, new and empty or an earlier run's, and notes each start of its driver.
 
 Knows files and configs, not Ray. Everything that could be wrong with the folder is found here,
 before anything starts, and nothing that is finished is ever changed.
@@ -7,19 +7,22 @@ before anything starts, and nothing that is finished is ever changed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import datetime
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.data.tables import is_half_written, remove_half_written
 from ifa_ray.errors import ConfigError
 from ifa_ray.provenance import provenance
 from simulator.run.presets import RunConfig
+from simulator.run.progress import PeakMemory, RunProgress
 
 LOCK = ".lock"
 
@@ -123,24 +126,28 @@ def _require_same(saved: RunConfig, config: RunConfig, root: Path) -> None:
     )
 
 
+def shard_days(config: RunConfig, arm: str) -> Iterator[ShardDay]:
+    """All shards' days of an arm, or of the warm-up."""
+    for replicate in range(config.replicates):
+        for day in range(1 if arm == WARMUP else config.days):
+            for shard in range(config.shards):
+                yield ShardDay(arm, replicate, day, shard)
+
+
 def _verify(folder: RunFolder, config: RunConfig) -> None:
-    """Every finished file as it was written: nothing is lived on top of damage."""
+    """Every finished file as it was written: nothing is simulated on top of damage."""
     from ifa_ray.checkpoints.format import load_metrics, version_folder
-    from ifa_ray.data.log import read_items
 
     for replicate in range(config.replicates):
         if folder.items(replicate).exists():
             read_items(folder.items(replicate))
-        worlds = [(WARMUP, 1), *((arm.name, config.days) for arm in config.parsed_arms)]
-        for arm, days in worlds:
-            for day in range(days):
-                for shard in range(config.shards):
-                    key = ShardDay(arm, replicate, day, shard)
-                    if folder.is_committed(key):
-                        folder.verify(key)
+    for arm in (WARMUP, *(arm.name for arm in config.parsed_arms)):
+        for key in filter(folder.is_committed, shard_days(config, arm)):
+            folder.verify(key)
+        for replicate in range(config.replicates):
             models = folder.models(arm, replicate)
-            published = len(list(models.glob("version=*")))
-            for version in range(published):  # without a gap: each was made of the one before
+            # Without a gap: each was made of the one before.
+            for version in range(len(list(models.glob("version=*")))):
                 load_metrics(version_folder(models, version))
 
 
@@ -155,65 +162,68 @@ def _locked(root: Path) -> Iterator[None]:
         yield
 
 
-# What another program would be: results of one run come from one of each.
-_PROGRAM = ("git_commit", "versions")
+@contextlib.contextmanager
+def driver_part(
+    folder: RunFolder,
+    config: RunConfig,
+    what: str,
+    *,
+    units: Mapping[str, int],
+    stream: TextIO | None = None,
+    one_machine: bool = True,
+) -> Iterator[RunProgress]:
+    """One part of a run: from a start of its driver to its end, with what is told and measured.
+
+    Args:
+        folder: open.
+        config: of the run.
+        what: is done, for people.
+        units: shard-days of each arm.
+        stream: where progress is told; standard error by default.
+        one_machine: False if other machines' memory is used, which is then not measured.
+    """
+    here, parts = provenance(), _read_parts(folder)
+    part: dict[str, Any] = {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": here["git_commit"],
+        "versions": here["versions"],
+    }
+    write_atomically(folder.parts, json.dumps([*parts, part], indent=1).encode())
+    started, memory = time.monotonic(), PeakMemory()
+    try:
+        with memory, RunProgress(units, stream) as progress:
+            progress.say(
+                f"{config.preset}: {what}, {config.replicates} replicates x {config.users} users x "
+                f"{config.days} days, seed {config.seed}, in {folder.root}"
+            )
+            yield progress
+    finally:
+        part["wall_s"] = time.monotonic() - started
+        part["peak_memory_bytes"] = memory.peak_bytes if one_machine else None
+        write_atomically(folder.parts, json.dumps([*parts, part], indent=1).encode())
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunFacts:
+def run_facts(folder: RunFolder) -> dict[str, Any]:
     """What the drivers measured, over all parts of a run.
 
-    Attributes:
-        started: when the first part began, ISO 8601.
-        wall_s: of all parts that ended by themselves.
-        peak_memory_bytes: of all processes of a part together, proportional set size; None where
-            they were not all on one machine.
-        parts: how often the driver was started.
-        unmeasured: how many of them were killed, so that their time is not in `wall_s`.
-        programs: how many different programs (commit, versions) they were.
+    Keys: `started`, when the first part began, ISO 8601; `wall_s` of the parts that ended by
+    themselves; `peak_memory_gib`, of all processes of a part together, None where it is not known;
+    `parts`, how many; `killed`, how many of them were; `programs`, how many different ones
+    (commits, library versions) they were.
     """
-
-    started: str
-    wall_s: float
-    peak_memory_bytes: int | None
-    parts: int
-    unmeasured: int
-    programs: int
-
-
-def begin_part(folder: RunFolder, started: str) -> None:
-    """Notes that a driver starts, and which program it is."""
-    here = provenance()
-    part = {"started": started, **{name: here[name] for name in _PROGRAM}}
-    _write(folder, [*_read(folder), part])
-
-
-def end_part(folder: RunFolder, wall_s: float, peak_memory_bytes: int | None) -> None:
-    """Notes what the part that is ending measured."""
-    parts = _read(folder)
-    parts[-1] |= {"wall_s": wall_s, "peak_memory_bytes": peak_memory_bytes}
-    _write(folder, parts)
-
-
-def read_facts(folder: RunFolder) -> RunFacts:
-    """What is known of all parts; of a folder that no driver has opened, nothing."""
-    parts = _read(folder)
+    parts = _read_parts(folder)
     measured = [part for part in parts if "wall_s" in part]
-    peaks = [part["peak_memory_bytes"] for part in measured if part["peak_memory_bytes"]]
-    programs = {json.dumps([part[name] for name in _PROGRAM], sort_keys=True) for part in parts}
-    return RunFacts(
-        started=parts[0]["started"] if parts else "",
-        wall_s=sum(part["wall_s"] for part in measured),
-        peak_memory_bytes=max(peaks, default=None),
-        parts=len(parts),
-        unmeasured=len(parts) - len(measured),
-        programs=len(programs),
-    )
+    peak = max((part["peak_memory_bytes"] or 0 for part in measured), default=0)
+    programs = [(part["git_commit"], part["versions"]) for part in parts]
+    return {
+        "started": parts[0]["started"] if parts else "",
+        "wall_s": round(sum(part["wall_s"] for part in measured), 1),
+        "peak_memory_gib": round(peak / 2**30, 2) if peak else None,
+        "parts": len(parts),
+        "killed": len(parts) - len(measured),
+        "programs": len({json.dumps(program, sort_keys=True) for program in programs}),
+    }
 
 
-def _read(folder: RunFolder) -> list[dict[str, Any]]:
+def _read_parts(folder: RunFolder) -> list[dict[str, Any]]:
     return json.loads(folder.parts.read_bytes()) if folder.parts.exists() else []
-
-
-def _write(folder: RunFolder, parts: list[dict[str, Any]]) -> None:
-    write_atomically(folder.parts, json.dumps(parts, indent=1).encode())

@@ -1,7 +1,7 @@
 """What a run is: one frozen config, and the presets, which are functions that return complete ones.
 
 Knows settings only. Whatever changes a byte of the log is here; what does not (how many actors,
-which cluster, where the folder lies) is an argument of `simulator.run.ray_executor.run`.
+which cluster, where the folder lies) is an argument of `simulator.simulate`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require
+from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require, setting
 from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.models import MODELS
@@ -43,17 +43,11 @@ noise floor."""
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One arm of the comparison.
-
-    Attributes:
-        name: how logs, applications and the report call it.
-        ranker: `package.module:Class` of a ranker that does not learn here; None for a model.
-        in_world: it knows the world, so that it is no application.
-    """
+    """One arm of the comparison."""
 
     name: str
-    ranker: str | None
-    in_world: bool = False
+    ranker: str | None  # `package.module:Class`, which does not learn here; None for a model
+    in_world: bool = False  # it knows the world, so that it is no application
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -69,82 +63,69 @@ class Arm:
             if name in WORLD_RANKERS:
                 return cls(name, WORLD_RANKERS[name], in_world=True)
             return cls(name, BUILT_IN_RANKERS.get(name))
-        require(name.isidentifier() and name != WARMUP and name not in ARMS, "arm", text,
-                "NAME=package.module:Class with a name that is not taken")  # fmt: skip
+        is_free = name.isidentifier() and name != WARMUP and name not in ARMS
+        rule = "NAME=package.module:Class"
+        require(is_free, "arm", text, f"{rule} with a name that is not taken")
         module, _, class_name = ranker.partition(":")
-        require(bool(module) and class_name.isidentifier(), "arm", text,
-                "NAME=package.module:Class")  # fmt: skip
+        require(bool(module) and class_name.isidentifier(), "arm", text, rule)
         return cls(name, ranker)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig(Config):
-    """One A/B comparison in the closed loop.
+    """One A/B comparison in the closed loop."""
 
-    Attributes:
-        preset: the name it came from.
-        seed: world and model seeds of every replicate derive from it.
-        arms: as `Arm.parse` reads them; the first is the control.
-        replicates: R independent worlds, each with its own population and model seeds.
-        users: per replicate.
-        days: simulated under the arms, after the shared warm-up.
-        burn_in_days: the first of them, shown but not counted.
-        shards: virtual shards of the users; fixed, so that files do not depend on the actors.
-        lag_days: day d is ranked by the version trained on days before d - lag_days, so that
-            training and simulation overlap.
-        train_requests_per_day: samples that each model learns from each day; the same for all arms.
-        regime: one of `REGIMES`: every arm ranks all candidates, or as many as it can in
-            `budget_ms`.
-        budget_ms: of CPU per request, where the regime is `equal_latency`.
-        candidate_limits: ARM=N for each arm that is given fewer than C candidates; measured when
-            the run is begun (`simulator.run.costs`).
-        world: the population, the catalogue and their mechanisms.
-        model: settings shared by all models; its name is replaced by the arm's.
-        training: how they learn.
-    """
-
-    preset: str
-    seed: int = 0
-    arms: tuple[str, ...] = ("twin", "ifa", "ifa_plus")
-    replicates: int = 3
-    users: int = 32
-    days: int = 6
-    burn_in_days: int = 1
-    shards: int = 4
-    lag_days: int = 1
-    train_requests_per_day: int = 64
-    regime: str = "quality"
-    budget_ms: float = 0.0
-    candidate_limits: tuple[str, ...] = ()
+    preset: str = setting(doc="the name it came from")
+    seed: int = setting(0, "everything random derives from it", ge=0)
+    arms: tuple[str, ...] = setting(
+        ("twin", "ifa", "ifa_plus"), "as `Arm.parse` reads them; the first is the control"
+    )
+    replicates: int = setting(3, "independent worlds; fewer than 3 give no verdict", ge=1)
+    users: int = setting(32, "per replicate", ge=1)
+    days: int = setting(6, "simulated under the arms, after the warm-up that they share", ge=1)
+    burn_in_days: int = setting(1, "the first of them, shown but not counted", ge=0)
+    shards: int = setting(4, "of the users; fixed, so that files do not depend on actors", ge=1)
+    # Training and simulation overlap.
+    lag_days: int = setting(
+        1, "day d is ranked by the version trained on days before d - lag_days", ge=0
+    )
+    train_requests_per_day: int = setting(64, "samples each model learns per day", ge=1)
+    regime: str = setting(
+        "quality",
+        "every arm ranks all candidates, or as many as it can in budget_ms",
+        choices=REGIMES,
+    )
+    budget_ms: float = setting(0.0, "of CPU per request, in the regime equal_latency", ge=0)
+    candidate_limits: tuple[str, ...] = setting(
+        (), "ARM=N for each arm that is given fewer than C candidates; measured at the start"
+    )
     world: WorldConfig
-    model: ModelConfig
+    model: ModelConfig  # its name is replaced by the arm's
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
-    def __post_init__(self) -> None:
-        for field in ("replicates", "users", "days", "shards", "train_requests_per_day"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        for field in ("seed", "burn_in_days", "lag_days"):
-            require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
-        require(self.burn_in_days < self.days, "burn_in_days", self.burn_in_days,
-                f"< days == {self.days}")  # fmt: skip
-        require(self.shards <= self.users, "shards", self.shards, f"<= users == {self.users}")
+    def check(self) -> None:
+        """Checks rules between settings."""
+        days, users = self.days, self.users
+        require(self.burn_in_days < days, "burn_in_days", self.burn_in_days, f"< days == {days}")
+        require(self.shards <= users, "shards", self.shards, f"<= users == {users}")
         names = [Arm.parse(text).name for text in self.arms]
-        require(len(names) >= 2, "arms", self.arms, "at least a control and a treatment")
-        require(AA_ARM not in names or names[0] in MODEL_ARMS, "arms", self.arms,
-                f"led by a model, where {AA_ARM} is a control trained again")  # fmt: skip
-        require(set(names) != {names[0], AA_ARM}, "arms", self.arms,
-                f"a control and a treatment beside {AA_ARM}")  # fmt: skip
-        require(len(set(names)) == len(names), "arms", self.arms, "named once each")
-        if self.regime not in REGIMES:
-            raise unknown_name("regime", self.regime, REGIMES)
+        aa_leads = AA_ARM in names and names[0] not in MODEL_ARMS
+        for holds, rule in (
+            (len(names) >= 2, "at least a control and a treatment"),
+            (not aa_leads, f"led by a model, where {AA_ARM} is a control trained again"),
+            (set(names) != {names[0], AA_ARM}, f"a control and a treatment beside {AA_ARM}"),
+            (len(set(names)) == len(names), "named once each"),
+        ):
+            require(holds, "arms", self.arms, rule)
         is_limited = self.regime == "equal_latency"
-        require((self.budget_ms > 0) == is_limited, "budget_ms", self.budget_ms,
-                "> 0 with regime == equal_latency, and 0 without")  # fmt: skip
-        require(is_limited or not self.candidate_limits, "candidate_limits", self.candidate_limits,
-                "empty unless regime == equal_latency")  # fmt: skip
-        for text in self.candidate_limits:
+        rule = "> 0 with regime == equal_latency, and 0 without"
+        require((self.budget_ms > 0) == is_limited, "budget_ms", self.budget_ms, rule)
+        limits = self.candidate_limits
+        rule = "empty unless regime == equal_latency"
+        require(is_limited or not limits, "candidate_limits", limits, rule)
+        least, most = self.world.slate_size, self.world.num_candidates
+        for text in limits:
             arm, _, limit = text.partition("=")
-            least, most = self.world.slate_size, self.world.num_candidates
             fits = limit.isdecimal() and least <= int(limit) <= most
             rule = f"ARM=N with one of the arms and N in [{least}, {most}]"
             require(arm in names and fits, "candidate_limits", text, rule)
@@ -194,32 +175,42 @@ class RunConfig(Config):
 # What version 0 of every model learns from. With 8 a user, at `quick`, seed 0, 3 replicates, watch
 # seconds per user were 621 with TWIN, 757 with the random ranker and 802 with AvgPooling: nothing
 # to compare. With 24, the next value tried, on seed 100: TWIN 1,938, random 786.
-WARMUP_REQUESTS = 24
+_WARMUP = {"world.warmup_requests_per_user": 24}
+_LARGE_TABLES: dict[str, Any] = {"id_buckets": 200_000, "author_buckets": 50_000}
 
 
 def _smoke(world: str) -> RunConfig:
     """Under a minute: shows that everything runs. Its verdict means nothing."""
+    small: dict[str, Any] = {
+        "id_buckets": 2_000,
+        "author_buckets": 500,
+        "user_buckets": 100,
+        "max_history": 200,
+    }
     return RunConfig(
-        preset="smoke", users=6, days=3, burn_in_days=0, shards=2, train_requests_per_day=4,
+        preset="smoke",
+        users=6,
+        days=3,
+        burn_in_days=0,
+        shards=2,
+        train_requests_per_day=4,
         world=dataclasses.replace(world_config("smoke", world), sample_rate=1.0),
-        model=ModelConfig(name="ifa", width=16, top_k=10, max_history=200, tower_widths=(16,),
-                          id_buckets=2_000, author_buckets=500, user_buckets=100),
+        model=ModelConfig(name="ifa", width=16, top_k=10, tower_widths=(16,), **small),
         training=TrainingConfig(batch_size=4),
-    )  # fmt: skip
+    )
 
 
 def _quick(world: str) -> RunConfig:
     """Under ten minutes on two cores: the whole comparison, small."""
-    return RunConfig(
-        preset="quick", users=32, days=6, burn_in_days=1, shards=4, replicates=5,
-        train_requests_per_day=64,
-        # So few requests a day that all of them are logged, and all may be learned from.
-        world=dataclasses.replace(
-            world_config("quick", world), sample_rate=1.0, warmup_requests_per_user=WARMUP_REQUESTS
-        ),
+    config = RunConfig(
+        preset="quick",
+        replicates=5,
+        world=world_config("quick", world),
         # Top-k models look at 1% of the longest history, as in the paper (100 of 10,000).
         model=ModelConfig(name="ifa", width=32, top_k=20, max_history=2_000),
-    )  # fmt: skip
+    )
+    # So few requests a day that all of them are logged, and all may be learned from.
+    return config.replace({"world.sample_rate": 1.0, **_WARMUP})
 
 
 def _experiment(world: str) -> RunConfig:
@@ -228,27 +219,23 @@ def _experiment(world: str) -> RunConfig:
     `quick` with ten replicates, every kind of ranker, and the counts that any platform has, for all
     models alike.
     """
-    quick = _quick(world)
-    return dataclasses.replace(
-        quick, preset="experiment", seed=2026, replicates=10,
-        arms=("twin", AA_ARM, "random", "popularity", "din", "sim_hard", "sim_soft", "ifa",
-              "ifa_plus", "oracle"),
-        model=dataclasses.replace(quick.model, cross_features=CROSS_FEATURES),
-    )  # fmt: skip
+    arms = "twin aa random popularity din sim_hard sim_soft ifa ifa_plus oracle"
+    changes = {"preset": "experiment", "seed": 2026, "replicates": 10, "arms": arms.split()}
+    return _quick(world).replace({**changes, "model.cross_features": CROSS_FEATURES})
 
 
 def _standard(world: str) -> RunConfig:
     """The paper's sizes, 10,000 candidates against 10,000 impressions, on a small population."""
     return RunConfig(
-        preset="standard", users=48, days=8, burn_in_days=1, shards=8, replicates=3,
+        preset="standard",
+        users=48,
+        days=8,
+        shards=8,
         train_requests_per_day=32,
-        world=dataclasses.replace(
-            world_config("standard", world), warmup_requests_per_user=WARMUP_REQUESTS
-        ),
-        model=ModelConfig(name="ifa", width=64, top_k=100, max_history=10_000,
-                          tower_widths=(128, 64), id_buckets=200_000, author_buckets=50_000),
+        world=world_config("standard", world),
+        model=ModelConfig(name="ifa", width=64, tower_widths=(128, 64), **_LARGE_TABLES),
         training=TrainingConfig(batch_size=1),
-    )  # fmt: skip
+    ).replace(_WARMUP)
 
 
 def _paper(world: str) -> RunConfig:
@@ -256,20 +243,17 @@ def _paper(world: str) -> RunConfig:
 
     `python -m simulator run --preset paper --dry-run` says what it costs.
     """
-    standard = _standard(world)
-    return dataclasses.replace(
-        standard, preset="paper", users=2_000, days=10, burn_in_days=2, shards=64, replicates=10,
-        train_requests_per_day=1_000,
-        arms=("twin", AA_ARM, "random", "popularity", "avg_pooling", "din", "sim_hard", "sim_soft",
-              "ifa", "ifa_plus", "oracle"),
-        model=dataclasses.replace(standard.model, cross_features=CROSS_FEATURES,
-                                  user_buckets=20_000),
-        training=dataclasses.replace(standard.training, batch_size=4),
-    )  # fmt: skip
+    arms = "twin aa random popularity avg_pooling din sim_hard sim_soft ifa ifa_plus oracle"
+    sizes = {"users": 2_000, "days": 10, "burn_in_days": 2, "shards": 64, "replicates": 10}
+    model = {"model.cross_features": CROSS_FEATURES, "model.user_buckets": 20_000}
+    learning = {"train_requests_per_day": 1_000, "training.batch_size": 4}
+    return _standard(world).replace(
+        {"preset": "paper", "arms": arms.split(), **sizes, **model, **learning}
+    )
 
 
 def _kuairand(world: str) -> RunConfig:
-    """KuaiRand as published, on as many users as two cores live in some minutes."""
+    """KuaiRand as published, on as many users as two cores simulate in some minutes."""
     return _surface("kuairand", world)
 
 
@@ -280,15 +264,14 @@ def _kuaishou_paper(world: str) -> RunConfig:
 
 def _surface(name: str, world: str) -> RunConfig:
     return RunConfig(
-        preset=name, users=24, days=4, burn_in_days=1, shards=8, replicates=3,
-        train_requests_per_day=64,
-        world=dataclasses.replace(
-            world_config(name, world), warmup_requests_per_user=WARMUP_REQUESTS
-        ),
-        model=ModelConfig(name="ifa", width=32, top_k=100, max_history=10_000,
-                          id_buckets=200_000, author_buckets=50_000),
+        preset=name,
+        users=24,
+        days=4,
+        shards=8,
+        world=world_config(name, world),
+        model=ModelConfig(name="ifa", width=32, **_LARGE_TABLES),
         training=TrainingConfig(batch_size=4),
-    )  # fmt: skip
+    ).replace(_WARMUP)
 
 
 PRESETS: Mapping[str, Callable[[str], RunConfig]] = {
@@ -327,8 +310,3 @@ def _preset_file(path: Path) -> RunConfig:
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a preset: {error}") from None
-
-
-def override(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    """Replaces settings by name; `world.` and `model.` prefixes reach the nested configs."""
-    return config.replace(changes)

@@ -1,4 +1,4 @@
-"""What a long run says while it runs: arms, days, requests per second, and when it will end.
+"""Tells how far a run is: days of arms, requests per second, and when it will end.
 
 Knows counts and a clock, not what they count. A bar on a terminal, plain lines elsewhere.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Mapping
 from typing import Self, TextIO
 
 import psutil
@@ -18,7 +17,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -31,74 +29,52 @@ class RunProgress:
     """Counts finished shard-days per arm, and requests over all.
 
     Args:
-        arms: their names.
-        units_per_arm: shard-days an arm lives in all.
+        units: shard-days of each arm.
         stream: where to; standard error by default, so that standard output stays data.
         clock: seconds.
     """
 
     def __init__(
         self,
-        arms: tuple[str, ...],
-        units_per_arm: int,
+        units: Mapping[str, int],
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._console = Console(file=stream or sys.stderr)
-        self._total = units_per_arm * len(arms)
-        self._done = 0
-        self._fresh = 0
-        self._requests = 0
-        self._days = dict.fromkeys(arms, 0)
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._total = sum(units.values())
+        self._done = self._fresh = self._requests = 0
+        self._days = dict.fromkeys(units, 0)
         self._started = clock()
         self._first_unit = 0.0
         self._last_line = -_LINE_EVERY_S
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description:>12}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
-            self._tasks = {
-                arm: self._bar.add_task(arm, total=units_per_arm, note="") for arm in arms
-            }
+        self._bar = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks = {
+            arm: self._bar.add_task(arm, total=count, note="") for arm, count in units.items()
+        }
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def say(self, text: str) -> None:
         """One line about a phase."""
-        self._console.print(
-            f"[{self._clock() - self._started:6.1f} s] {text}", highlight=False, soft_wrap=True
-        )
+        self._console.print(f"[{self._clock() - self._started:6.1f} s] {text}")
 
-    def lived(self, arm: str, day: int, requests: int, fresh: bool = True) -> None:
-        """A shard of the arm has lived a day, with so many requests.
-
-        Args:
-            arm: whose day.
-            day: which.
-            requests: made by its users.
-            fresh: False if an earlier part of a resumed run had lived it: then it took no time.
-        """
+    def finished(self, arm: str, day: int, requests: int, fresh: bool = True) -> None:
+        """Counts a day of one of the arm's shards; one of an earlier part is not `fresh`."""
         now = self._clock()
         self._done += 1
         if fresh:
@@ -106,25 +82,20 @@ class RunProgress:
             self._fresh += 1
             self._requests += requests
         self._days[arm] = max(self._days[arm], day + 1)
-        if self._bar:
-            self._bar.update(self._tasks[arm], advance=1, note=f"day {day}, {self._rate(now)}")
-        elif now - self._last_line >= _LINE_EVERY_S or self._done == self._total:
-            self._last_line = now
-            days = ", ".join(f"{name} day {count}" for name, count in self._days.items())
-            self.say(
-                f"{self._done}/{self._total} shard-days ({days}), {self._requests} requests, "
-                f"{self._rate(now)}, ETA {self._eta(now)}"
-            )
-
-    def _rate(self, now: float) -> str:
         elapsed = now - (self._first_unit or now)
-        return f"{self._requests / elapsed:.0f} requests/s" if elapsed > 0 else "-"
-
-    def _eta(self, now: float) -> str:
-        elapsed = now - (self._first_unit or now)
-        if self._done == self._total or not elapsed:
-            return "0 s" if self._done == self._total else "-"
-        return f"{elapsed / self._fresh * (self._total - self._done):.0f} s"
+        rate = f"{self._requests / elapsed:.0f} requests/s" if elapsed > 0 else "-"
+        self._bar.update(self._tasks[arm], advance=1, note=f"day {day}, {rate}")
+        is_last = self._done == self._total
+        if not self._bar.disable or not (is_last or now - self._last_line >= _LINE_EVERY_S):
+            return
+        self._last_line = now
+        days = ", ".join(f"{name} day {count}" for name, count in self._days.items())
+        left_s = elapsed / max(1, self._fresh) * (self._total - self._done)
+        eta = f"{left_s:.0f} s" if is_last or elapsed else "-"
+        self.say(
+            f"{self._done}/{self._total} shard-days ({days}), {self._requests} requests, {rate}, "
+            f"ETA {eta}"
+        )
 
 
 class PeakMemory:
@@ -144,12 +115,7 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 

@@ -9,7 +9,6 @@ is faster, and training overlaps with the next day's simulation (`RunConfig.lag_
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import logging
 import os
@@ -33,13 +32,11 @@ from ifa_ray.errors import CheckpointError, ConfigError, IfaRayError, ServingErr
 from ifa_ray.serving.app import deployment_for
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.training.trainer import ArmTrainer, start_supervisor
-from simulator.run.cluster import Cluster, ResourcePlan, plan_resources
-from simulator.run.opening import begin_part, end_part
+from simulator.run.cluster import Cluster, plan_resources
 from simulator.run.presets import Arm, RunConfig
 from simulator.run.process_executor import stream_settings
-from simulator.run.progress import PeakMemory, RunProgress
+from simulator.run.progress import RunProgress
 from simulator.run.ray_actors import RetrievalActor, UserShards
-from simulator.run.result import write_result
 from simulator.run.shards import compile_ahead, write_catalogue
 
 _T = TypeVar("_T")
@@ -49,42 +46,25 @@ PATIENCE_S = 60.0
 OBJECT_STORE_BYTES = 400 * 2**20
 
 
-def run(folder: RunFolder, config: RunConfig, cluster: Cluster) -> None:
-    """Lives all days of all arms, and writes result.json and report.html.
+def run_on_ray(
+    folder: RunFolder, config: RunConfig, cluster: Cluster, progress: RunProgress
+) -> None:
+    """Simulates all days of all arms that are not committed.
 
     Args:
-        folder: open (see `simulator.run.opening.open_run`); what is committed is kept.
+        folder: open (see `simulator.run.opening.open_run`).
         config: what to run.
         cluster: where.
+        progress: is told of each shard's day.
 
     Raises:
         IfaRayError: whatever a part of the run raised, unchanged.
     """
-    started = time.monotonic()
-    begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    memory = PeakMemory()
-    progress = RunProgress(
-        arms=tuple(arm.name for arm in config.parsed_arms),
-        units_per_arm=config.replicates * config.days * config.shards,
-    )
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(progress)
-            stack.enter_context(memory)
-            progress.say(
-                f"{config.preset}: arms {', '.join(config.arms)}, {config.replicates} replicates x "
-                f"{config.users} users x {config.days} days, seed {config.seed}, in {folder.root}"
-            )
-            stack.enter_context(_ray_session(cluster))
-            progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
-            compile_ahead()  # or all actors would, at once
-            _Run(folder, config, cluster, progress, stack).live()
-    finally:
-        # A cluster's processes are not this one's children.
-        peak = memory.peak_bytes if cluster.embedded else None
-        end_part(folder, time.monotonic() - started, peak)
-    progress.say("analysing the log")
-    write_result(folder, config)
+    with ExitStack() as stack:
+        stack.enter_context(_ray_session(cluster))
+        progress.say(f"Ray is up with {ray.cluster_resources().get('CPU', 0):g} CPUs")
+        compile_ahead()  # or all actors would, at once
+        _Run(folder, config, cluster, progress, stack).simulate()
 
 
 class _Run:
@@ -101,7 +81,7 @@ class _Run:
         self._folder, self._config, self._cluster = folder, config, cluster
         self._progress, self._stack = progress, stack
         self._learning = [arm for arm in config.parsed_arms if arm.ranker is None]
-        self._plan: ResourcePlan = plan_resources(
+        self._plan = plan_resources(
             cpus=ray.available_resources().get("CPU", 0.0),
             trainers=len(self._learning),
             replicas=sum(not arm.in_world for arm in config.parsed_arms) * cluster.replicas,
@@ -114,14 +94,14 @@ class _Run:
         path = str(folder.root.resolve())
         self._prefix = f"run-{hashlib.sha256(path.encode()).hexdigest()[:8]}-"
 
-    def live(self) -> None:
-        """Everything that needs Ray."""
+    def simulate(self) -> None:
+        """Starts trainers and actors, and takes every arm through its days."""
         for replicate in range(self._config.replicates):
             write_catalogue(self._folder, self._config, replicate)
         self._start_trainers()
         actors = self._start_actors()
         try:
-            asyncio.run(self._live_arms(actors))
+            asyncio.run(self._simulate_arms(actors))
         except (BaseExceptionGroup, RayTaskError) as error:
             raise _first_error(error)  # noqa: B904  (its own cause stays its cause)
 
@@ -164,7 +144,7 @@ class _Run:
             for _ in range(self._cluster.user_actors)
         ]
 
-    async def _live_arms(self, actors: list[ActorHandle]) -> None:
+    async def _simulate_arms(self, actors: list[ActorHandle]) -> None:
         config = self._config
         self._progress.say("warm-up: lifelong histories under the earlier policy")
         summaries = await asyncio.gather(
@@ -178,9 +158,9 @@ class _Run:
         self._progress.say(f"warm-up: {impressions} impressions; starting trainers and rankers")
         async with asyncio.TaskGroup() as group:
             for arm in config.parsed_arms:
-                group.create_task(self._live_arm(arm, actors))
+                group.create_task(self._simulate_arm(arm, actors))
 
-    async def _live_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
+    async def _simulate_arm(self, arm: Arm, actors: list[ActorHandle]) -> None:
         """An arm's days in order; its replicates and shards side by side within a day."""
         await self._wait_for(arm, 0)
         if arm.ranker is None:
@@ -194,14 +174,16 @@ class _Run:
                 for replicate in range(self._config.replicates):
                     for shard in range(self._config.shards):
                         key = ShardDay(arm.name, replicate, day, shard)
-                        group.create_task(self._live_day(actors[shard % len(actors)], key, version))
+                        group.create_task(
+                            self._simulate_day(actors[shard % len(actors)], key, version)
+                        )
         # The last days' training is part of every arm's progressive metrics and step count.
         await self._wait_for(arm, self._config.days)
 
-    async def _live_day(self, actor: ActorHandle, key: ShardDay, version: int) -> None:
+    async def _simulate_day(self, actor: ActorHandle, key: ShardDay, version: int) -> None:
         fresh = not self._folder.is_committed(key)
-        summary = await actor.live_day.remote(key, version)
-        self._progress.lived(key.arm, key.day, summary["requests"], fresh=fresh)
+        summary = await actor.simulate_day.remote(key, version)
+        self._progress.finished(key.arm, key.day, summary["requests"], fresh=fresh)
 
     async def _deploy(self, arm: Arm) -> None:
         """Brings up the arm's application, and returns once it runs."""

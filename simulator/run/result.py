@@ -18,17 +18,17 @@ from ifa_ray.abtest.logs import RunLogs
 from ifa_ray.abtest.report.exports import write_exports
 from ifa_ray.abtest.report.render import write_report
 from ifa_ray.checkpoints.format import load_metrics, version_folder
-from ifa_ray.config import ModelConfig
 from ifa_ray.data.log import read_items, read_timings
 from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
 from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
 from simulator.calibration.table import calibration_of_run
-from simulator.run.opening import RunFacts, read_facts
+from simulator.run.opening import run_facts
 from simulator.run.presets import AA_ARM, RunConfig
 
 RESULT_VERSION = 2
 
+_SHOWN = ("preset", "seed", "replicates", "users", "days", "burn_in_days", "regime")
 LIMITS = (
     "The user model decides who wins: this is a simulation with calibrated rates, not a platform.",
     "Models are small and see few requests; orderings are about sample efficiency as much as "
@@ -50,7 +50,7 @@ def write_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
 
 def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     """Every number of a finished run, as plain JSON values."""
-    facts = read_facts(folder)
+    facts = run_facts(folder)
     arms = [arm.name for arm in config.parsed_arms]
     items = {r: read_items(folder.items(r)) for r in range(config.replicates)}
     training = {
@@ -80,23 +80,13 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         "schema_version": RESULT_VERSION,
         "run": {
             "name": folder.root.name,
-            "preset": config.preset,
-            "seed": config.seed,
+            **{name: getattr(config, name) for name in _SHOWN},
             "arms": arms,
             "control": arms[0],
-            "replicates": config.replicates,
-            "users": config.users,
-            "days": config.days,
-            "burn_in_days": config.burn_in_days,
-            "regime": config.regime,
             "candidates": {arm: config.candidates_of(arm) for arm in arms},
             "config_hash": config.config_hash,
             "config": config.to_dict(),
-            "started": facts.started,
-            "parts": facts.parts,
-            "wall_s": round(facts.wall_s, 1),
-            "peak_memory_gib": facts.peak_memory_bytes
-            and round(facts.peak_memory_bytes / 2**30, 2),
+            **{name: facts[name] for name in ("started", "parts", "wall_s", "peak_memory_gib")},
             **provenance(),
         },
         "ab": analysis,
@@ -104,12 +94,7 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         "cost": cost,
         "calibration": calibration_of_run(folder, config),
         "health": [],  # the analysis has them all, the training budgets included
-        "limits": [
-            *_limits_of_regime(config),
-            *LIMITS,
-            _top_k_limit(config.model),
-            *_limits_of_parts(facts),
-        ],
+        "limits": list(_limits_of(config, facts)),
     }
 
 
@@ -182,7 +167,8 @@ def _mean(values: list[float | None]) -> float | None:
     return round(float(np.mean(known)), 5) if known else None
 
 
-def _limits_of_regime(config: RunConfig) -> Iterator[str]:
+def _limits_of(config: RunConfig, facts: dict[str, Any]) -> Iterator[str]:
+    """What a reader of this run's numbers must know."""
     if config.regime == "equal_latency":
         counts = ", ".join(
             f"{arm.name} {config.candidates_of(arm.name):,}" for arm in config.parsed_arms
@@ -192,24 +178,20 @@ def _limits_of_regime(config: RunConfig) -> Iterator[str]:
             f"measured when the run began, and was given of {config.world.num_candidates:,} "
             f"candidates: {counts}. It was also trained on no others."
         )
-
-
-def _limits_of_parts(facts: RunFacts) -> Iterator[str]:
-    if facts.unmeasured:
+    yield from LIMITS
+    top_k, max_history = config.model.top_k, config.model.max_history
+    yield (
+        f"Top-k models look at k = {top_k} of up to {max_history} impressions "
+        f"({top_k / max_history:.1%}; the paper's ratio is 1%). The ratio moves the verdict."
+    )
+    parts = facts["parts"]
+    if facts["killed"]:
         yield (
-            f"The run was resumed; {facts.unmeasured} of its {facts.parts} parts were killed, and "
+            f"The run was resumed; {facts['killed']} of its {parts} parts were killed, and "
             "their time is not in the run time."
         )
-    if facts.programs > 1:
+    if facts["programs"] > 1:
         yield (
-            f"The {facts.parts} parts of the run were lived by {facts.programs} different programs "
-            "(commits or library versions); parts.json has them."
+            f"The {parts} parts of the run were simulated by {facts['programs']} different "
+            "programs (commits or library versions); parts.json has them."
         )
-
-
-def _top_k_limit(model: ModelConfig) -> str:
-    share = model.top_k / model.max_history
-    return (
-        f"Top-k models look at k = {model.top_k} of up to {model.max_history} impressions "
-        f"({share:.1%}; the paper's ratio is 1%). The ratio moves the verdict."
-    )

@@ -1,25 +1,21 @@
-"""Writes a shard's day, and simulates the warm-up that every run begins with.
+"""Simulates the days of shards of users, and the warm-up that every run begins with.
 
-Knows the run folder, worlds and processes; no Ray, so that plain processes and a run's actors write
-the same bytes, and no models: a warm-up's processes do not load torch (0.25 GB each).
+Knows the run folder and worlds. Plain processes and Ray's actors simulate through `Shards`, so both
+write the same bytes. No Ray, and no models: a warm-up's processes do not load torch (0.25 GB each).
 """
 
 from __future__ import annotations
 
 import asyncio
-import datetime
 import functools
 import io
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ifa_ray.config import require
 from ifa_ray.data.log import (
     read_impressions,
     write_impressions,
@@ -28,67 +24,114 @@ from ifa_ray.data.log import (
     write_timings,
 )
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
-from ifa_ray.errors import LogError
-from ifa_ray.processes import worker_pool
-from ifa_ray.schema import ACTIONS, pack_actions
-from simulator.run.opening import begin_part, end_part
+from ifa_ray.processes import in_processes
+from ifa_ray.schema import ACTIONS, RankRequest, RankResponse, pack_actions
+from simulator.run.opening import driver_part
 from simulator.run.presets import RunConfig
-from simulator.run.progress import PeakMemory, RunProgress
 from simulator.world.config import WorldConfig
-from simulator.world.day import DayLog, run_warmup
+from simulator.world.day import DayLog, Rank, Retrieve, run_day, run_warmup
+from simulator.world.policy import world_ranker
+from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.world import ShardState, World
 
 
-def write_catalogue(folder: RunFolder, config: RunConfig, replicate: int) -> None:
-    """Writes the observed items of a replicate's world, unless they are there."""
-    path = folder.items(replicate)
-    if not path.exists():
-        world = World(config.world, config.world_seed(replicate))
-        write_items(path, world.catalog.item_table())
+class Shards:
+    """Shards of users as they stand before their next day.
 
-
-async def live_prehistory(
-    folder: RunFolder, config: RunConfig, world: World, replicate: int, shard: int
-) -> dict[str, int]:
-    """Lives the prehistory of a shard's users, which all arms of a replicate share.
-
-    A committed one is not lived again.
-
-    Args:
-        folder: where its log is written and committed.
-        config: says which users are the shard's.
-        world: the replicate's.
-        replicate: which.
-        shard: which.
-
-    Returns:
-        Its summary.
+    Memory is a cache of what committed days say: whoever begins anew reads the log and continues
+    to the same bytes.
     """
-    key = ShardDay(WARMUP, replicate, 0, shard)
-    if not folder.is_committed(key):
-        state = ShardState.new(world, config.shard_users(shard))
-        log = await run_warmup(world, state)
-        write_shard_day(folder, key, log, state, timings=None)
-    return folder.summary(key)
+
+    def __init__(self, folder: RunFolder, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+        self.world = functools.cache(self._build_world)
+        # (arm, replicate, shard) -> the next day, and the shard as it stands before it.
+        self._states: dict[tuple[str, int, int], tuple[int, ShardState]] = {}
+
+    async def warm_up(self, replicate: int, shard: int) -> dict[str, int]:
+        """The summary of a shard's prehistory, which is simulated unless it is committed."""
+        key = ShardDay(WARMUP, replicate, 0, shard)
+        if not self.folder.is_committed(key):
+            state = ShardState.new(self.world(replicate), self.config.shard_users(shard))
+            log = await run_warmup(self.world(replicate), state)
+            _write_day(self.folder, key, log, state)
+        return self.folder.summary(key)
+
+    async def simulate_day(
+        self, key: ShardDay, version: int, rank: Rank | None, retrieve: Retrieve | None = None
+    ) -> dict[str, int]:
+        """The summary of a shard's day, which is simulated unless it is committed.
+
+        Args:
+            key: whose warm-up and earlier days are committed.
+            version: of the model that ranks.
+            rank: answers requests; None is the arm's ranker that knows the world.
+            retrieve: answers queries; None is this process.
+
+        Raises:
+            LogError: if a file of an earlier day is missing or damaged.
+        """
+        if self.folder.is_committed(key):
+            return self.folder.summary(key)
+        world, state = self.world(key.replicate), self._state_before(key)
+        timings: list[tuple[int, float, float]] = []
+
+        async def retrieve_here(query: RetrievalQuery) -> Candidates:
+            return world.retrieval.retrieve(query)
+
+        async def rank_here(requests: list[RankRequest]) -> list[RankResponse]:
+            return world_ranker(key.arm, world, state).rank(requests)
+
+        async def timed(requests: list[RankRequest]) -> list[RankResponse]:
+            begun = time.perf_counter()
+            responses = await (rank or rank_here)(requests)
+            wait_ms = 1e3 * (time.perf_counter() - begun) / len(requests)
+            timings.extend((each.request_id, each.rank_ms, wait_ms) for each in responses)
+            return responses
+
+        log = await run_day(
+            world,
+            state,
+            key.day,
+            retrieve=retrieve or retrieve_here,
+            rank=timed,
+            model_version=version,
+            num_candidates=self.config.candidates_of(key.arm),
+        )
+        _write_day(self.folder, key, log, state, timings)
+        self._states[key.arm, key.replicate, key.shard] = (key.day + 1, state)
+        return self.folder.summary(key)
+
+    def _state_before(self, key: ShardDay) -> ShardState:
+        """The shard at the start of a day: from memory, or read again from the log."""
+        next_day, state = self._states.pop((key.arm, key.replicate, key.shard), (-1, None))
+        if state is not None and next_day == key.day:
+            return state
+        past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
+            ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
+        ]
+        with np.load(self.folder.state(past[-1]), allow_pickle=False) as arrays:
+            state = ShardState.from_arrays(self.world(key.replicate), dict(arrays))
+        for day in past:
+            columns = read_impressions(self.folder.table("impressions", day))
+            actions = pack_actions({name: columns[name] for name in ACTIONS})
+            state.histories.append_sorted(
+                columns["user_id"], columns["video_id"], actions, columns["time_ms"]
+            )
+        return state
+
+    def _build_world(self, replicate: int) -> World:
+        return World(self.config.world, self.config.world_seed(replicate))
 
 
-def write_shard_day(
+def _write_day(
     folder: RunFolder,
     key: ShardDay,
     log: DayLog,
     state: ShardState,
-    timings: Sequence[tuple[int, float, float]] | None,
+    timings: list[tuple[int, float, float]] | None = None,
 ) -> None:
-    """Writes and commits a shard's day.
-
-    Args:
-        folder: of the run.
-        key: which day of which shard.
-        log: what its users did.
-        state: of the shard at the day's end.
-        timings: request id, ranking and waiting milliseconds of each request, in any order; None
-            where no ranker was timed.
-    """
+    """Writes and commits a shard's day; no ranker was timed in the warm-up."""
     write_impressions(folder.table("impressions", key), log.impressions)
     write_requests(folder.table("requests", key), log.requests)
     if timings is not None:
@@ -105,42 +148,27 @@ def write_shard_day(
     folder.commit(key, log.summary())
 
 
-def shard_before(folder: RunFolder, world: World, key: ShardDay) -> ShardState:
-    """The shard at the start of a day: hidden state of the day before, histories of the whole log.
-
-    Args:
-        folder: of the run; the warm-up and all earlier days of the arm's shard are committed.
-        world: of the replicate.
-        key: the day that is to be lived.
-
-    Raises:
-        LogError: if a file is missing or damaged.
-    """
-    past = [ShardDay(WARMUP, key.replicate, 0, key.shard)] + [
-        ShardDay(key.arm, key.replicate, day, key.shard) for day in range(key.day)
-    ]
-    with np.load(folder.state(past[-1]), allow_pickle=False) as arrays:
-        state = ShardState.from_arrays(world, dict(arrays))
-    for day in past:
-        columns = read_impressions(folder.table("impressions", day))
-        state.histories.append_sorted(
-            columns["user_id"],
-            columns["video_id"],
-            pack_actions({name: columns[name] for name in ACTIONS}),
-            columns["time_ms"],
-        )
-    return state
+def write_catalogue(folder: RunFolder, config: RunConfig, replicate: int) -> None:
+    """Writes the observed items of a replicate's world, unless they are there."""
+    path = folder.items(replicate)
+    if not path.exists():
+        world = World(config.world, config.world_seed(replicate))
+        write_items(path, world.catalog.item_table())
 
 
 def compile_ahead() -> None:
-    """Lives two users of a world as small as can be; a tenth of a second when all is on disk."""
+    """Simulates two users of a tiny world, so that compiled functions are on disk for all."""
     config = WorldConfig(
-        num_items=1_000, num_candidates=50, warmup_candidates=25, max_history=50,
-        history_median=40.0, min_history=20, warmup_requests_per_user=1,
-    )  # fmt: skip
+        num_items=1_000,
+        num_candidates=50,
+        warmup_candidates=25,
+        max_history=50,
+        history_median=40.0,
+        min_history=20,
+        warmup_requests_per_user=1,
+    )
     world = World(config, 0)
-    shard = ShardState.new(world, np.arange(2, dtype=np.int32))
-    asyncio.run(run_warmup(world, shard))
+    asyncio.run(run_warmup(world, ShardState.new(world, np.arange(2, dtype=np.int32))))
 
 
 def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> dict[str, int]:
@@ -151,7 +179,7 @@ def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> di
     Args:
         folder: open (see `simulator.run.opening.open_run`); what is committed is kept.
         config: of the run that this is the beginning of.
-        processes: how many shards are lived at a time, each in a process of its own; 1 is this one.
+        processes: side by side, a shard each; 1 is this one.
 
     Returns:
         Counts, summed over shards and replicates.
@@ -159,56 +187,32 @@ def write_warmup_log(folder: RunFolder, config: RunConfig, processes: int) -> di
     Raises:
         LogError: if a process died.
     """
-    require(processes >= 1, "processes", processes, ">= 1")
-    started = time.monotonic()
-    begin_part(folder, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    num_jobs = config.replicates * config.shards
-    progress = RunProgress(arms=(WARMUP,), units_per_arm=num_jobs)
-    memory = PeakMemory()
     total: dict[str, int] = {}
-    try:
-        with memory, progress:
-            progress.say(
-                f"{config.preset}: warm-up log of {config.replicates} replicates x {config.users} "
-                f"users, seed {config.seed}, in {folder.root}"
-            )
-            for summary in live_warmups(folder.root, config, processes):
-                progress.lived(WARMUP, 0, summary["requests"])
-                for name, count in summary.items():
-                    total[name] = total.get(name, 0) + count
-    finally:
-        end_part(folder, time.monotonic() - started, memory.peak_bytes)
+    units = config.replicates * config.shards
+    with driver_part(folder, config, "warm-up log", units={WARMUP: units}) as progress:
+        for summary in simulate_warmups(folder.root, config, processes):
+            progress.finished(WARMUP, 0, summary["requests"])
+            for name, count in summary.items():
+                total[name] = total.get(name, 0) + count
     return total
 
 
-def live_warmups(root: Path, config: RunConfig, processes: int) -> Iterator[dict[str, int]]:
-    """Lives what is missing of the warm-ups of all shards; their summaries as they come."""
-    jobs = list(itertools.product(range(config.replicates), range(config.shards)))
-    if processes == 1:
-        for job in jobs:
-            yield _live(root, config, *job)
-        return
-    compile_ahead()
-    with worker_pool(min(processes, len(jobs))) as pool:
-        futures = [pool.submit(_live, root, config, *job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise LogError(
-                f"{root}: a process died before its shard was written, perhaps for want of memory: "
-                "each holds a world. Continue with --resume, and fewer --processes."
-            ) from None
+def simulate_warmups(root: Path, config: RunConfig, processes: int) -> Iterator[dict[str, int]]:
+    """Simulates what is missing of the warm-ups of all shards; their summaries as they come."""
+    if processes > 1:
+        compile_ahead()
+    jobs = itertools.product([root], [config], range(config.replicates), range(config.shards))
+    for _, summary in in_processes(_warm_up, jobs, processes):
+        yield summary
 
 
-def _live(root: Path, config: RunConfig, replicate: int, shard: int) -> dict[str, int]:
-    folder = RunFolder(root)
-    write_catalogue(folder, config, replicate)
-    world = _world(config, replicate)
-    return asyncio.run(live_prehistory(folder, config, world, replicate, shard))
+def _warm_up(root: Path, config: RunConfig, replicate: int, shard: int) -> dict[str, int]:
+    shards = _shards_of(root, config, replicate)
+    write_catalogue(shards.folder, config, replicate)
+    return asyncio.run(shards.warm_up(replicate, shard))
 
 
 @functools.lru_cache(maxsize=1)
-def _world(config: RunConfig, replicate: int) -> World:
+def _shards_of(root: Path, config: RunConfig, _replicate: int) -> Shards:
     # Replicates come in order, so one world is enough and memory does not grow with them.
-    return World(config.world, config.world_seed(replicate))
+    return Shards(RunFolder(root), config)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ifa_ray.config import require
 from simulator.run.cluster import Cluster, private_ray_environment, quiet_ray_logs
-from simulator.run.opening import open_run
+from simulator.run.opening import driver_part, open_run
 from simulator.run.presets import RunConfig
 
 
@@ -25,8 +25,9 @@ def simulate(
     cluster: Cluster | None = None,
     resume: bool = False,
     reuse: Path | None = None,
+    progress: TextIO | None = None,
 ) -> dict[str, Any]:
-    """Lives what of a run is not finished, compares its arms, and writes result and report.
+    """Simulates what of a run is not finished, compares its arms, and writes result and report.
 
     Args:
         config: of the run; see `simulator.preset`.
@@ -35,6 +36,7 @@ def simulate(
         cluster: of Ray, where `processes` is None; by default one of its own on this machine.
         resume: True if `out` is an earlier run of the same config, to be continued.
         reuse: an earlier run; what its arms did under equal settings is taken over.
+        progress: where progress is told; standard error by default.
 
     Returns:
         What `result.json` holds.
@@ -52,17 +54,34 @@ def simulate(
                 from simulator.run.reuse import reuse_run
 
                 taken = reuse_run(reuse, folder, config)
-                print(f"taken over from {reuse}: {', '.join(taken) or 'no arm'}", file=sys.stderr)
-            if processes is not None:
-                from simulator.run.process_executor import run_plain
+                text = f"taken over from {reuse}: {', '.join(taken) or 'no arm'}"
+                print(text, file=progress or sys.stderr)
+            from simulator.run.result import write_result
 
-                run_plain(folder, config, processes)
-            else:
-                if cluster.embedded:
-                    private_ray_environment(root / ".ray-home")
-                quiet_ray_logs()
-                from simulator.run.ray_executor import run
+            days = config.replicates * config.days * config.shards
+            arms = [arm.name for arm in config.parsed_arms]
+            on_ray = processes is None
+            place = "on Ray" if on_ray else f"{processes} processes without Ray"
+            with driver_part(
+                folder,
+                config,
+                f"arms {', '.join(config.arms)}, {place}",
+                units=dict.fromkeys(arms, days) if on_ray else {},
+                stream=progress,
+                one_machine=not on_ray or cluster.embedded,
+            ) as told:
+                if processes is not None:
+                    from simulator.run.process_executor import run_in_processes
 
-                run(folder, config, cluster)
+                    run_in_processes(folder, config, processes, told)
+                else:
+                    if cluster.embedded:
+                        private_ray_environment(root / ".ray-home")
+                    quiet_ray_logs()
+                    from simulator.run.ray_executor import run_on_ray
+
+                    run_on_ray(folder, config, cluster, told)
+            told.say("analysing the log")
+            write_result(folder, config)
         result: dict[str, Any] = json.loads(folder.result.read_bytes())
         return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from simulator.run.presets import AA_ARM, RunConfig, override, preset
+from simulator.run.presets import AA_ARM, RunConfig, preset
 from simulator.world.config import WORLDS
 
 _CHALLENGERS = ("ifa", "ifa_plus")
@@ -38,11 +38,11 @@ def experiment_parts(preset_name: str, changes: dict[str, object]) -> tuple[Part
 
     Args:
         preset_name: `experiment`, or a smaller preset to try it out.
-        changes: settings of every part, as `override` takes them.
+        changes: settings of every part, as `Config.replace` takes them.
     """
     quality, equal = [], []
     for number, world in enumerate(WORLDS):
-        config = override(preset(preset_name, world), changes)
+        config = preset(preset_name, world).replace(changes)
         if number:  # how far luck reaches is measured once
             arms = tuple(arm for arm in config.arms if arm != AA_ARM)
             config = dataclasses.replace(config, arms=arms)
@@ -54,8 +54,8 @@ def experiment_parts(preset_name: str, changes: dict[str, object]) -> tuple[Part
         )
     few, name = equal[0].config, quality[0].name
     moved = [
-        Part(name="rule-long-view", config=override(few, {"model.ranking_rule": "long_view"})),
-        Part(name="set-step-learned", config=override(few, {"model.set_step": "learned"})),
+        Part(name="rule-long-view", config=few.replace({"model.ranking_rule": "long_view"})),
+        Part(name="set-step-learned", config=few.replace({"model.set_step": "learned"})),
     ]
     moved = [dataclasses.replace(part, reuse=name) for part in moved]
     return (*quality, *equal, *moved)

@@ -21,9 +21,8 @@ from typing import Any
 from ifa_ray.config import Config, require
 from ifa_ray.errors import LogError, unknown_name
 from ifa_ray.processes import worker_pool
-from simulator.run.opening import open_run
-from simulator.run.presets import RunConfig, override
-from simulator.run.process_executor import run_plain
+from simulator.run.presets import RunConfig
+from simulator.run.simulate import simulate
 
 KNOBS: Mapping[str, tuple[float, ...]] = {
     "interest_gain": (0.0, 0.5, 2.0),
@@ -76,8 +75,7 @@ class SensitivitySettings(Config):
 
     def configs(self, base: RunConfig) -> dict[str, RunConfig]:
         """The runs of the table by the name of their row, the world as it is first."""
-        sized = override(
-            base,
+        sized = base.replace(
             {
                 "arms": self.arms,
                 "replicates": self.replicates,
@@ -86,12 +84,12 @@ class SensitivitySettings(Config):
                 "burn_in_days": 1,
                 "shards": 1,
                 "train_requests_per_day": self.train_requests_per_day,
-            },
+            }
         )
         rows = {BASELINE: sized}
         for knob in self.knobs:
             for value in KNOBS[knob]:
-                rows[f"{knob} = {value:g}"] = override(sized, {f"world.{knob}": value})
+                rows[f"{knob} = {value:g}"] = sized.replace({f"world.{knob}": value})
         return rows
 
 
@@ -158,9 +156,7 @@ def _run_all(root: Path, configs: Mapping[str, RunConfig], processes: int) -> It
 
 def _run_one(root: Path, config: RunConfig) -> None:
     resume = (root / "config.json").exists()
-    with open_run(root, config, resume) as folder:
-        if not folder.result.exists():
-            run_plain(folder, config, processes=1, stream=io.StringIO())
+    simulate(config, root, processes=1, resume=resume, progress=io.StringIO())
 
 
 def _folder(root: Path, name: str) -> Path:

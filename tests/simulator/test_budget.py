@@ -2,21 +2,19 @@
 
 import dataclasses
 import itertools
-import json
 
 import numpy as np
 import pytest
 
 from ifa_ray.data.log import read_requests
+from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
 from simulator.run.costs import measure_budget
-from simulator.run.opening import open_run
-from simulator.run.presets import override, preset
-from simulator.run.process_executor import run_plain
+from simulator.run.presets import preset
+from simulator.run.simulate import simulate
 
-CONFIG = override(
-    preset("smoke"),
-    {"arms": ("twin", "ifa", "random"), "users": 4, "days": 2, "train_requests_per_day": 4},
+CONFIG = preset("smoke").replace(
+    {"arms": ("twin", "ifa", "random"), "users": 4, "days": 2, "train_requests_per_day": 4}
 )
 
 
@@ -75,9 +73,8 @@ def test_settings_that_contradict_each_other_are_refused(changes):
 def test_a_limited_arm_is_given_the_first_of_each_channel_and_learns_from_those(tmp_path):
     limits = {"regime": "equal_latency", "budget_ms": 1.0, "candidate_limits": ("twin=40",)}
     config = dataclasses.replace(CONFIG, **limits)
-    with open_run(tmp_path / "run", config, resume=False) as folder:
-        run_plain(folder, config, processes=1)
-    result = json.loads(folder.result.read_bytes())
+    result = simulate(config, tmp_path / "run", processes=1)
+    folder = RunFolder(tmp_path / "run")
     assert result["run"]["regime"] == "equal_latency"
     assert result["run"]["candidates"] == {"twin": 40, "ifa": 120, "random": 120}
     assert all(check["ok"] for check in result["ab"]["health"])

@@ -10,9 +10,8 @@ import time
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.run.opening import open_run
-from simulator.run.presets import override, preset
-from simulator.run.process_executor import run_plain
+from simulator.run.presets import preset
+from simulator.run.simulate import simulate
 
 ARMS = "twin,ifa,random"
 SMALL = ["--preset", "smoke", "--arms", ARMS, "--replicates", "3", "--users", "4", "--days", "2"]
@@ -52,9 +51,7 @@ def test_it_ends_with_a_verdict_and_a_report(finished):
 
 def test_one_process_writes_the_same_bytes_as_two(finished, tmp_path):
     changes = {"arms": tuple(ARMS.split(",")), "replicates": 3, "users": 4, "days": 2}
-    config = override(preset("smoke"), changes)
-    with open_run(tmp_path / "run", config, resume=False) as folder:
-        run_plain(folder, config, processes=1)
+    simulate(preset("smoke").replace(changes), tmp_path / "run", processes=1)
     assert digests(tmp_path / "run") == digests(finished)
 
 
@@ -78,10 +75,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(finished, tmp_path):
 
 def test_the_oracle_is_far_above_chance_and_is_not_trained(tmp_path):
     changes = {"arms": ("random", "popularity", "oracle"), "users": 12, "days": 2}
-    config = override(preset("smoke"), changes)
-    with open_run(tmp_path / "run", config, resume=False) as folder:
-        run_plain(folder, config, processes=1)
-    result = json.loads(folder.result.read_bytes())
+    result = simulate(preset("smoke").replace(changes), tmp_path / "run", processes=1)
     watch_s = {arm: rows["watch_time"]["mean"] for arm, rows in result["ab"]["levels"].items()}
     assert watch_s["oracle"] > 1.5 * watch_s["random"]
     assert watch_s["oracle"] > watch_s["popularity"]
@@ -90,9 +84,5 @@ def test_the_oracle_is_far_above_chance_and_is_not_trained(tmp_path):
 
 
 def test_zero_processes_are_refused(tmp_path):
-    config = preset("smoke")
-    with (
-        open_run(tmp_path / "run", config, resume=False) as folder,
-        pytest.raises(ConfigError, match="processes == 0, must be >= 1"),
-    ):
-        run_plain(folder, config, processes=0)
+    with pytest.raises(ConfigError, match="processes == 0, must be >= 1"):
+        simulate(preset("smoke"), tmp_path / "run", processes=0)

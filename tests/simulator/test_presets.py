@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ifa_ray.errors import ConfigError
-from simulator.run.presets import MODEL_ARMS, Arm, RunConfig, override, preset
+from simulator.run.presets import MODEL_ARMS, Arm, RunConfig, preset
 from simulator.world.config import WORLDS
 
 
@@ -116,11 +116,11 @@ def test_a_named_ranker_is_an_arm():
 )
 def test_settings_outside_their_rule_are_refused(smoke, changes, says):
     with pytest.raises(ConfigError, match=says):
-        override(smoke, changes)
+        smoke.replace(changes)
 
 
 def test_overrides_reach_nested_settings(smoke):
-    changed = override(smoke, {"world.num_candidates": 200, "days": 3})
+    changed = smoke.replace({"world.num_candidates": 200, "days": 3})
     assert (changed.world.num_candidates, changed.days) == (200, 3)
     assert changed.config_hash != smoke.config_hash
 

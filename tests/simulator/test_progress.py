@@ -15,12 +15,12 @@ class Clock:
 
 def test_lines_carry_arms_days_rate_and_eta():
     clock, stream = Clock(), io.StringIO()
-    progress = RunProgress(("twin", "ifa"), units_per_arm=2, stream=stream, clock=clock)
+    progress = RunProgress({"twin": 2, "ifa": 2}, stream=stream, clock=clock)
     with progress:
         clock.now = 10.0
-        progress.lived("twin", day=0, requests=5)
+        progress.finished("twin", day=0, requests=5)
         clock.now = 20.0
-        progress.lived("ifa", day=0, requests=5)
+        progress.finished("ifa", day=0, requests=5)
     last = " ".join(stream.getvalue().split("] ")[-1].split())
     # Two of four shard-days in the 10 s since the first one, 10 requests in them.
     assert last == ("2/4 shard-days (twin day 1, ifa day 1), 10 requests, 1 requests/s, ETA 10 s")
@@ -28,8 +28,8 @@ def test_lines_carry_arms_days_rate_and_eta():
 
 def test_lines_are_not_written_more_often_than_every_five_seconds():
     clock, stream = Clock(), io.StringIO()
-    progress = RunProgress(("twin",), units_per_arm=100, stream=stream, clock=clock)
+    progress = RunProgress({"twin": 100}, stream=stream, clock=clock)
     for _ in range(50):
         clock.now += 0.1
-        progress.lived("twin", day=0, requests=1)
+        progress.finished("twin", day=0, requests=1)
     assert stream.getvalue().count("shard-days") == 1

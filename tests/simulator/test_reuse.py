@@ -8,9 +8,9 @@ import pytest
 
 from ifa_ray.errors import ConfigError, LogError
 from simulator.run.opening import open_run
-from simulator.run.presets import override, preset
-from simulator.run.process_executor import run_plain
+from simulator.run.presets import preset
 from simulator.run.reuse import reuse_run
+from simulator.run.simulate import simulate
 from simulator.studies.experiment import experiment_parts
 
 SMALL = {"users": 4, "days": 2, "replicates": 1}
@@ -20,7 +20,7 @@ PARTS = ("log/impressions", "log/requests", "models", "worlds", "state")
 def lived(root, config, reuse=None):
     with open_run(root, config, resume=False) as folder:
         taken = () if reuse is None else reuse_run(reuse, folder, config)
-        run_plain(folder, config, processes=1)
+    simulate(config, root, processes=1, resume=True)
     return taken
 
 
@@ -35,7 +35,7 @@ def digests(root):
 
 @pytest.fixture(scope="module")
 def config():
-    return override(preset("smoke"), {**SMALL, "arms": ("twin", "ifa", "random")})
+    return preset("smoke").replace({**SMALL, "arms": ("twin", "ifa", "random")})
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +58,13 @@ def test_arms_that_do_the_same_are_taken_over_and_others_lived(source, config, t
 
 
 def test_a_model_of_other_settings_is_not_taken_over(source, config, tmp_path):
-    moved = override(config, {"model.ranking_rule": "long_view"})
+    moved = config.replace({"model.ranking_rule": "long_view"})
     with open_run(tmp_path / "run", moved, resume=False) as folder:
         assert reuse_run(source, folder, moved) == ("random",)
 
 
 def test_a_run_of_other_worlds_is_refused(source, config, tmp_path):
-    other = override(config, {"seed": 5})
+    other = config.replace({"seed": 5})
     with (
         open_run(tmp_path / "run", other, resume=False) as folder,
         pytest.raises(ConfigError, match="must be a run of the same seed: it has 0, this one 5"),
@@ -73,7 +73,7 @@ def test_a_run_of_other_worlds_is_refused(source, config, tmp_path):
 
 
 def test_a_damaged_source_gives_nothing(config, tmp_path):
-    lived(tmp_path / "source", override(config, {"arms": ("random", "popularity")}))
+    lived(tmp_path / "source", config.replace({"arms": ("random", "popularity")}))
     file = next((tmp_path / "source" / "log" / "requests" / "arm=random").rglob("*.parquet"))
     file.write_bytes(file.read_bytes()[:-1])
     with (

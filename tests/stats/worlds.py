@@ -19,9 +19,9 @@ from ifa_ray.abtest.estimates import paired_effect, two_samples
 from ifa_ray.abtest.measure import measure, past_and_norms
 from ifa_ray.abtest.metrics import METRICS
 from ifa_ray.data.log import read_items
-from simulator.run.opening import open_run
-from simulator.run.presets import override, preset
-from simulator.run.process_executor import run_plain
+from ifa_ray.data.run_folder import RunFolder
+from simulator.run.presets import preset
+from simulator.run.simulate import simulate
 
 WATCH = next(metric for metric in METRICS if metric.name == "watch_time")
 
@@ -54,12 +54,9 @@ def same(one, other):
 
 
 def run_quietly(root, config, processes):
-    with (
-        contextlib.redirect_stderr(io.StringIO()),
-        open_run(root, config, resume=False) as folder,
-    ):
-        run_plain(folder, config, processes, stream=io.StringIO())
-        return folder
+    with contextlib.redirect_stderr(io.StringIO()):
+        simulate(config, root, processes=processes)
+    return RunFolder(root)
 
 
 def shuffle_rows(folder, arm):
@@ -73,7 +70,7 @@ def shuffle_rows(folder, arm):
 def check_1():
     """`random` and its namesake are the same ranker with the same seed."""
     arms = ("twin", "random", "again=ifa_ray.ranking.ranker:RandomRanker")
-    config = override(preset("smoke"), {"arms": arms, "replicates": 2})
+    config = preset("smoke").replace({"arms": arms, "replicates": 2})
     names = tuple(arm.name for arm in config.parsed_arms)
     with tempfile.TemporaryDirectory() as name:
         one = run_quietly(Path(name) / "one", config, 1)
@@ -99,7 +96,7 @@ def checks_7_and_8(base="quick", **changes):
     """Of a preset; a test lives a smaller one."""
     order = ("random", "popularity", "twin", "oracle")
     arms = ("twin", "random", "popularity", "oracle")
-    config = override(preset(base), {"arms": arms, "replicates": 3, "days": 4, **changes})
+    config = preset(base).replace({"arms": arms, "replicates": 3, "days": 4, **changes})
     with tempfile.TemporaryDirectory() as name:
         folder = run_quietly(Path(name) / "run", config, 2)
         logs = logs_of(folder, config, order)

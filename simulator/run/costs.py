@@ -1,4 +1,4 @@
-"""What every arm may rank in the same time: the `equal_latency` regime's limits, measured once.
+"""Measures what arms cost: the limits of the `equal_latency` regime, and a run before it is paid.
 
 Knows models, a clock and the sizes of a run. In the regime `quality` every arm ranks all C
 candidates, whatever that costs. Here every arm has the same milliseconds of CPU per request, and

@@ -204,7 +204,7 @@ def driver_part(
 
 
 def run_facts(folder: RunFolder) -> dict[str, Any]:
-    """What the drivers measured, over all parts of a run.
+    """The drivers' measurements, over all parts of a run.
 
     Keys: `started`, when the first part began, ISO 8601; `wall_s` of the parts that ended by
     themselves; `peak_memory_gib`, of all processes of a part together, None where it is not known;

@@ -1,4 +1,4 @@
-"""What a run is: one frozen config, and the presets, which are functions that return complete ones.
+"""A run as one frozen config, and the presets: functions that return complete ones.
 
 Knows settings only. Whatever changes a byte of the log is here; what does not (how many actors,
 which cluster, where the folder lies) is an argument of `simulator.simulate`.
@@ -155,7 +155,7 @@ class RunConfig(Config):
         return dataclasses.replace(self.model, name=name)
 
     def candidates_of(self, arm: str) -> int:
-        """How many candidates an arm is given."""
+        """The number of candidates that an arm is given."""
         limits = dict(text.split("=") for text in self.candidate_limits)
         return int(limits.get(arm, self.world.num_candidates))
 

@@ -53,7 +53,7 @@ def run_in_processes(
 
 
 def stream_settings(folder: RunFolder, config: RunConfig, arm: Arm) -> StreamSettings:
-    """What the trainer of a learning arm must know."""
+    """The settings of a learning arm's trainer."""
     return StreamSettings(
         root=str(folder.root.resolve()),
         arm=arm.name,

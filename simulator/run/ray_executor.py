@@ -268,7 +268,7 @@ def _serve_is_up() -> bool:
 
 
 def _first_error(error: BaseException) -> BaseException:
-    """What went wrong first: an error of ours if there is one, out of Ray's wrapping."""
+    """The first error, one of ours if there is any, out of Ray's wrapping."""
     leaves: list[BaseException] = []
     rest = [error]
     while rest:

@@ -1,11 +1,12 @@
 """From a finished run's folder to result.json and report.html: a function of what lies there.
 
-Knows the folder, the A/B analysis and the calibration; no Ray. Every number of the report is in
+Knows the folder and the A/B analysis; no Ray. Every number of the report is in
 result.json, and `python -m simulator report` renders it again.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -22,11 +23,13 @@ from ifa_ray.data.log import read_items, read_timings
 from ifa_ray.data.run_folder import RunFolder, ShardDay, write_atomically
 from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
-from simulator.calibration.table import calibration_of_run
 from simulator.run.opening import run_facts
 from simulator.run.presets import AA_ARM, RunConfig
 
 RESULT_VERSION = 2
+
+SECTIONS = {"calibration": "simulator.calibration.table:calibration_of_run"}
+"""Parts of the result that optional packages add: a function of the run's folder and config."""
 
 _SHOWN = ("preset", "seed", "replicates", "users", "days", "burn_in_days", "regime")
 LIMITS = (
@@ -92,14 +95,19 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
         "ab": analysis,
         "training": training,
         "cost": cost,
-        "calibration": calibration_of_run(folder, config),
+        **{name: _section(place, folder, config) for name, place in SECTIONS.items()},
         "health": [],  # the analysis has them all, the training budgets included
         "limits": list(_limits_of(config, facts)),
     }
 
 
+def _section(place: str, folder: RunFolder, config: RunConfig) -> Any:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)(folder, config)
+
+
 def _budgets(config: RunConfig, training: dict[str, Any]) -> dict[str, Any]:
-    """What must be equal: with an equal time for all, candidates are not."""
+    """Training budgets that must be equal: with an equal time for all, candidates are not."""
     if config.regime == "quality":
         return training
     fields = ("steps", "samples")
@@ -108,19 +116,15 @@ def _budgets(config: RunConfig, training: dict[str, Any]) -> dict[str, Any]:
 
 def _training(folder: RunFolder, config: RunConfig, arm: str) -> dict[str, Any]:
     """Steps and progressive metrics of an arm, summed or averaged over its versions."""
-    metrics = [
-        load_metrics(version_folder(folder.models(arm, replicate), version))
-        for replicate in range(config.replicates)
-        for version in range(config.days + 1)
-    ]
+    versions = [(r, v) for r in range(config.replicates) for v in range(config.days + 1)]
+    metrics = [load_metrics(version_folder(folder.models(arm, r), v)) for r, v in versions]
+    seconds = [json.loads(folder.training_time(arm, *v).read_bytes())["seconds"] for v in versions]
     days = [each for each in metrics if each["samples"]]
+    counts = ("steps", "samples", "candidates")
     return {
-        **{
-            field: sum(each[field] for each in metrics)
-            for field in ("steps", "samples", "candidates")
-        },
+        **{field: sum(each[field] for each in metrics) for field in counts},
         "versions": config.days + 1,
-        "seconds": round(sum(_training_seconds(folder, config, arm)), 2),
+        "seconds": round(sum(seconds), 2),
         "auc": {name: _mean([each["auc"][name] for each in days]) for name in OBJECTIVES},
         "gauc": {name: _mean([each["gauc"][name] for each in days]) for name in OBJECTIVES},
     }
@@ -155,20 +159,13 @@ def _cost(
     }
 
 
-def _training_seconds(folder: RunFolder, config: RunConfig, arm: str) -> Iterator[float]:
-    for replicate in range(config.replicates):
-        for version in range(config.days + 1):
-            path = folder.training_time(arm, replicate, version)
-            yield json.loads(path.read_bytes())["seconds"]
-
-
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 5) if known else None
 
 
 def _limits_of(config: RunConfig, facts: dict[str, Any]) -> Iterator[str]:
-    """What a reader of this run's numbers must know."""
+    """Sentences that a reader of this run's numbers must know."""
     if config.regime == "equal_latency":
         counts = ", ".join(
             f"{arm.name} {config.candidates_of(arm.name):,}" for arm in config.parsed_arms

@@ -1,4 +1,4 @@
-"""What a finished run has done already, taken over by a new one that would do the same.
+"""Takes over what a finished run has done already and a new one would do the same.
 
 Knows run folders and configs. In a second regime, or with another arm beside them, many worlds of a
 comparison are the same to the byte: the warm-up of all arms, and every arm whose settings did not

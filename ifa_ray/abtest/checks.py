@@ -17,6 +17,7 @@ from scipy import stats
 
 from ifa_ray.abtest.effects import Effect
 from ifa_ray.abtest.estimates import MIN_REPLICATES, Estimate, over_replicates
+from ifa_ray.abtest.text import percent
 
 SRM_ALPHA = 0.001
 """Sample-ratio checks use a stricter level than effects: a false alarm throws a whole run away."""
@@ -319,13 +320,3 @@ def decide(
         noun = "guardrail" if len(breached) == 1 else "guardrails"
         line += f" Breached {noun}: {', '.join(breached)}."
     return Verdict(decision=Decision.BETTER if better else Decision.WORSE, line=line)
-
-
-def percent(ratio: float) -> str:
-    """A relative effect for people: +0.80%, with a true minus sign."""
-    digits = 2 if abs(ratio) < 1 else 0
-    text = f"{ratio * 100:+,.{digits}f}%"
-    # An effect that rounds to nothing has no direction to print.
-    return (
-        text[1:] if float(text[1:-1].replace(",", "")) == 0 else text.replace("-", "\N{MINUS SIGN}")
-    )

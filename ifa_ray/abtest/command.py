@@ -20,9 +20,12 @@ from rich.table import Table
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.logs import open_items
 from ifa_ray.abtest.own_logs import OwnLogs, open_own_logs
-from ifa_ray.abtest.report.compare import write_comparison
-from ifa_ray.abtest.report.exports import effect_cells, write_exports
-from ifa_ray.abtest.report.render import RESULT_VERSION, write_report
+from ifa_ray.abtest.report.render import (
+    RESULT_VERSION,
+    effect_cells,
+    write_comparison,
+    write_report,
+)
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.provenance import provenance
@@ -140,8 +143,12 @@ def run_abtest(options: argparse.Namespace) -> int:
         options.out.mkdir(exist_ok=True)
         text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
         write_atomically(options.out / "result.json", text.encode())
-        written = [write_report(options.out), *write_exports(result, options.out)]
-        print(*written, sep="\n", file=sys.stderr if options.json else sys.stdout)
+        report = write_report(options.out)
+        print(
+            *map(report.with_suffix, (".html", ".md", ".csv")),
+            sep="\n",
+            file=sys.stderr if options.json else sys.stdout,
+        )
     return 0 if all(check["ok"] for check in analysis["health"]) else 1
 
 

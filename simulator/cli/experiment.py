@@ -56,7 +56,7 @@ def add_experiment(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
 def run_experiment(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from ifa_ray.abtest.report.compare import write_comparison
+    from ifa_ray.abtest.report.render import write_comparison
 
     processes = usable_cores() if args.processes is None else args.processes
     require(processes >= 1, "processes", processes, ">= 1")

@@ -16,7 +16,6 @@ import numpy as np
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.checks import training_equal
 from ifa_ray.abtest.logs import RunLogs
-from ifa_ray.abtest.report.exports import write_exports
 from ifa_ray.abtest.report.render import write_report
 from ifa_ray.checkpoints.format import load_metrics, version_folder
 from ifa_ray.data.log import read_items, read_timings
@@ -47,7 +46,6 @@ def write_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     write_atomically(folder.result, text.encode())
     write_report(folder.root)
-    write_exports(result, folder.root)
     return result
 
 

@@ -15,8 +15,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def main():
     import ab_results
 
-    from ifa_ray.abtest.report.exports import to_csv, to_markdown
-    from ifa_ray.abtest.report.render import render_report
+    from ifa_ray.abtest.report.render import render_csv, render_markdown, render_report
 
     source = GOLDEN / "result.json"
     if "--result" in sys.argv:
@@ -25,8 +24,8 @@ def main():
         source.write_text(json.dumps(made, sort_keys=True, separators=(",", ":")) + "\n")
     result = json.loads(source.read_text())
     (GOLDEN / "report.html").write_text(render_report(result))
-    (GOLDEN / "report.md").write_text(to_markdown(result))
-    (GOLDEN / "report.csv").write_text(to_csv(result))
+    (GOLDEN / "report.md").write_text(render_markdown(result))
+    (GOLDEN / "report.csv").write_text(render_csv(result))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ifa_ray.abtest.report.compare import render_comparison
-from ifa_ray.abtest.report.render import render_report
+from ifa_ray.abtest.report.render import render_comparison, render_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

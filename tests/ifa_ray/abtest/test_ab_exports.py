@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from test_ab_report import Outline
 
-from ifa_ray.abtest.checks import percent
-from ifa_ray.abtest.report.compare import (
+from ifa_ray.abtest.report.render import (
     COMPARED,
-    comparison_markdown,
+    CSV_COLUMNS,
     render_comparison,
+    render_csv,
+    render_markdown,
+    render_report,
     write_comparison,
 )
-from ifa_ray.abtest.report.exports import CSV_COLUMNS, to_csv, to_markdown
-from ifa_ray.abtest.report.render import render_report
-from ifa_ray.abtest.report.sections import range_text
+from ifa_ray.abtest.text import interval, percent
 from ifa_ray.cli import main
 from ifa_ray.errors import ConfigError, LogError
 
@@ -33,7 +33,7 @@ def result():
 
 @pytest.mark.parametrize(
     ("name", "render"),
-    [("report.html", render_report), ("report.md", to_markdown), ("report.csv", to_csv)],
+    [("report.html", render_report), ("report.md", render_markdown), ("report.csv", render_csv)],
 )
 def test_renderings_are_the_golden_ones(result, name, render):
     # After a deliberate change: python tests/ifa_ray/abtest/make_golden.py, and look at it.
@@ -42,7 +42,7 @@ def test_renderings_are_the_golden_ones(result, name, render):
 
 def test_csv_holds_every_metric_in_full_precision(result):
     ab = result["ab"]
-    rows = list(csv.DictReader(io.StringIO(to_csv(result))))
+    rows = list(csv.DictReader(io.StringIO(render_csv(result))))
     assert tuple(rows[0]) == CSV_COLUMNS
     assert [row["metric"] for row in rows] == [metric["name"] for metric in ab["metrics"]]
     for row in rows:
@@ -54,7 +54,7 @@ def test_csv_holds_every_metric_in_full_precision(result):
 
 
 def test_markdown_is_one_table_whose_rows_have_as_many_cells(result):
-    text = to_markdown(result)
+    text = render_markdown(result)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(result["ab"]["metrics"])
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
@@ -66,8 +66,8 @@ def test_exports_of_two_replicates_say_that_intervals_are_of_users(result):
     made["ab"]["replicates"] = 2
     for effect in made["ab"]["effects"]["ifa"].values():
         effect |= dict.fromkeys(("interval", "acceptance_region", "p", "se", "df"))
-    assert "Intervals over users, as trained." in to_markdown(made)
-    assert {row["basis"] for row in csv.DictReader(io.StringIO(to_csv(made)))} == {"users"}
+    assert "Intervals over users, as trained." in render_markdown(made)
+    assert {row["basis"] for row in csv.DictReader(io.StringIO(render_csv(made)))} == {"users"}
 
 
 def other_run(result):
@@ -84,7 +84,7 @@ def test_the_comparison_shows_each_runs_own_numbers_and_health(result):
     text = outline.text
     for run in (result, other_run(result)):
         row = run["ab"]["effects"]["ifa"]["watch_time"]
-        assert f"{percent(row['relative'])} {range_text(row['interval'])} over replicates" in text
+        assert f"{percent(row['relative'])} {interval(row['interval'])} over replicates" in text
         assert str(run["run"]["seed"]) in text
     assert "Configs differ" in text
     assert "failed complete logs" in text
@@ -114,14 +114,15 @@ def test_comparing_from_the_command_line(tmp_path, result, capsys):
 def test_what_can_not_be_compared_is_named(tmp_path, result):
     with pytest.raises(LogError, match=r"result\.json"):
         write_comparison([tmp_path], tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({**result, "schema_version": 1}))
     with pytest.raises(LogError, match="schema_version == 1"):
-        render_comparison({"old": {**result, "schema_version": 1}})
-    with pytest.raises(ConfigError, match="at least one run"):
-        render_comparison({})
+        write_comparison([tmp_path], tmp_path)
+    with pytest.raises(ConfigError, match="folders of different names"):
+        write_comparison([tmp_path, tmp_path], tmp_path)
 
 
 def test_the_comparison_in_markdown_has_a_row_for_each_arm(result):
-    text = comparison_markdown({"one": result, "two": other_run(result)})
+    text = render_comparison({"one": result, "two": other_run(result)}, "md")
     sections = text.split("## ")[1:]
     assert [section.splitlines()[0] for section in sections] == ["one", "two"]
     assert "FAILED complete logs" in sections[1]
@@ -132,7 +133,7 @@ def test_the_comparison_in_markdown_has_a_row_for_each_arm(result):
         assert len(cells) == 1
     watch = result["ab"]["effects"]["ifa"]["watch_time"]
     assert f"{percent(watch['relative'])}" in sections[0]
-    assert range_text(watch["interval"]) in sections[0]
+    assert interval(watch["interval"]) in sections[0]
 
 
 def test_the_comparison_asks_the_control_trained_again_for_watch_time_alone(result):
@@ -141,6 +142,6 @@ def test_the_comparison_asks_the_control_trained_again_for_watch_time_alone(resu
     ab["arms"], ab["aa_arm"] = [*ab["arms"], "aa"], "aa"
     ab["aa"] = {**ab["effects"]["ifa"]["watch_time"], "arm": "aa"}
     ab["levels"]["aa"] = ab["levels"]["ifa"]
-    row = next(line for line in comparison_markdown({"a": made}).splitlines() if "`aa`" in line)
+    row = next(line for line in render_comparison({"a": made}, "md").splitlines() if "`aa`" in line)
     assert percent(ab["aa"]["relative"]) in row
     assert row.endswith("| \N{EN DASH} |")

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import ab_results
 import pytest
 
-from ifa_ray.abtest.checks import percent
-from ifa_ray.abtest.report import render_report, svg, write_report
-from ifa_ray.abtest.report.sections import duration, number, own_units, p_text, range_text
+from ifa_ray.abtest.report import svg
+from ifa_ray.abtest.report.render import render_report, write_report
+from ifa_ray.abtest.text import difference, duration, interval, number, p_value, percent, region
 from ifa_ray.errors import LogError
 
 VOID = {"meta", "br", "hr", "img", "link"}
@@ -65,23 +65,22 @@ def test_every_effect_and_level_appears(result, html):
         assert ab["verdicts"][arm]["decision"] in text
         for name, row in rows.items():
             if name == "wtg":
-                bounds = " to ".join(own_units(bound) for bound in row["interval"])
-                assert f"{own_units(row['difference'])} {bounds}" in text
+                bounds = " to ".join(difference(bound) for bound in row["interval"])
+                assert f"{difference(row['difference'])} {bounds}" in text
                 continue
             assert percent(row["relative"]) in text, name
-            assert range_text(row["interval"]) in text, name
-            assert p_text(row["p_adjusted"]) in text, name
+            assert interval(row["interval"]) in text, name
+            assert p_value(row["p_adjusted"]) in text, name
             for which in ("twin", arm):
                 assert number(ab["levels"][which][name]["mean"]) in text, name
         for row in rows["watch_time"]["replicates"]:
-            assert f"{percent(row['relative'])} {range_text(row['interval'])}" in text
+            assert f"{percent(row['relative'])} {interval(row['interval'])}" in text
         for row in (*ab["daily"][arm], *ab["cumulative"][arm]):
-            both = f"{range_text(row['interval'])} {range_text(row['band'])}"
+            both = f"{interval(row['interval'])} {interval(row['band'])}"
             assert f"{percent(row['relative'])} {both}" in text
         for name in ("watch_time", "impressions", "likes", "forwards", "categories_k"):
-            region = range_text(rows[name]["acceptance_region"], brackets=True)
-            checkpoint = range_text(rows[name]["checkpoint"]["acceptance_region"], brackets=True)
-            assert f"{region} {checkpoint}" in text, name
+            of_both = [rows[name], rows[name]["checkpoint"]]
+            assert " ".join(region(row["acceptance_region"]) for row in of_both) in text, name
 
 
 def test_guardrails_segments_platform_and_power_appear(result, html):
@@ -90,18 +89,18 @@ def test_guardrails_segments_platform_and_power_appear(result, html):
         assert len(ab["guardrails"][arm]) == 3
         for row in ab["guardrails"][arm]:
             numbers = [percent(row["relative"]), percent(row["worst"]),
-                       percent(row["harm"] * row["margin"]), p_text(row["p_harm"])]  # fmt: skip
+                       percent(row["harm"] * row["margin"]), p_value(row["p_harm"])]  # fmt: skip
             assert f"{' '.join(numbers)} {row['status']}" in text
         for block in ab["segments"][arm].values():
             if block["p_trend"] is not None:
-                assert f"trend: p = {p_text(block['p_trend'])}".replace("= <", "<") in text
+                assert f"trend: p = {p_value(block['p_trend'])}".replace("= <", "<") in text
             for row in block["rows"]:
                 if not row["undefined"]:
-                    assert f"{percent(row['relative'])} {range_text(row['interval'])}" in text
+                    assert f"{percent(row['relative'])} {interval(row['interval'])}" in text
         platform = ab["platform"][arm]
         assert any(row["cuped"] for row in platform["rows"])
         for row in platform["rows"]:
-            numbers = [percent(row["relative"]), range_text(row["interval"]), p_text(row["p"])]
+            numbers = [percent(row["relative"]), interval(row["interval"]), p_value(row["p"])]
             assert f"{' '.join(numbers)} {row['price']:.1f}×" in text
         plan = ab["planning"][arm]
         assert f"found in 80 of 100 runs like this one, {percent(plan['detectable'])}" in text
@@ -195,7 +194,7 @@ def test_two_replicates_show_no_verdict_and_no_headline_interval(tmp_path):
     text = Outline(render_report(made)).text
     assert "No verdict on ifa: 2 replicates" in text
     row = made["ab"]["effects"]["ifa"]["watch_time"]
-    assert f"these checkpoints: {range_text(row['checkpoint']['interval'])}" in text
+    assert f"these checkpoints: {interval(row['checkpoint']['interval'])}" in text
 
 
 def test_failed_checks_of_either_source_turn_the_banner(result):
@@ -238,7 +237,9 @@ def test_write_report_writes_beside_the_result(tmp_path, result, html):
     path = write_report(tmp_path)
     assert path == tmp_path / "report.html"
     assert path.read_text(encoding="utf-8") == html
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "result.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "report.csv", "report.html", "report.md", "result.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -246,12 +247,12 @@ def test_write_report_writes_beside_the_result(tmp_path, result, html):
     [
         (None, "No such file"),
         ('{"schema_version": 2, "run"', "result.json"),
-        ("[1]", "must hold an object"),
+        ("[1]", "schema_version == None"),
         ('{"schema_version": NaN}', "NaN is not a number"),
         ("{}", "schema_version == None, must be 2"),
-        ('{"schema_version": 2}', "result.run is absent, must be a dict"),
-        ("no cost", "result.cost is absent, must be a dict"),
-        ("no seed", "lacks the key 'seed'"),
+        ('{"schema_version": 2}', "run is no dict, or missing"),
+        ("no cost", "cost is no dict, or missing"),
+        ("no seed", "no attribute 'seed'"),
         ("text for number", "another kind"),
     ],
 )
@@ -279,10 +280,10 @@ def places(figure, kind, attribute):
     ]
 
 
-def effect(relative, interval=None, significant=False):
+def effect(relative, bounds=None, significant=False):
     return {
         "relative": relative,
-        "interval": interval,
+        "interval": bounds,
         "acceptance_region": None,
         "significant": significant,
         "checkpoint": {"interval": None},
@@ -315,10 +316,10 @@ def test_scale_is_not_squeezed_by_one_wide_interval_but_always_holds_the_essenti
 
 def test_daily_line_rises_with_the_effect():
     rows = [
-        {"day": day, "counted": day > 0, "relative": value, "interval": None}
+        {"day": day, "counted": day > 0, "relative": value, "interval": None, "band": None}
         for day, value in enumerate((0.0, 0.02, 0.01))
     ]
-    drawn = svg.daily(rows, 0.015, "x")
+    drawn = svg.daily(rows, "", 0.015, "x")
     low, high, middle = places(drawn, "dot(?: full)?", "cy")
     assert high < middle < low  # down is positive in SVG
     assert middle == pytest.approx((low + high) / 2)
@@ -337,9 +338,9 @@ def test_number(value, text):
 
 
 def test_p_and_duration():
-    assert p_text(0.0009) == "< 0.001"
-    assert p_text(0.0497) == "0.0497"
-    assert p_text(1.0) == "1"
+    assert p_value(0.0009) == "< 0.001"
+    assert p_value(0.0497) == "0.0497"
+    assert p_value(1.0) == "1"
     assert [duration(s) for s in (None, 59.4, 500.4, 7322)] == [
         "–", "59 s", "8 min 20 s", "2 h 2 min",
     ]  # fmt: skip

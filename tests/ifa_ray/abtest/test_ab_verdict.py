@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from ifa_ray.abtest import Check, Decision, training_equal
-from ifa_ray.abtest.checks import decide, no_lost_partitions, percent, users_equal
+from ifa_ray.abtest.checks import decide, no_lost_partitions, users_equal
 from ifa_ray.abtest.estimates import Estimate
+from ifa_ray.abtest.text import percent
 
 GOOD = Estimate(log_lift=0.01, se=0.001, df=4)
 BAD = Estimate(log_lift=-0.01, se=0.001, df=4)

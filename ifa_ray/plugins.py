@@ -15,7 +15,7 @@ from typing import Any
 
 from ifa_ray.errors import ConfigError, unknown_name
 
-_OF_STORES = ("append", "watermark", "read", "extent", "erase", "close")
+_OF_STORES = ("append", "watermark", "read", "erase", "close")
 
 
 def load_ranker_class(spec: str) -> type[Any]:
@@ -36,7 +36,7 @@ def load_store_class(spec: str) -> type[Any]:
 
     Raises:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
-            class with the methods of `ifa_ray.serving.history_store.HistoryStore`.
+            class with the methods of `ifa_ray.serving.sequence_store.HistoryStore`.
     """
     found = _load_class("store_class", spec)
     for method in _OF_STORES:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 
-from ifa_ray.errors import ConfigError, RequestError, ServingError
+from ifa_ray.config import require
+from ifa_ray.errors import RequestError, ServingError
 from ifa_ray.schema import RankRequest, RankResponse
-from ifa_ray.serving import events, wire
+from ifa_ray.serving import wire
 from ifa_ray.serving.sequence_store import Append, Appended
-from ifa_ray.serving.versions import MAX_DEADLINE_MS
 
-_MEDIA_TYPES = {"arrow": wire.ARROW, "json": wire.JSON}
-_RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
-# Bodies are not read on the way to a replica, so whose they are is told beside them.
 SESSION_HEADER = "x-session-id"
-_CONFLICT = (409,)  # of an append, the caller's; of a version, the server's
+"""Bodies are not read on the way to a replica, so whose they are is told beside them."""
+
+_RETRIED = (502, 503, 504)  # a proxy without a replica, a full queue, a proxy's patience
+_REFUSED = (404, 413, 415, 422)  # the caller's fault
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
 class RankClient:
-    """Ranks at `base_url`; use it as a context manager, from one thread.
+    """Ranks at `base_url`, in Arrow; use it as a context manager, from one thread.
 
     with RankClient("http://127.0.0.1:8000") as client:
         (response,) = client.rank([request])
@@ -35,7 +36,6 @@ class RankClient:
         *,
         timeout_s: float = 10.0,
         retries: int = 3,
-        format: Literal["arrow", "json"] = "arrow",  # noqa: A002 - the word its users look for
         token: str | None = None,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -45,9 +45,10 @@ class RankClient:
 
         Args:
             base_url: scheme, host, port and the application's route prefix.
-            timeout_s: of one call, its retries and waits included.
+            timeout_s: of one call, its retries and waits included. It bounds when an attempt may
+                start and how long it may wait for the network at a stretch; an answer that trickles
+                in may pass it.
             retries: attempts after the first.
-            format: "arrow", or "json" to read along.
             token: of the application, where it asks for one.
             transport: of the bytes; None is the network.
             clock: seconds, for the deadline.
@@ -56,10 +57,10 @@ class RankClient:
         Raises:
             ConfigError: on a setting outside its rule.
         """
-        self._patience = RetryPolicy(timeout_s, retries, clock, sleep)
-        if format not in _MEDIA_TYPES:
-            raise ConfigError(f"format == {format!r}, must be 'arrow' or 'json'.")
-        self._media_type = _MEDIA_TYPES[format]
+        require(timeout_s > 0, "timeout_s", timeout_s, "> 0")
+        require(retries >= 0, "retries", retries, ">= 0")
+        self._timeout_s, self._retries = timeout_s, retries
+        self._clock, self._sleep = clock, sleep
         # trust_env=False: a proxy meant for the web would receive users' histories.
         self._http = httpx.Client(
             base_url=base_url,
@@ -76,7 +77,7 @@ class RankClient:
         min_version: int = 0,
         probabilities: bool = False,
     ) -> list[RankResponse]:
-        """Ranks requests; one call, and so one version, for all of them, or a call each in JSON.
+        """Ranks requests; one call, and so one version, for all of them.
 
         Args:
             requests: at least one. A history of `ifa_ray.schema.FROM_STORE` is the one that the
@@ -89,44 +90,31 @@ class RankClient:
             RequestError: the server refused the request; the message is the server's.
             ServingError: no server, no answer in time, or an answer that is none.
         """
-        each_alone = self._media_type == wire.JSON
-        groups = [[request] for request in requests] if each_alone else [list(requests)]
-        params = {"slot": slot, "min_version": min_version}
-        responses: list[RankResponse] = []
-        for group in groups:
-            body = wire.encode_requests(group, self._media_type, probabilities=probabilities)
-            answer = self._send(
-                "POST", "/v1/rank", params=params, content=body, tells_deadline=True,
-                session=session_of(group),
-            )  # fmt: skip
-            self._check_media_type(answer)
-            responses += wire.decode_responses(answer.content, self._media_type, len(group))
-        return responses
+        answer = self._send(
+            "POST",
+            "/v1/rank",
+            params={"slot": slot, "min_version": min_version},
+            content=wire.encode_requests(requests, probabilities=probabilities),
+            session=_session_of(requests),
+            tells_deadline=True,
+        )
+        return wire.decode_responses(answer.content, len(requests))
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Adds impressions to the histories that the server keeps, on its disk on return.
 
-        One call stores all of them or none; in JSON each is a call of its own.
-
-        Args:
-            appends: at least one.
+        One call stores all of them, at least one, or none.
 
         Raises:
             RequestError: the server refused them, as where they do not follow what is stored; the
                 message says from where on they must.
             ServingError: as `rank`; also if the server's store is full.
         """
-        each_alone = self._media_type == wire.JSON
-        groups = [[append] for append in appends] if each_alone else [list(appends)]
-        done: list[Appended] = []
-        for group in groups:
-            body = events.encode_appends(group, self._media_type)
-            answer = self._send(
-                "POST", "/v1/events", content=body, refusals=_CONFLICT, session=session_of(group)
-            )
-            self._check_media_type(answer)
-            done += events.decode_appended(answer.content, self._media_type, len(group))
-        return done
+        content, session = wire.encode_appends(appends), _session_of(appends)
+        answer = self._send(
+            "POST", "/v1/events", content=content, session=session, refused=(*_REFUSED, 409)
+        )
+        return wire.decode_appended(answer.content, len(appends))
 
     def watermark(self, user_id: int) -> int:
         """How many impressions the server keeps of a user: where the next append begins.
@@ -135,8 +123,7 @@ class RankClient:
             RequestError: the server keeps no histories.
             ServingError: as `rank`.
         """
-        answer = self._send("GET", f"/v1/users/{user_id}")
-        return events.read_user(answer.content).watermark
+        return _number(self._send("GET", f"/v1/users/{user_id}"), "watermark")
 
     def erase(self, user_id: int) -> int:
         """Removes what the server keeps of a user; returns how many impressions there were.
@@ -145,7 +132,7 @@ class RankClient:
             RequestError, ServingError: as `watermark`.
         """
         answer = self._send("DELETE", f"/v1/users/{user_id}", session=str(user_id))
-        return events.read_erased(answer.content).erased
+        return _number(answer, "erased")
 
     def models(self) -> dict[str, Any]:
         """Slots, the versions in memory and the settings of one replica.
@@ -170,11 +157,6 @@ class RankClient:
     ) -> None:
         self.close()
 
-    def _check_media_type(self, answer: httpx.Response) -> None:
-        media_type = answer.headers.get("content-type", "")
-        if media_type != self._media_type:
-            raise ServingError(f"content-type == {media_type!r}, must be {self._media_type!r}.")
-
     def _send(
         self,
         method: str,
@@ -182,142 +164,86 @@ class RankClient:
         *,
         params: dict[str, int] | None = None,
         content: bytes | None = None,
-        refusals: tuple[int, ...] = (),
-        tells_deadline: bool = False,
         session: str = "",
+        refused: tuple[int, ...] = _REFUSED,
+        tells_deadline: bool = False,
     ) -> httpx.Response:
-        """Sends until an answer is final; see `RetryPolicy`.
+        """Sends until an answer is final, attempts are used up or waiting would pass the deadline.
 
         Args:
             method: of HTTP.
             path: below the base.
             params: of the query.
-            content: of the body.
-            refusals: statuses that are the caller's fault, besides those that always are.
-            tells_deadline: whether the server is told how long the answer is waited for.
+            content: of the body, in Arrow.
             session: whose replica is to answer; empty if it is nobody's.
+            refused: statuses that are the caller's fault.
+            tells_deadline: whether the server is told how long the answer is waited for.
         """
-
-        def attempt(left_s: float) -> httpx.Response:
-            headers = {"content-type": self._media_type} if content is not None else {}
-            if session:
-                headers[SESSION_HEADER] = session
+        headers = {"content-type": wire.ARROW} if content is not None else {}
+        if session:
+            headers[SESSION_HEADER] = session
+        deadline, wait_s = self._clock() + self._timeout_s, _FIRST_WAIT_S
+        for number in range(1, self._retries + 2):
+            left_s, pause_s = max(deadline - self._clock(), 1e-3), wait_s
             if tells_deadline:
-                headers["deadline-ms"] = str(min(max(1, int(1e3 * left_s)), MAX_DEADLINE_MS))
+                headers["deadline-ms"] = str(min(max(1, int(1e3 * left_s)), wire.MAX_DEADLINE_MS))
             try:
                 answer = self._http.request(
                     method, path, params=params, content=content, headers=headers, timeout=left_s
                 )
             except httpx.TransportError as error:
-                raise RetryableError(f"{type(error).__name__}: {error}") from None
-            if answer.status_code in _RETRIED:
-                raise RetryableError(_message(answer), _retry_after_s(answer))
-            return _checked(answer, refusals)
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status_code not in _RETRIED:
+                    return _checked(answer, refused, content is not None)
+                reason, after = _message(answer), answer.headers.get("retry-after", "")
+                if after.isdigit():
+                    pause_s = max(wait_s, min(float(after), _LONGEST_WAIT_S))
+            if number > self._retries or self._clock() + pause_s >= deadline:
+                break
+            self._sleep(pause_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        raise ServingError(
+            f"{method} {self._http.base_url.join(path)} failed {number} time(s) within timeout_s "
+            f"== {self._timeout_s}; the last: {reason}"
+        )
 
-        return self._patience.answer_of(f"{method} {self._http.base_url.join(path)}", attempt)
 
-
-def _checked(answer: httpx.Response, refusals: tuple[int, ...]) -> httpx.Response:
-    if answer.status_code == 200:
-        return answer
-    if answer.status_code in (404, 413, 415, 422, *refusals) and _has_error(answer):
+def _checked(answer: httpx.Response, refused: tuple[int, ...], in_arrow: bool) -> httpx.Response:
+    if answer.status_code in refused and _error(answer) is not None:
         raise RequestError(_message(answer))
-    raise ServingError(f"status {answer.status_code}: {_message(answer)}")
+    if answer.status_code != 200:
+        raise ServingError(f"status {answer.status_code}: {_message(answer)}")
+    media_type = answer.headers.get("content-type", "")
+    if in_arrow and media_type != wire.ARROW:
+        raise ServingError(f"content-type == {media_type!r}, must be {wire.ARROW!r}.")
+    return answer
 
 
-def _has_error(answer: httpx.Response) -> bool:
+def _error(answer: httpx.Response) -> str | None:
     # A 404 without it comes from a proxy that has no such route, not from the ranker.
     try:
-        return isinstance(answer.json()["error"], str)
+        error = answer.json()["error"]
     except (ValueError, KeyError, TypeError):
-        return False
+        return None
+    return error if isinstance(error, str) else None
 
 
 def _message(answer: httpx.Response) -> str:
-    if _has_error(answer):
-        return str(answer.json()["error"])
-    return answer.text[:200] or answer.reason_phrase
+    return _error(answer) or answer.text[:200] or answer.reason_phrase
 
 
-def _retry_after_s(answer: httpx.Response) -> float:
-    value = answer.headers.get("retry-after", "")
-    return min(float(value), LONGEST_WAIT_S) if value.isdigit() else 0.0
+def _number(answer: httpx.Response, field: str) -> int:
+    try:
+        found = answer.json()[field]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, int):
+        raise ServingError(f"not an answer about a user: {field} == {found!r}, must be an int.")
+    return found
 
 
-def session_of(calls: Sequence[RankRequest] | Sequence[Append]) -> str:
+def _session_of(calls: Sequence[RankRequest] | Sequence[Append]) -> str:
     """The user of a call; empty of several users, as no replica is theirs."""
     users = {one.user_id for one in calls}
     return str(users.pop()) if len(users) == 1 else ""
-
-
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 2.0
-
-Answer = TypeVar("Answer")
-
-
-class RetryableError(Exception):
-    """An attempt failed in a way that may pass."""
-
-    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
-        """Notes the reason, and how long the server asks to be left alone."""
-        super().__init__(reason)
-        self.wait_s = wait_s
-
-
-class RetryPolicy:
-    """Of one client: a deadline for each call, and how many attempts lie within."""
-
-    def __init__(
-        self,
-        timeout_s: float,
-        retries: int,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-    ) -> None:
-        """Checks the settings.
-
-        Args:
-            timeout_s: of one call, its retries and waits included.
-            retries: attempts after the first.
-            clock: seconds, for the deadline.
-            sleep: waits that many seconds between attempts.
-
-        Raises:
-            ConfigError: on a setting outside its rule.
-        """
-        if not timeout_s > 0:
-            raise ConfigError(f"timeout_s == {timeout_s}, must be > 0.")
-        if retries < 0:
-            raise ConfigError(f"retries == {retries}, must be >= 0.")
-        self._timeout_s, self._retries = timeout_s, retries
-        self._clock, self._sleep = clock, sleep
-
-    def answer_of(self, what: str, attempt: Callable[[float], Answer]) -> Answer:
-        """Attempts until one is final, attempts are used up or waiting would pass the deadline.
-
-        The deadline bounds when an attempt may start and how long it may wait for the network at a
-        stretch; an answer that trickles in may pass it.
-
-        Args:
-            what: is asked, for the message.
-            attempt: given the seconds that are left, > 0; raises `RetryableError` to be repeated.
-
-        Raises:
-            ServingError: with the last reason.
-        """
-        deadline = self._clock() + self._timeout_s
-        wait_s = FIRST_WAIT_S
-        number = 0
-        while True:
-            number += 1
-            try:
-                return attempt(max(deadline - self._clock(), 1e-3))
-            except RetryableError as error:
-                reason, pause_s = str(error), max(wait_s, error.wait_s)
-            if number > self._retries or self._clock() + pause_s >= deadline:
-                raise ServingError(
-                    f"{what} failed {number} time(s) within timeout_s == {self._timeout_s}; "
-                    f"the last: {reason}"
-                )
-            self._sleep(pause_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)

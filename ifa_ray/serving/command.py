@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
+from ifa_ray.serving.settings import AppSettings
 
 _HELP = """\
 Serve a model of a finished run from this machine: starts a Ray and a Serve of its own on 127.0.0.1,
@@ -48,30 +50,19 @@ histories, states, deadlines and metrics; deploy/README.md goes on from a laptop
 
 def add_serve(commands: Any) -> None:
     """Adds `serve` to the subparsers of the command line."""
-    command = commands.add_parser(
-        "serve", description=_HELP, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    command.add_argument(
-        "run", type=Path, metavar="RUN", nargs="?", default=Path("runs/latest"),
-        help="default: %(default)s",
-    )  # fmt: skip
-    command.add_argument(
-        "--local", action="store_true", required=True,
-        help="on this machine; there is no other way from here: a cluster gets `serve deploy`",
-    )  # fmt: skip
-    command.add_argument("--model", default="ifa", help="an arm of the run (default: %(default)s)")
-    command.add_argument("--replicate", type=int, default=0, help="of the run (default: 0)")
-    command.add_argument(
-        "--items", type=Path, metavar="FILE", help="catalogue; RUN is then a checkpoint folder"
-    )
-    command.add_argument(
-        "--histories", type=Path, metavar="FOLDER",
-        help="keep histories there, so that a request may name its user alone",
-    )  # fmt: skip
-    command.add_argument(
-        "--port", type=int, default=8000, help="on 127.0.0.1 (default: %(default)s)"
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser("serve", description=_HELP, epilog=_EPILOG, formatter_class=raw)
+    add, default = command.add_argument, " (default: %(default)s)"
+    text = "on this machine; there is no other way from here: a cluster gets `serve deploy`"
+    add("run", type=Path, metavar="RUN", nargs="?", default="runs/latest", help=default.strip())
+    add("--local", action="store_true", required=True, help=text)
+    add("--model", default="ifa", help="an arm of the run" + default)
+    add("--replicate", type=int, default=0, help="of the run" + default)
+    text = "catalogue; RUN is then a checkpoint folder"
+    add("--items", type=Path, metavar="FILE", help=text)
+    text = "keep histories there, so that a request may name its user alone"
+    add("--histories", type=Path, metavar="FOLDER", help=text)
+    add("--port", type=int, default=8000, help="on 127.0.0.1" + default)
 
 
 def run_serve(options: argparse.Namespace) -> int:
@@ -80,9 +71,7 @@ def run_serve(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: on a missing file or folder, or a port that is taken.
     """
-    values = settings_of(options)
-    # What is slow to import, after a mistake of the user's would have been found.
-
+    settings = _settings(options)
     stopped = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: stopped.set())
@@ -91,25 +80,18 @@ def run_serve(options: argparse.Namespace) -> int:
         from ray import serve
 
         from ifa_ray.serving.app import deployment_for
-        from ifa_ray.serving.settings import AppSettings
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        settings = AppSettings.from_dict(values)
         serve.run(deployment_for(settings), name=settings.name, route_prefix="/")
         url = f"http://127.0.0.1:{options.port}"
-        print(f"{settings.name} is served; ask it:\n\n{curl_line(url, values)}\n")
+        print(f"{settings.name} is served; ask it:\n\n{_curl_line(url, settings)}\n")
         print(f"documentation: {url}/docs    stop: Ctrl-C", flush=True)
         stopped.wait()
         print("stopping ...", file=sys.stderr)
     return 0
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The application's settings, as values of `AppSettings`.
-
-    Raises:
-        ConfigError: on a missing file or folder.
-    """
+def _settings(options: argparse.Namespace) -> AppSettings:
     run = RunFolder(options.run)
     items = options.items or run.items(options.replicate)
     models = options.run if options.items else run.models(options.model, options.replicate)
@@ -119,21 +101,17 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
                 f"{field} == {str(path)!r}, must exist. `make run` writes a run; "
                 "`python -m ifa_ray serve --help` says what else can be served."
             )
-    values: dict[str, Any] = {
-        "name": options.model,
-        # Absolute: replicas run in Ray's folder.
-        "slots": [{"items": str(items.resolve()), "checkpoints": str(models.resolve())}],
-    }
-    if options.histories:
-        values["sequence_store"] = str(options.histories.resolve())
-    return values
+    histories = options.histories and str(options.histories.resolve())
+    # Absolute: replicas run in Ray's folder.
+    slot = {"items": str(items.resolve()), "checkpoints": str(models.resolve())}
+    return AppSettings.from_dict(
+        {"name": options.model, "slots": [slot], "sequence_store": histories}
+    )
 
 
-def curl_line(url: str, values: dict[str, Any]) -> str:
+def _curl_line(url: str, settings: AppSettings) -> str:
     """A request that ranks the first items of the catalogue."""
-    from ifa_ray.data.log import read_items
-
-    ids = read_items(Path(values["slots"][0]["items"])).video_id_N[:5].tolist()
+    ids = read_items(Path(settings.slots[0].items)).video_id_N[:5].tolist()
     body = {
         "request_id": 1,
         "user_id": 7,
@@ -145,21 +123,21 @@ def curl_line(url: str, values: dict[str, Any]) -> str:
     return f"curl -sS {url}/v1/rank -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
-_OBJECT_STORE_BYTES = 200 * 2**20
-
-
 @contextmanager
 def local_serve(http_port: int, *, num_cpus: int = 2) -> Iterator[None]:
-    """Serve is up within, and nothing is deployed.
+    """Serve is up within, on 127.0.0.1, and nothing is deployed.
 
-    Args:
-        http_port: on 127.0.0.1.
-        num_cpus: that replicas may reserve, be there so many or not.
-
-    Raises:
-        ConfigError: if a port is taken.
+    Replicas may reserve `num_cpus`, be there so many or not. Raises `ConfigError` if the port is
+    taken.
     """
-    _require_free("port", http_port)
+    with socket.socket() as probe:
+        # As servers do: a port whose last connection is only winding down is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", http_port))
+        except (OSError, OverflowError) as error:
+            rule = "must be free on 127.0.0.1"
+            raise ConfigError(f"port == {http_port}, {rule}: {error}") from None
     # Short, because sockets lie below it and their paths are limited to 107 bytes.
     session = tempfile.mkdtemp(prefix="ifa-ray-")
     _private_environment(Path(session) / "home")
@@ -173,13 +151,11 @@ def local_serve(http_port: int, *, num_cpus: int = 2) -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            object_store_memory=_OBJECT_STORE_BYTES,
+            object_store_memory=200 * 2**20,
             _temp_dir=session,
         )
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options={"host": "127.0.0.1", "port": http_port},
-        )
+        http = {"host": "127.0.0.1", "port": http_port}
+        serve.start(proxy_location="HeadOnly", http_options=http)
         yield
     finally:
         if ray.is_initialized():
@@ -204,13 +180,3 @@ def _private_environment(home: Path) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     # One thread a process: replicas share the cores, and scores are then equal bit by bit.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def _require_free(field: str, port: int) -> None:
-    with socket.socket() as probe:
-        # As servers do: a port whose last connection is only winding down is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise ConfigError(f"{field} == {port}, must be free on 127.0.0.1: {error}") from None

@@ -12,33 +12,27 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ifa_ray.checkpoints.format import latest_version, load_model, version_folder
+from ifa_ray.config import require
 from ifa_ray.data.log import read_items
-from ifa_ray.errors import CheckpointError, ConfigError, RequestError
+from ifa_ray.errors import CheckpointError, RequestError, ServingError
 from ifa_ray.plugins import load_ranker_class
 from ifa_ray.ranking.ranker import ModelRanker, Ranker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import RankRequest, RankResponse, StoredHistory
-from ifa_ray.serving.history_ranker import erase_user, with_histories
-from ifa_ray.serving.history_store import HistoryStore, open_store
-from ifa_ray.serving.measures import Measures
-from ifa_ray.serving.sequence_store import Append, Appended
-from ifa_ray.serving.settings import AppSettings, SlotSettings
-from ifa_ray.serving.versions import (
-    DeadlineError,
-    Loaded,
-    Slot,
-    check_deadline,
-    fewer_candidates,
-    score,
-)
+from ifa_ray.serving.history_ranker import HistoryRanker, StoredHistories
+from ifa_ray.serving.sequence_store import Append, Appended, HistoryStore, open_store
+from ifa_ray.serving.settings import AppSettings
+from ifa_ray.serving.versions import Loaded, Slot, score
+
+_Result = TypeVar("_Result")
 
 
 class UnknownSlotError(RequestError):
@@ -47,6 +41,14 @@ class UnknownSlotError(RequestError):
 
 class NoStoreError(RequestError):
     """The application keeps no histories."""
+
+
+class DeadlineError(ServingError):
+    """A call was still waiting when its deadline passed; it was not ranked."""
+
+
+def _note_nothing(name: str, value: float, **labels: object) -> None:
+    """Records no metric, as in tests and on a laptop."""
 
 
 class RankerDeployment:
@@ -65,7 +67,8 @@ class RankerDeployment:
             StoreError: if the store of histories cannot be opened.
         """
         self.settings = settings
-        self.measures = Measures()
+        self.note: Callable[..., None] = _note_nothing
+        """Records a metric of `ifa_ray.serving.app.METRICS`: name, value, labels."""
         self._calls = 0
         # One scoring thread: a core per replica is the unit of capacity, and the event loop, with
         # its health checks, stays live while it works. OpenMP's thread count is per thread.
@@ -75,20 +78,17 @@ class RankerDeployment:
         self._loading = ThreadPoolExecutor(1, "loading")
         # Its own thread: an append waits for the disk, and scoring must not.
         self._storing = ThreadPoolExecutor(1, "storing")
-        self._states: list[SequenceStates] = []
-        if settings.state_bytes:
-            share = settings.state_bytes // len(settings.slots)
-            self._states = [SequenceStates(share) for _ in settings.slots]
+        places = range(len(settings.slots if slots is None else slots))
+        share = settings.state_bytes // len(settings.slots)
+        self._states = [SequenceStates(share) if share else None for _ in places]
         if slots is None:
             settings.check_paths()
-            slots = [
-                open_slot(settings, place, self._states[place] if self._states else None)
-                for place in range(len(settings.slots))
-            ]
+            slots = [open_slot(settings, place, self._states[place]) for place in places]
         self._slots = list(slots)
         self._store = open_store(settings)
-        if (attend := getattr(self._store, "attend", None)) is not None:
-            attend(self._forget_users, self._scoring.submit)
+        self._histories = [
+            StoredHistories(self._store, states) for states in self._states if self._store
+        ]
 
     async def rank(
         self,
@@ -117,25 +117,24 @@ class RankerDeployment:
             DeadlineError: if it passed.
         """
         asked_s = time.perf_counter()
-        deadline_s = None if deadline_ms is None else asked_s + deadline_ms / 1e3
         held = self._slot(slot)
         if self._store is None and any(isinstance(r.history, StoredHistory) for r in requests):
             raise NoStoreError("history is the service's, must be given: it keeps none.")
         loaded = held.find(min_version, exact=exact)  # read once: one request, one version
         if loaded is None:
-            loaded = await self._load(slot, min_version, exact=exact)
+            loaded = await self._on(self._loading, self._load, slot, min_version, exact)
         if self._store is not None:
-            loaded = Loaded(loaded.version, with_histories(loaded.ranker, self._store))
+            ranker = HistoryRanker(loaded.ranker, self._histories[slot])
+            loaded = Loaded(loaded.version, ranker)
         self._calls += 1
-        self.measures.waiting(self._calls)
+        self.note("calls", self._calls)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._scoring, self._score, slot, loaded, requests, asked_s, deadline_s, exact
+            return await self._on(
+                self._scoring, self._score, slot, loaded, requests, asked_s, deadline_ms, exact
             )
         finally:
             self._calls -= 1
-            self.measures.waiting(self._calls)
+            self.note("calls", self._calls)
 
     async def load(self, slot: int, version: int) -> int:
         """Brings a version into memory before it is asked for; returns the one that now answers.
@@ -145,18 +144,20 @@ class RankerDeployment:
         """
         held = self._slot(slot)
         if held.find(version) is None:
-            await self._load(slot, version, exact=False)
+            await self._on(self._loading, self._load, slot, version, False)
         return held.newest.version
 
     async def models(self) -> dict[str, Any]:
-        """The settings of this replica, and the versions in memory, newest first."""
+        """Slots, the versions in memory, the settings, and what the cached states hold."""
+        stats = [states.stats() for states in self._states if states is not None]
+        shown = [{**dataclasses.asdict(one), "hit_rate": one.hit_rate} for one in stats]
         return {
             "name": self.settings.name,
             "slots": [
                 {"slot": place, "version": slot.newest.version, "in_memory": slot.versions}
                 for place, slot in enumerate(self._slots)
             ],
-            **({"states": [_shown(cache) for cache in self._states]} if self._states else {}),
+            **({"states": shown} if shown else {}),
             "settings": self.settings.to_dict(),
         }
 
@@ -167,12 +168,10 @@ class RankerDeployment:
             NoStoreError: if the application keeps none.
             RequestError, SequenceConflictError, StoreError: as `HistoryStore.append`.
         """
-        store = self._kept()
         asked_s = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        done = await loop.run_in_executor(self._storing, store.append, appends)
-        self.measures.spent("append", time.perf_counter() - asked_s)
-        self.measures.appended(sum(one.appended for one in done))
+        done = await self._on(self._storing, self._kept().append, appends)
+        self._spent("append", asked_s)
+        self.note("appended", sum(one.appended for one in done))
         return done
 
     async def user(self, user_id: int) -> tuple[int, int | None]:
@@ -181,10 +180,8 @@ class RankerDeployment:
         Raises:
             NoStoreError, StoreError: as `append`.
         """
-        store = self._kept()
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._storing, store.extent, user_id)
+        end = await self._on(self._storing, self._kept().watermark, user_id)
+        return end.length, end.last_ms
 
     async def erase(self, user_id: int) -> int:
         """Removes a user's history and states; returns how many behaviours there were.
@@ -194,12 +191,16 @@ class RankerDeployment:
         Raises:
             NoStoreError, StoreError: as `append`.
         """
-        store = self._kept()
         asked_s = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        erased = await loop.run_in_executor(self._scoring, erase_user, user_id, store, self._states)
-        self.measures.spent("erase", time.perf_counter() - asked_s)
+        erased = await self._on(self._scoring, self._kept().erase, user_id)
+        await self.forget(user_id)
+        self._spent("erase", asked_s)
         return erased
+
+    async def forget(self, user_id: int) -> None:
+        """Drops the cached states of a user, as after an erasure by another replica."""
+        for one in self._histories:
+            await self._on(self._scoring, one.forget, user_id)
 
     def close(self) -> None:
         """Ends the threads after what they are at, and gives the store up."""
@@ -208,36 +209,48 @@ class RankerDeployment:
         if self._store is not None:
             self._store.close()
 
+    async def _on(self, pool: Executor, function: Callable[..., _Result], *given: Any) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *given)
+
     def _score(
         self,
         slot: int,
         loaded: Loaded,
         requests: Sequence[RankRequest],
         asked_s: float,
-        deadline_s: float | None,
+        deadline_ms: int | None,
         exact: bool,
     ) -> list[RankResponse]:
         """On the scoring thread: `score`, measured, of what is still worth it."""
-        started_s = time.perf_counter()
-        self.measures.spent("wait", started_s - asked_s)
-        try:
-            check_deadline(deadline_s, started_s, started_s - asked_s)
-        except DeadlineError:
-            self.measures.expired()
-            raise
-        limit = None if exact else fewer_candidates(self._calls, self.settings)
-        responses = score(loaded, requests, limit)
-        self.measures.spent("rank", time.perf_counter() - started_s)
-        self.measures.degraded(slot, sum(response.degraded for response in responses))
-        candidates = sum(len(request.candidates_C) for request in requests)
-        self.measures.ranked(slot, loaded.version, len(requests), candidates)
-        if self._states:
-            self.measures.states(slot, self._states[slot].stats())
+        waited_ms = self._spent("wait", asked_s)
+        if deadline_ms is not None and waited_ms >= deadline_ms:
+            self.note("expired_calls", 1)
+            raise DeadlineError(
+                f"deadline_ms passed after {waited_ms:.0f} ms in the queue: not ranked."
+            )
+        settings, started_s = self.settings, time.perf_counter()
+        many = self._calls > (settings.degrade_beyond_calls or float("inf"))
+        responses = score(
+            loaded, requests, settings.degraded_candidates if many and not exact else None
+        )
+        self._spent("rank", started_s)
+        self.note("degraded_requests", sum(one.degraded for one in responses), slot=slot)
+        self.note("ranked_requests", len(requests), slot=slot)
+        self.note("ranked_candidates", sum(len(r.candidates_C) for r in requests), slot=slot)
+        self.note("version", loaded.version, slot=slot)
+        if (states := self._states[slot]) is not None:
+            stats = states.stats()
+            for outcome, count in stats.outcomes.items():
+                self.note("state_outcomes", count, slot=slot, outcome=outcome)
+            self.note("state_hit_rate", stats.hit_rate, slot=slot)
+            self.note("state_bytes", stats.state_bytes, slot=slot)
         return responses
 
-    def _forget_users(self, is_meant: Callable[[int], bool]) -> None:
-        for cache in self._states:
-            cache.forget_users(is_meant)
+    def _spent(self, stage: str, since_s: float) -> float:
+        """Notes the wall time of a stage, which is also returned: milliseconds."""
+        spent_ms = 1e3 * (time.perf_counter() - since_s)
+        self.note("stage_ms", spent_ms, stage=stage)
+        return spent_ms
 
     def _kept(self) -> HistoryStore:
         if self._store is None:
@@ -249,16 +262,13 @@ class RankerDeployment:
             raise UnknownSlotError(f"slot == {slot}, must be in [0, {len(self._slots) - 1}].")
         return self._slots[slot]
 
-    async def _load(self, slot: int, version: int, *, exact: bool) -> Loaded:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loading, self._read, slot, version, exact)
-
-    def _read(self, slot: int, version: int, exact: bool) -> Loaded:
-        held = self._slots[slot]
+    def _load(self, slot: int, version: int, exact: bool) -> Loaded:
+        held, states = self._slots[slot], self._states[slot]
         before = held.versions
         loaded = held.load(version, exact=exact)
-        for gone in set(before) - set(held.versions) if self._states else ():
-            self._states[slot].forget_version(gone)
+        if states is not None:
+            for gone in set(before) - set(held.versions):
+                states.forget_version(gone)
         return loaded
 
 
@@ -275,30 +285,28 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
             is asked for that is not there.
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
-    slot: SlotSettings = settings.slots[place]
-    name = f"slots[{place}] of {settings.name}"
+    slot, name = settings.slots[place], f"slots[{place}] of {settings.name}"
     items = read_items(Path(slot.items))
     if settings.ranker is not None:
         ranker = load_ranker_class(settings.ranker)(items=items, seed=slot.seed)
         return Slot(Loaded(0, ranker), name=name)
     assert slot.checkpoints is not None  # AppSettings checked it
     versions = Path(slot.checkpoints)
-
+    on_card = settings.num_gpus > 0
+    rule = "0: torch sees no CUDA device"
+    require(not on_card or torch.cuda.is_available(), "num_gpus", settings.num_gpus, rule)
     # What a request costs is CPU time, which a busy machine does not inflate; the clock of one
     # thread misses the others where several share the work.
     clock = time.thread_time if settings.num_threads == 1 else time.perf_counter
 
-    if settings.num_gpus and not torch.cuda.is_available():
-        raise ConfigError(f"num_gpus == {settings.num_gpus}, must be 0: torch sees no CUDA device.")
-    device = "cuda" if settings.num_gpus else "cpu"
-
     def load_version(version: int) -> Ranker:
-        model = load_model(version_folder(versions, version), items).to(device)
+        model = load_model(version_folder(versions, version), items)
         score_all = None
-        if settings.num_gpus:  # kernels and graphs are other classes, chosen here
+        if on_card:  # kernels and graphs are other classes, chosen here
             from ifa_ray.cuda.fused import fuse
             from ifa_ray.cuda.graphs import GraphedModel
 
+            model = model.to("cuda")
             fuse(model)
             if settings.graphs:
                 score_all = GraphedModel.of_ranker(model).log_probabilities
@@ -308,12 +316,7 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
 
     if slot.version is not None:
         return Slot(Loaded(slot.version, load_version(slot.version)), name=name)
-    version = latest_version(versions)
-    if version is None:
+    newest = latest_version(versions)
+    if newest is None:
         raise CheckpointError(f"{name}: {versions} holds no version=... folder, must hold one.")
-    return Slot(Loaded(version, load_version(version)), load_version, name=name)
-
-
-def _shown(states: SequenceStates) -> dict[str, Any]:
-    stats = states.stats()
-    return {**dataclasses.asdict(stats), "hit_rate": stats.hit_rate}
+    return Slot(Loaded(newest, load_version(newest)), load_version, name=name)

@@ -2,10 +2,9 @@
 
 Knows a store and a ranker, no event loop and no HTTP. Requests that bring their history are the
 ranker's as if there were no store: to the bit, and without touching a state, which thereby holds
-what was stored and nothing that a caller made up.
-
-Exact as long as nothing is erased while it ranks: `RankerDeployment` has one thread do both. Where
-another replica may erase, the store says so (`ErasedMeanwhileError`), and the request begins anew.
+what was stored and nothing that a caller made up. One thread of a replica ranks and erases, so a
+state is never put back that an erasure meant; where another replica erases, the user's generation
+says so.
 """
 
 from __future__ import annotations
@@ -16,109 +15,101 @@ from collections.abc import Callable, Sequence
 from ifa_ray.ranking.ranker import Ranker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
-from ifa_ray.schema import MAX_HISTORY, History, RankRequest, RankResponse, StoredHistory
-from ifa_ray.serving.history_store import HistoryStore
-from ifa_ray.serving.sequence_store import ErasedMeanwhileError
+from ifa_ray.schema import MAX_HISTORY, RankRequest, RankResponse, StoredHistory
+from ifa_ray.serving.sequence_store import ErasedMeanwhileError, HistoryStore
 
 _ATTEMPTS = 3
+_MOST_USERS = 1_000_000
+"""Whose generations a slot remembers; with more it begins anew, as do the states."""
+
+
+class StoredHistories:
+    """The histories of a store as one slot reads them, with the cached states of its users."""
+
+    def __init__(self, store: HistoryStore, states: SequenceStates | None = None) -> None:
+        self.store, self.states = store, states
+        self._generations: dict[int, int] = {}
+
+    def forget(self, user_id: int) -> None:
+        """Drops a user's states."""
+        if self.states is not None:
+            self.states.forget_user(user_id)
+        self._generations.pop(user_id, None)
+
+    def read(
+        self, request: RankRequest, begins_at: Callable[[int], int]
+    ) -> tuple[int, RankRequest]:
+        """A user's watermark at the request's time, and the request with what is before it.
+
+        Args:
+            request: of a user.
+            begins_at: from a watermark, the first behaviour to read.
+
+        Raises:
+            ErasedMeanwhileError: if the user is erased again and again.
+        """
+        user_id = request.user_id
+        for left in reversed(range(_ATTEMPTS)):
+            end = self.store.watermark(user_id, request.time_ms)
+            self._heed(user_id, end.generation)
+            begin = begins_at(end.length)
+            try:
+                history = self.store.read(user_id, begin, end.length, end.generation)
+                return end.length, dataclasses.replace(request, history=history)
+            except ErasedMeanwhileError:
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _heed(self, user_id: int, generation: int) -> None:
+        """Drops states of before an erasure. One of generation 0 holds nothing, and goes on."""
+        if self.states is None:
+            return
+        if self._generations.get(user_id, 0) not in (0, generation):
+            self.forget(user_id)
+        if len(self._generations) >= _MOST_USERS:
+            self.states.forget_users(lambda _: True)
+            self._generations.clear()
+        self._generations[user_id] = generation
 
 
 class HistoryRanker:
-    """Any ranker, with whole histories from a store: O(history) a request."""
+    """A ranker with whole histories from a store, or with what its states lack.
 
-    def __init__(self, ranker: Ranker, store: HistoryStore) -> None:
-        """Ranks with `ranker`."""
-        self._ranker = ranker
-        self._store = store
+    The answers are those of a ranker that is given whole histories, up to the order of float32 sums
+    where states are kept. Of a history longer than `MAX_HISTORY` the latest so many are read.
+    """
+
+    def __init__(self, ranker: Ranker, histories: StoredHistories) -> None:
+        self._ranker, self._histories = ranker, histories
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks requests; those of `FROM_STORE` with what had happened by their `time_ms`.
-
-        Of a history longer than `MAX_HISTORY` the latest so many are read.
 
         Raises:
             RequestError, RankerError: as the ranker.
             StoreError: if a history cannot be read.
         """
-        filled: list[RankRequest] = []
-        watermarks: list[int | None] = []
-        for request in requests:
-            watermark = None
-            if isinstance(request.history, StoredHistory):
-                watermark, history = _stored(
-                    self._store, request, lambda watermark: max(0, watermark - MAX_HISTORY)
-                )
-                request = dataclasses.replace(request, history=history)
-            filled.append(request)
-            watermarks.append(watermark)
-        responses = self._ranker.rank(filled)
+        if isinstance(self._ranker, StatefulRanker):
+            return [self._rank_cached(self._ranker, request) for request in requests]
+        asked = [
+            self._histories.read(request, lambda length: max(0, length - MAX_HISTORY))
+            if isinstance(request.history, StoredHistory)
+            else (None, request)
+            for request in requests
+        ]
+        responses = self._ranker.rank([request for _, request in asked])
         if len(responses) != len(requests):  # whoever called says what is wrong with that
             return responses
         return [
-            response if watermark is None else dataclasses.replace(response, watermark=watermark)
-            for response, watermark in zip(responses, watermarks, strict=True)
+            dataclasses.replace(response, watermark=watermark)
+            for response, (watermark, _) in zip(responses, asked, strict=True)
         ]
 
-
-class StateHistoryRanker:
-    """A ranker that keeps states, with what they lack from a store.
-
-    The answers are those of `HistoryRanker` up to the order of float32 sums.
-    """
-
-    def __init__(self, ranker: StatefulRanker, store: HistoryStore) -> None:
-        """Ranks with `ranker`."""
-        self._ranker = ranker
-        self._store = store
-
-    def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
-        """As `HistoryRanker.rank`."""
-        return [
-            self._rank_stored(request)
-            if isinstance(request.history, StoredHistory)
-            else self._ranker.rank_without_states([request])[0]
-            for request in requests
-        ]
-
-    def _rank_stored(self, request: RankRequest) -> RankResponse:
-        watermark, history = _stored(
-            self._store,
-            request,
-            lambda watermark: self._ranker.needs_from(request.user_id, watermark),
+    def _rank_cached(self, ranker: StatefulRanker, request: RankRequest) -> RankResponse:
+        if not isinstance(request.history, StoredHistory):
+            return ranker.rank_without_states([request])[0]
+        watermark, asked = self._histories.read(
+            request, lambda length: ranker.needs_from(request.user_id, length)
         )
-        response = self._ranker.rank_at(dataclasses.replace(request, history=history), watermark)
-        return dataclasses.replace(response, watermark=watermark)
-
-
-def _stored(
-    store: HistoryStore, request: RankRequest, begins_at: Callable[[int], int]
-) -> tuple[int, History]:
-    """A user's watermark at the request's time, and the behaviours from `begins_at` it to there.
-
-    Raises:
-        ErasedMeanwhileError: if the user is erased again and again.
-    """
-    for left in reversed(range(_ATTEMPTS)):
-        watermark = store.watermark(request.user_id, request.time_ms)
-        begin = begins_at(watermark)
-        try:
-            return watermark, store.read(request.user_id, begin, watermark - begin)
-        except ErasedMeanwhileError:
-            if not left:
-                raise
-    raise AssertionError
-
-
-def with_histories(ranker: Ranker, store: HistoryStore) -> Ranker:
-    """The ranker that reads histories of `FROM_STORE` in a ranker's place."""
-    if isinstance(ranker, StatefulRanker):
-        return StateHistoryRanker(ranker, store)
-    return HistoryRanker(ranker, store)
-
-
-def erase_user(user_id: int, store: HistoryStore, states: Sequence[SequenceStates]) -> int:
-    """Removes a user from the store, then from states; returns how many behaviours there were."""
-    erased = store.erase(user_id)
-    for cache in states:
-        cache.forget_user(user_id)
-    return erased
+        return dataclasses.replace(ranker.rank_at(asked, watermark), watermark=watermark)

@@ -1,4 +1,4 @@
-"""The JSON form of one request and one response, for people; typed, so that it documents itself.
+"""The JSON form of one request, one response and one append, typed, so that it documents itself.
 
 Knows pydantic and the contract's sizes; no HTTP. Lists are bounded while they are read.
 """
@@ -6,30 +6,37 @@ Knows pydantic and the contract's sizes; no HTTP. Lists are bounded while they a
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ifa_ray.errors import RequestError, ServingError, shortened
+from ifa_ray.errors import RequestError, shortened
 from ifa_ray.schema import (
     FROM_STORE,
     MAX_CANDIDATES,
     MAX_HISTORY,
+    MAX_TIME_MS,
+    MIN_TIME_MS,
     OBJECTIVES,
     History,
     RankRequest,
     RankResponse,
-    StoredHistory,
 )
+from ifa_ray.serving.sequence_store import MAX_BATCH, MAX_LENGTH, Append
 
-FIRST_ERROR = Field(fail_fast=True)
-"""Of a list: no more than one error is made of it, be it a million long."""
-
+# Of a list no more than one error is made, be it a million long.
+_FIRST = Field(fail_fast=True)
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+_UserId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Channel = Annotated[int, Field(ge=-128, le=127)]
+_Time = Annotated[int, Field(ge=MIN_TIME_MS, le=MAX_TIME_MS)]
+_ACTIONS = (
+    "One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, 4 is_follow, "
+    "5 is_forward, 6 is_hate."
+)
 
 
 class _Body(BaseModel):
@@ -37,36 +44,14 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def check_numbers_of(body: bytes, numbers: int) -> None:
-    """Refuses a text that holds more names or values than any right one, before it is read.
-
-    Read, a value takes some hundred bytes, and each unknown name an error of its own.
-
-    Raises:
-        RequestError: saying how many there are.
-    """
-    for what, separator, limit in (("names", b":", _MAX_NAMES), ("values", b",", numbers)):
-        found = body.count(separator)
-        if found > limit:
-            raise RequestError(f"body holds about {found} {what}, must be <= {limit}.")
-
-
-_MAX_NAMES = 100
-_MAX_VALUES = 2 * MAX_CANDIDATES + 3 * MAX_HISTORY + _MAX_NAMES
-_SHOWN_BYTES = 2**20
-
-
 class HistoryBody(_Body):
     """The user's past impressions, oldest first: three lists of one length."""
 
-    ids: Annotated[list[_Id], FIRST_ERROR] = Field(default=[], max_length=MAX_HISTORY)
-    actions: Annotated[list[_Byte], FIRST_ERROR] = Field(
-        default=[],
-        max_length=MAX_HISTORY,
-        description="One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, "
-        "4 is_follow, 5 is_forward, 6 is_hate.",
+    ids: Annotated[list[_Id], _FIRST] = Field(default=[], max_length=MAX_HISTORY)
+    actions: Annotated[list[_Byte], _FIRST] = Field(
+        default=[], max_length=MAX_HISTORY, description=_ACTIONS
     )
-    times_ms: Annotated[list[_Int64], FIRST_ERROR] = Field(default=[], max_length=MAX_HISTORY)
+    times_ms: Annotated[list[_Int64], _FIRST] = Field(default=[], max_length=MAX_HISTORY)
 
 
 class RequestBody(_Body):
@@ -87,10 +72,10 @@ class RequestBody(_Body):
     )
 
     request_id: _Int64
-    user_id: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    user_id: _UserId
     time_ms: _Int64
-    candidates: Annotated[list[_Id], FIRST_ERROR] = Field(min_length=1, max_length=MAX_CANDIDATES)
-    channels: Annotated[list[_Channel], FIRST_ERROR] | None = Field(
+    candidates: Annotated[list[_Id], _FIRST] = Field(min_length=1, max_length=MAX_CANDIDATES)
+    channels: Annotated[list[_Channel], _FIRST] | None = Field(
         default=None, max_length=MAX_CANDIDATES
     )
     history: HistoryBody | None = Field(
@@ -127,35 +112,65 @@ class ResponseBody(_Body):
     )
 
 
+class AppendBody(_Body):
+    """These impressions follow the first `begin` ones of the user; three lists of one length."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "user_id": 7,
+                "begin": 0,
+                "ids": [5, 6],
+                "actions": [1, 3],
+                "times_ms": [1_000, 2_000],
+            }
+        }
+    )
+
+    user_id: _UserId
+    begin: int = Field(
+        ge=0,
+        le=MAX_LENGTH,
+        description="How many impressions of the user came before. Sent again, they are compared "
+        "and not stored twice.",
+    )
+    ids: Annotated[list[_Id], _FIRST] = Field(min_length=1, max_length=MAX_BATCH)
+    actions: Annotated[list[_Byte], _FIRST] = Field(
+        min_length=1, max_length=MAX_BATCH, description=_ACTIONS
+    )
+    times_ms: Annotated[list[_Time], _FIRST] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class AppendedBody(_Body):
+    """They are on disk."""
+
+    user_id: int
+    watermark: int = Field(description="Impressions of the user that are stored now.")
+    appended: int = Field(description="How many of those sent are new.")
+
+
+class UserBody(_Body):
+    """What is stored of a user."""
+
+    user_id: int
+    watermark: int = Field(description="Impressions that are stored; the next append's `begin`.")
+    last_ms: int | None = Field(description="When the last one happened; null if there is none.")
+
+
+class ErasedBody(_Body):
+    """Nothing is stored of the user any more."""
+
+    user_id: int
+    erased: int = Field(description="Impressions that were; 0 of a user who was unknown.")
+
+
 class ErrorBody(_Body):
     """What was wrong: field, value and rule."""
 
     error: str
 
 
-def encode_request(request: RankRequest, probabilities: bool) -> bytes:
-    """One request as JSON."""
-    history = request.history
-    values: dict[str, Any] = {  # in the order of RequestBody
-        "request_id": request.request_id,
-        "user_id": request.user_id,
-        "time_ms": request.time_ms,
-        "candidates": request.candidates_C.tolist(),
-        "channels": None if request.channels_C is None else request.channels_C.tolist(),
-        "history": {
-            "ids": history.ids_T.tolist(),
-            "actions": history.actions_T.tolist(),
-            "times_ms": history.times_ms_T.tolist(),
-        },
-        "k": request.k,
-        "probabilities": probabilities,
-    }
-    if isinstance(history, StoredHistory):
-        del values["history"]
-    return json.dumps(values).encode()
-
-
-def decode_request(body: bytes, *, stored: bool = False) -> tuple[RankRequest, bool]:
+def decode_request(body: bytes, *, stored: bool) -> tuple[RankRequest, bool]:
     """Reads one request and whether it wants probabilities.
 
     Args:
@@ -165,47 +180,42 @@ def decode_request(body: bytes, *, stored: bool = False) -> tuple[RankRequest, b
     Raises:
         RequestError: naming the first field that is wrong.
     """
-    check_numbers_of(body, _MAX_VALUES)
-    try:
-        read = RequestBody.model_validate_json(body)
-    except ValidationError as error:
-        raise RequestError(first_error(error, len(body))) from None
+    read = _read(RequestBody, body, 2 * MAX_CANDIDATES + 3 * MAX_HISTORY + _MAX_NAMES)
+    history = FROM_STORE if stored else History.empty()
+    if read.history is not None:
+        history = _history(read.history)
+    elif "history" in read.model_fields_set:
+        raise RequestError("history == None, must be an object or left out.")
     request = RankRequest(
         request_id=read.request_id,
         user_id=read.user_id,
         time_ms=read.time_ms,
         candidates_C=np.array(read.candidates, np.int32),
         channels_C=None if read.channels is None else np.array(read.channels, np.int8),
-        history=_history(read, stored),
+        history=history,
         k=read.k,
     )
     return request, read.probabilities
 
 
-def _history(read: RequestBody, stored: bool) -> History:
-    if read.history is None:
-        if "history" in read.model_fields_set:
-            raise RequestError("history == None, must be an object or left out.")
-        return FROM_STORE if stored else History.empty()
-    return History(
-        ids_T=np.array(read.history.ids, np.int32),
-        actions_T=np.array(read.history.actions, np.uint8),
-        times_ms_T=np.array(read.history.times_ms, np.int64),
-    )
+def decode_append(body: bytes) -> Append:
+    """Reads one append; raises `RequestError`, naming the first field that is wrong."""
+    # Three columns and a few names.
+    read = _read(AppendBody, body, 4 * MAX_BATCH)
+    return Append(user_id=read.user_id, begin=read.begin, history=_history(read))
 
 
 def encode_response(response: RankResponse, probabilities: bool) -> bytes:
-    """One response as JSON."""
+    """One response as JSON, with the probabilities if they are wanted."""
     p_KL = response.probabilities_KL if probabilities else None
+    p = None if p_KL is None else dict(zip(OBJECTIVES, p_KL.T.tolist(), strict=True))
     values: dict[str, Any] = {
         "request_id": response.request_id,
         "ids": response.ids_K.tolist(),
         "scores": response.scores_K.tolist(),
         "model_version": response.model_version,
         "rank_ms": response.rank_ms,
-        "probabilities": None
-        if p_KL is None
-        else dict(zip(OBJECTIVES, p_KL.T.tolist(), strict=True)),
+        "probabilities": p,
     }
     if response.watermark is not None:
         values["watermark"] = response.watermark
@@ -214,43 +224,33 @@ def encode_response(response: RankResponse, probabilities: bool) -> bytes:
     return json.dumps(values).encode()
 
 
-def decode_response(body: bytes) -> RankResponse:
-    """Reads one response.
+_MAX_NAMES = 100
+_SHOWN_BYTES = 2**20
+_AnyBody = TypeVar("_AnyBody", bound=_Body)
 
-    Raises:
-        ServingError: naming the first field that is wrong.
+
+def _read(kind: type[_AnyBody], body: bytes, max_values: int) -> _AnyBody:
+    """Reads a body, unless it holds more names or values than any right one.
+
+    Read, a value takes some hundred bytes, and each unknown name an error of its own.
     """
+    for what, separator, limit in (("names", b":", _MAX_NAMES), ("values", b",", max_values)):
+        found = body.count(separator)
+        if found > limit:
+            raise RequestError(f"body holds about {found} {what}, must be <= {limit}.")
     try:
-        read = ResponseBody.model_validate_json(body)
-        p_KL = None
-        if read.probabilities is not None:
-            rows = [read.probabilities[objective] for objective in OBJECTIVES]
-            p_KL = np.ascontiguousarray(np.array(rows, np.float32).T)
+        return kind.model_validate_json(body)
     except ValidationError as error:
-        raise ServingError(f"not a rank response: {first_error(error)}") from None
-    except (KeyError, ValueError) as error:
-        raise ServingError(f"not a rank response: probabilities: {error}") from None
-    return RankResponse(
-        request_id=read.request_id,
-        ids_K=np.array(read.ids, np.int32),
-        scores_K=np.array(read.scores, np.float32),
-        model_version=read.model_version,
-        rank_ms=read.rank_ms,
-        probabilities_KL=p_KL,
-        watermark=read.watermark,
-        degraded=read.degraded,
-    )
-
-
-def first_error(error: ValidationError, body_bytes: int = 0) -> str:
-    """The first field that is wrong, its value and the rule.
-
-    Args:
-        error: of a body.
-        body_bytes: its length: of a long one no value is made, which may be as long.
-    """
-    shows = body_bytes <= _SHOWN_BYTES
-    first = error.errors(include_url=False, include_context=False, include_input=shows)[0]
+        shows = len(body) <= _SHOWN_BYTES  # of a long body no value is made, which may be as long
+        first = error.errors(include_url=False, include_context=False, include_input=shows)[0]
     field = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in first["loc"]).lstrip(".")
     value = f" == {shortened(repr(first['input']))}" if shows else ""
-    return f"{shortened(field) or 'body'}{value}: {first['msg']}."
+    raise RequestError(f"{shortened(field) or 'body'}{value}: {first['msg']}.")
+
+
+def _history(read: HistoryBody | AppendBody) -> History:
+    return History(
+        ids_T=np.array(read.ids, np.int32),
+        actions_T=np.array(read.actions, np.uint8),
+        times_ms_T=np.array(read.times_ms, np.int64),
+    )

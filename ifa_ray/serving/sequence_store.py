@@ -10,9 +10,7 @@ A history is cut into chunks of `CHUNK` behaviours, a row each, with a checksum,
 none of: an append rewrites one row of 3 KB however long the history is, a read is one range scan.
 
 One process owns a store (a lock on a file beside it, which the kernel drops when the process dies).
-Any of its threads may call anything; writes take turns.
-
-Letters: T behaviours.
+Any of its threads may call anything; writes take turns. Letters: T behaviours.
 """
 
 from __future__ import annotations
@@ -22,18 +20,22 @@ import dataclasses
 import fcntl
 import os
 import re
+import secrets
 import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ifa_ray.config import require
 from ifa_ray.errors import ConfigError, RequestError, StoreError
+from ifa_ray.plugins import load_store_class
 from ifa_ray.schema import MAX_HISTORY, MAX_TIME_MS, MIN_TIME_MS, History
+from ifa_ray.serving.settings import AppSettings
 
 MAX_BATCH = 10_000
 """Behaviours of one user in one append."""
@@ -49,14 +51,19 @@ class ErasedMeanwhileError(StoreError):
     """The user was erased between a watermark and the read that followed; both must be repeated."""
 
 
+class StoreFullError(StoreError):
+    """The store, or its disk, has no room; nothing of the call was written."""
+
+
+class StoreCorruptError(StoreError):
+    """A file of the store is not what was written."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Append:
-    """Behaviours [begin, begin + T) of a user.
+    """Behaviours [begin, begin + T) of a user, 1 to `MAX_BATCH` of them, oldest first.
 
-    Attributes:
-        user_id: any int >= 0.
-        begin: how many behaviours of the user came before: what makes saying it twice harmless.
-        history: 1 to `MAX_BATCH` behaviours, oldest first.
+    `begin` says how many behaviours of the user came before: it makes a repeated append harmless.
     """
 
     user_id: int
@@ -66,17 +73,87 @@ class Append:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Appended:
-    """What became of an `Append`.
-
-    Attributes:
-        user_id: that of the append.
-        watermark: how many behaviours of the user are stored now.
-        appended: how many of them are new.
-    """
+    """The outcome of an `Append`: behaviours of the user that are stored now, and new ones."""
 
     user_id: int
     watermark: int
     appended: int
+
+
+class Watermark(NamedTuple):
+    """The end of a user's history.
+
+    Attributes:
+        length: behaviours.
+        last_ms: when the last of them happened; None of a user without any.
+        generation: another number after an erasure, 0 of a user who is unknown. Behaviour i of a
+            generation is the same whenever it is read: cached attention states rest on that.
+    """
+
+    length: int
+    last_ms: int | None
+    generation: int
+
+
+class HistoryStore(Protocol):
+    """Users' histories, each a list that only grows until it is erased.
+
+    Several threads of a replica call at once. Errors: `RequestError` where the caller is wrong,
+    `StoreError` where the store is.
+    """
+
+    def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """Stores all of a call or none; what is stored already is compared, not stored twice.
+
+        Raises:
+            RequestError: if an append breaks a rule (`check_append`), or none can be appended here.
+            SequenceConflictError: if it does not follow what is stored.
+        """
+        ...
+
+    def watermark(self, user_id: int, at_ms: int | None = None) -> Watermark:
+        """The end of a user's history, or of what had happened by `at_ms`."""
+        ...
+
+    def read(
+        self, user_id: int, begin: int = 0, stop: int = MAX_HISTORY, generation: int | None = None
+    ) -> History:
+        """Behaviours [begin, stop), as far as they are stored, oldest first.
+
+        Raises:
+            ErasedMeanwhileError: if the user's generation is another than the one given.
+        """
+        ...
+
+    def erase(self, user_id: int) -> int:
+        """Removes a user; returns how many behaviours there were."""
+        ...
+
+    def close(self) -> None:
+        """Gives up what it holds; nothing is called after it."""
+        ...
+
+
+def open_store(settings: AppSettings) -> HistoryStore | None:
+    """The store that the settings name; None where they name none.
+
+    Raises:
+        ConfigError: if a custom class cannot be imported, or lacks a method; if the folder's
+            histories are spread over shards.
+        StoreError: if the store cannot be opened.
+    """
+    if settings.sequence_store is None:
+        return None
+    if settings.store_class is None:
+        folder = Path(settings.sequence_store)
+        check_layout(folder, None)
+        return SequenceStore(folder, max_bytes=settings.store_bytes)
+    store: HistoryStore = load_store_class(settings.store_class)(
+        location=settings.sequence_store,
+        max_bytes=settings.store_bytes,
+        **(settings.store_options or {}),
+    )
+    return store
 
 
 def check_append(one: Append) -> None:
@@ -86,32 +163,31 @@ def check_append(one: Append) -> None:
         RequestError: naming the field, its value and the rule.
     """
     history, T = one.history, len(one.history)
-    if not 1 <= T <= MAX_BATCH:
-        raise RequestError(f"len(ids) == {T}, must be in [1, {MAX_BATCH}].")
-    if not 0 <= one.user_id < 2**63:
-        raise RequestError(f"user_id == {one.user_id}, must be in [0, 2**63).")
-    if not 0 <= one.begin <= MAX_LENGTH:
-        raise RequestError(f"begin == {one.begin}, must be in [0, {MAX_LENGTH}].")
-    columns: dict[str, tuple[np.ndarray, type[np.generic]]] = {
-        "ids": (history.ids_T, np.int32),
-        "actions": (history.actions_T, np.uint8),
-        "times_ms": (history.times_ms_T, np.int64),
-    }
-    for field, (column, dtype) in columns.items():
-        if column.shape != (T,):
-            raise RequestError(f"{field} has shape {column.shape}, must be ({T},).")
-        if column.dtype != dtype:
-            raise RequestError(f"{field} has dtype {column.dtype}, must be {np.dtype(dtype)}.")
+    for field, value, low, high in (
+        ("len(ids)", T, 1, MAX_BATCH),
+        ("user_id", one.user_id, 0, 2**63 - 1),
+        ("begin", one.begin, 0, MAX_LENGTH),
+    ):
+        if not low <= value <= high:
+            raise RequestError(f"{field} == {value}, must be in [{low}, {high}].")
+    columns: tuple[tuple[str, np.ndarray, str], ...] = (
+        ("ids", history.ids_T, "int32"),
+        ("actions", history.actions_T, "uint8"),
+        ("times_ms", history.times_ms_T, "int64"),
+    )
+    for field, column, dtype in columns:
+        if column.shape != (T,) or column.dtype != dtype:
+            found = f"{column.dtype} {column.shape}"
+            raise RequestError(f"{field} has type and shape {found}, must be {dtype} ({T},).")
+    times_ms_T = history.times_ms_T
     if history.ids_T.min() < 0:
         raise RequestError(f"min(ids) == {history.ids_T.min()}, must be >= 0.")
-    if (history.times_ms_T[1:] < history.times_ms_T[:-1]).any():
+    if (times_ms_T[1:] < times_ms_T[:-1]).any():
         raise RequestError("times_ms decreases, must be oldest first.")
-    first, last = history.times_ms_T[0], history.times_ms_T[-1]
-    if first < MIN_TIME_MS or last > MAX_TIME_MS:
-        place, found = (0, first) if first < MIN_TIME_MS else (T - 1, last)
-        raise RequestError(
-            f"times_ms[{place}] == {found}, must be in [{MIN_TIME_MS}, {MAX_TIME_MS}]."
-        )
+    for place in (0, T - 1):
+        if not MIN_TIME_MS <= times_ms_T[place] <= MAX_TIME_MS:
+            rule = f"in [{MIN_TIME_MS}, {MAX_TIME_MS}]"
+            raise RequestError(f"times_ms[{place}] == {times_ms_T[place]}, must be {rule}.")
 
 
 CHUNK = 256
@@ -140,19 +216,14 @@ def joined(histories: Sequence[History]) -> History:
     )
 
 
-def packed(history: History) -> tuple[bytes, int]:
+def _packed(history: History) -> tuple[bytes, int]:
     """The bytes of a history, and their CRC-32."""
-    data = b"".join(
-        (
-            history.ids_T.astype("<i4").tobytes(),
-            history.actions_T.tobytes(),
-            history.times_ms_T.astype("<i8").tobytes(),
-        )
-    )
+    ids, times_ms = history.ids_T.astype("<i4"), history.times_ms_T.astype("<i8")
+    data = ids.tobytes() + history.actions_T.tobytes() + times_ms.tobytes()
     return data, zlib.crc32(data)
 
 
-def unpacked(data: bytes, checksum: int) -> History | None:
+def _unpacked(data: bytes, checksum: int) -> History | None:
     """The history of some bytes; None if they are not what was packed."""
     if not isinstance(data, bytes) or len(data) % _BYTES or zlib.crc32(data) != checksum:
         return None
@@ -165,27 +236,27 @@ def unpacked(data: bytes, checksum: int) -> History | None:
 
 
 STORE_FILE, _LOCK = "histories.sqlite3", "owner.lock"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _PAGE_BYTES = 4096
 _SCHEMA = """
-CREATE TABLE users (user_id INTEGER PRIMARY KEY, length INTEGER NOT NULL, last_ms INTEGER NOT NULL);
+CREATE TABLE users (
+    user_id INTEGER PRIMARY KEY, length INTEGER NOT NULL, last_ms INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 1
+);
 CREATE TABLE chunks (
     user_id INTEGER NOT NULL, number INTEGER NOT NULL, first_ms INTEGER NOT NULL,
     checksum INTEGER NOT NULL, behaviours BLOB NOT NULL, PRIMARY KEY (user_id, number)
 );
 """
-
-
-class StoreFullError(StoreError):
-    """The store, or its disk, has no room; nothing of the call was written."""
-
-
-class StoreCorruptError(StoreError):
-    """A file of the store is not what was written."""
+_FROM_VERSION = {
+    0: _SCHEMA,  # an empty file
+    1: "ALTER TABLE users ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;",
+    _SCHEMA_VERSION: "",
+}
 
 
 class SequenceStore:
-    """The histories of a folder."""
+    """The histories of a folder: the `HistoryStore` that one process owns."""
 
     def __init__(
         self, folder: Path, *, max_bytes: int = 64 * 2**30, patience_s: float = 10.0
@@ -200,7 +271,7 @@ class SequenceStore:
         Raises:
             ConfigError: if `max_bytes` is too small to hold anything.
             StoreError: if another process owns it, or the folder cannot be written.
-            StoreCorruptError: if its file is no store of this version.
+            StoreCorruptError: if its file is no store of a known version.
         """
         require(max_bytes >= 2**16, "max_bytes", max_bytes, f">= {2**16}")
         self.path = folder / STORE_FILE
@@ -231,73 +302,52 @@ class SequenceStore:
             self._lock_file = -1
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """Stores behaviours: all of the call or none, on disk when it returns.
-
-        What is stored already is compared and not stored twice, so that a call may be repeated.
-
-        Raises:
-            RequestError: if an append breaks a rule of `check_append`, begins in the past of the
-                user's last behaviour, or makes a history longer than `MAX_LENGTH`.
-            SequenceConflictError: if behaviours are missing before it, or others are stored in
-                their place.
-            StoreFullError, StoreCorruptError, StoreError: as their names say.
-        """
+        """As `HistoryStore.append`; on disk when it returns."""
         for one in appends:
             check_append(one)
         with self._errors_named(), self._writing, _transaction(self._writer, "BEGIN IMMEDIATE"):
             return [self._append_one(one) for one in appends]
 
-    def watermark(self, user_id: int, at_ms: int | None = None) -> int:
-        """How many behaviours of a user are stored; 0 of one who is unknown.
+    def watermark(self, user_id: int, at_ms: int | None = None) -> Watermark:
+        """As `HistoryStore.watermark`."""
+        with self._errors_named(), _transaction(connection := self._reader(), "BEGIN"):
+            end = _end(connection, user_id)
+            if at_ms is None or end.last_ms is None or end.last_ms <= at_ms:
+                return end
+            found = connection.execute(
+                "SELECT number FROM chunks WHERE user_id = ? AND first_ms <= ? "
+                "ORDER BY number DESC LIMIT 1",
+                (user_id, at_ms),
+            ).fetchone()
+            if found is None:
+                return Watermark(0, None, end.generation)
+            begin = found[0] * CHUNK
+            chunk = self._read(connection, user_id, begin, min(begin + CHUNK, end.length))
+            count = int(np.searchsorted(chunk.times_ms_T, at_ms, side="right"))
+            return Watermark(begin + count, int(chunk.times_ms_T[count - 1]), end.generation)
 
-        Args:
-            user_id: of any user.
-            at_ms: counts those alone that had happened by then.
-        """
-        with self._errors_named():
-            connection = self._reader()
-            with _transaction(connection, "BEGIN"):
-                length, last_ms = _user(connection, user_id)
-                if at_ms is None or last_ms <= at_ms or not length:
-                    return length
-                found = connection.execute(
-                    "SELECT number FROM chunks WHERE user_id = ? AND first_ms <= ? "
-                    "ORDER BY number DESC LIMIT 1",
-                    (user_id, at_ms),
-                ).fetchone()
-                if found is None:
-                    return 0
-                begin = found[0] * CHUNK
-                chunk = self._read(connection, user_id, begin, min(begin + CHUNK, length))
-                return begin + int(np.searchsorted(chunk.times_ms_T, at_ms, side="right"))
-
-    def read(self, user_id: int, since: int = 0, limit: int = MAX_HISTORY) -> History:
-        """Behaviours [since, since + limit) of a user, as far as they are stored."""
-        require(since >= 0, "since", since, ">= 0")
-        require(limit >= 0, "limit", limit, ">= 0")
-        with self._errors_named():
-            connection = self._reader()
-            with _transaction(connection, "BEGIN"):
-                length, _ = _user(connection, user_id)
-                return self._read(connection, user_id, since, min(length, since + limit))
-
-    def extent(self, user_id: int) -> tuple[int, int | None]:
-        """A user's watermark, and when the last behaviour happened: None of one without any."""
-        with self._errors_named():
-            length, last_ms = _user(self._reader(), user_id)
-            return length, last_ms if length else None
+    def read(
+        self, user_id: int, begin: int = 0, stop: int = MAX_HISTORY, generation: int | None = None
+    ) -> History:
+        """As `HistoryStore.read`."""
+        require(begin >= 0, "begin", begin, ">= 0")
+        with self._errors_named(), _transaction(connection := self._reader(), "BEGIN"):
+            end = _end(connection, user_id)
+            if generation not in (None, end.generation):
+                raise ErasedMeanwhileError(f"user {user_id} was erased during the request.")
+            return self._read(connection, user_id, begin, min(end.length, stop))
 
     def erase(self, user_id: int) -> int:
-        """Removes a user, and overwrites the bytes; returns how many behaviours there were.
+        """As `HistoryStore.erase`; overwrites the bytes.
 
         Raises:
-            StoreError: if another program reads the file all the while; also as `append`.
+            StoreError: if another program reads the file all the while.
         """
         with self._errors_named(), self._writing:
             with _transaction(self._writer, "BEGIN IMMEDIATE"):
-                length, _ = _user(self._writer, user_id)
-                self._writer.execute("DELETE FROM chunks WHERE user_id = ?", (user_id,))
-                self._writer.execute("DELETE FROM users WHERE user_id = ?", (user_id,))
+                length = _end(self._writer, user_id).length
+                for table in ("chunks", "users"):
+                    self._writer.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
             if not self._empty_log():
                 raise StoreError(
                     f"{self.path}: user {user_id} is erased, but somebody who reads the file keeps "
@@ -306,34 +356,34 @@ class SequenceStore:
             return length
 
     def _append_one(self, one: Append) -> Appended:
-        length, last_ms = _user(self._writer, one.user_id)
-        stop = one.begin + len(one.history)
-        if one.begin > length:
+        end, begin = _end(self._writer, one.user_id), one.begin
+        length, stop = end.length, begin + len(one.history)
+        if begin > length:
             raise SequenceConflictError(
-                f"begin == {one.begin}, must be <= {length}: so many behaviours of user "
+                f"begin == {begin}, must be <= {length}: so many behaviours of user "
                 f"{one.user_id} are stored, and those between are missing."
             )
-        known = part(one.history, 0, length - one.begin)
-        stored = self._read(self._writer, one.user_id, one.begin, min(stop, length))
-        if packed(known) != packed(stored):
+        stored = self._read(self._writer, one.user_id, begin, min(stop, length))
+        if _packed(part(one.history, 0, length - begin)) != _packed(stored):
             raise SequenceConflictError(
-                f"begin == {one.begin}: other behaviours of user {one.user_id} are stored in "
-                f"[{one.begin}, {min(stop, length)}), must be the same; new ones begin at {length}."
+                f"begin == {begin}: other behaviours of user {one.user_id} are stored in "
+                f"[{begin}, {min(stop, length)}), must be the same; new ones begin at {length}."
             )
-        new = part(one.history, length - one.begin, None)
+        new = part(one.history, length - begin, None)
         if not len(new):
             return Appended(user_id=one.user_id, watermark=length, appended=0)
-        if length and new.times_ms_T[0] < last_ms:
+        if end.last_ms is not None and new.times_ms_T[0] < end.last_ms:
             raise RequestError(
-                f"times_ms[{length - one.begin}] == {new.times_ms_T[0]}, must be >= {last_ms}, "
+                f"times_ms[{length - begin}] == {new.times_ms_T[0]}, must be >= {end.last_ms}, "
                 f"the time of the last behaviour of user {one.user_id}."
             )
         if stop > MAX_LENGTH:
             raise RequestError(f"begin + len(ids) == {stop}, must be <= {MAX_LENGTH}.")
         self._write(one.user_id, length, new)
+        generation = end.generation or secrets.randbits(62) + 2  # neither 0 nor 1, the older ones
         self._writer.execute(
-            "INSERT OR REPLACE INTO users VALUES (?, ?, ?)",
-            (one.user_id, stop, int(new.times_ms_T[-1])),
+            "INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)",
+            (one.user_id, stop, int(new.times_ms_T[-1]), generation),
         )
         return Appended(user_id=one.user_id, watermark=stop, appended=len(new))
 
@@ -343,7 +393,7 @@ class SequenceStore:
             new = joined([self._read(self._writer, user_id, length - filled, length), new])
         for start in range(0, len(new), CHUNK):
             chunk = part(new, start, start + CHUNK)
-            behaviours, checksum = packed(chunk)
+            behaviours, checksum = _packed(chunk)
             self._writer.execute(
                 "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?)",
                 (user_id, number + start // CHUNK, int(chunk.times_ms_T[0]), checksum, behaviours),
@@ -359,7 +409,7 @@ class SequenceStore:
             "ORDER BY number",
             (user_id, first, (stop - 1) // CHUNK),
         )
-        chunks = [unpacked(behaviours, checksum) for behaviours, checksum in rows]
+        chunks = [_unpacked(behaviours, checksum) for behaviours, checksum in rows]
         sound = [chunk for chunk in chunks if chunk is not None]
         history = part(joined(sound), begin - first * CHUNK, stop - first * CHUNK)
         if len(sound) != len(chunks) or len(history) != stop - begin:
@@ -391,10 +441,10 @@ class SequenceStore:
 
     def _reader(self) -> sqlite3.Connection:
         """This thread's own connection: a transaction belongs to a connection."""
-        reader: sqlite3.Connection | None = getattr(self._of_thread, "reader", None)
-        if reader is None:
-            reader = self._of_thread.reader = self._connect()
-            reader.execute("PRAGMA query_only = ON")
+        if not hasattr(self._of_thread, "reader"):
+            self._of_thread.reader = self._connect()
+            self._of_thread.reader.execute("PRAGMA query_only = ON")
+        reader: sqlite3.Connection = self._of_thread.reader
         return reader
 
     def _empty_log(self) -> bool:
@@ -412,13 +462,14 @@ class SequenceStore:
         ):
             self._writer.execute(f"PRAGMA {pragma}").fetchone()
         (found,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            self._writer.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
-            )
-        elif found != _SCHEMA_VERSION:
+        if found not in _FROM_VERSION:
             raise StoreCorruptError(
-                f"{self.path}: user_version == {found}, must be {_SCHEMA_VERSION}."
+                f"{self.path}: user_version == {found}, must be <= {_SCHEMA_VERSION}."
+            )
+        if found != _SCHEMA_VERSION:
+            self._writer.executescript(
+                f"BEGIN IMMEDIATE; {_FROM_VERSION[found]} "
+                f"PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
             )
         self._empty_log()  # it may hold what a process erased that was killed before it did this
 
@@ -449,11 +500,11 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
         raise
 
 
-def _user(connection: sqlite3.Connection, user_id: int) -> tuple[int, int]:
-    """A user's length and the time of the last behaviour; zeros of one who is unknown."""
-    row = connection.execute("SELECT length, last_ms FROM users WHERE user_id = ?", (user_id,))
-    length, last_ms = row.fetchone() or (0, 0)
-    return int(length), int(last_ms)
+def _end(connection: sqlite3.Connection, user_id: int) -> Watermark:
+    row = connection.execute(
+        "SELECT length, last_ms, generation FROM users WHERE user_id = ?", (user_id,)
+    ).fetchone()
+    return Watermark(0, None, 0) if row is None else Watermark(*row)
 
 
 def check_layout(folder: Path, count: int | None) -> None:

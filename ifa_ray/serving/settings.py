@@ -83,87 +83,54 @@ class AppSettings(Config):
 
     def check(self) -> None:
         """Checks rules between settings."""
-        require(len(self.slots) >= 1, "slots", self.slots, "at least one")
-        require(
-            (self.degrade_beyond_calls is None) == (self.degraded_candidates is None),
-            "degraded_candidates",
-            self.degraded_candidates,
-            f"set with degrade_beyond_calls == {self.degrade_beyond_calls}, and None without",
-        )
+        custom, stored, cached = f"ranker == {self.ranker!r}", self.sequence_store, self.state_bytes
+        for holds, field, rule in (
+            (bool(self.slots), "slots", "at least one"),
+            (
+                (self.degrade_beyond_calls is None) == (self.degraded_candidates is None),
+                "degraded_candidates",
+                f"set with degrade_beyond_calls == {self.degrade_beyond_calls}, None without",
+            ),
+            (
+                stored is not None or self.store_class is None,
+                "sequence_store",
+                f"set with store_class == {self.store_class!r}",
+            ),
+            (
+                self.store_class is not None or not self.store_options,
+                "store_options",
+                "None without store_class",
+            ),
+            (
+                stored is None or self.store_class is not None or self.num_replicas == 1,
+                "num_replicas",
+                f"1 with sequence_store == {stored!r}, which one process owns. Replicas share "
+                "store_class == 'ifa_ray.serving.sharded_histories:ShardedHistories'",
+            ),
+            (stored is not None or not cached, "state_bytes", "0 without sequence_store"),
+            (self.ranker is None or not cached, "state_bytes", f"0 with {custom}"),
+            (self.ranker is None or not self.num_gpus, "num_gpus", f"0 with {custom}"),
+            (
+                not self.graphs or (self.num_gpus > 0 and not cached),
+                "graphs",
+                f"False with num_gpus == {self.num_gpus} and state_bytes == {cached}: a card "
+                "records them, from whole histories",
+            ),
+        ):
+            require(holds, field, getattr(self, field), rule)
         for place, slot in enumerate(self.slots):
             field = f"slots[{place}].checkpoints"
             if self.ranker is None:
-                require(
-                    slot.checkpoints is not None, field, None, "a folder unless `ranker` is set"
-                )
+                require(slot.checkpoints is not None, field, None, "set unless `ranker` is")
             else:
-                require(
-                    slot.checkpoints is None,
-                    field,
-                    slot.checkpoints,
-                    f"unset with ranker == {self.ranker!r}, which has no versions",
-                )
-                require(
-                    slot.version is None,
-                    f"slots[{place}].version",
-                    slot.version,
-                    f"unset with ranker == {self.ranker!r}, which has no versions",
-                )
-        own, kept = self.ranker is not None, self.sequence_store is not None
-        require(
-            kept or self.store_class is None,
-            "sequence_store",
-            None,
-            f"set with store_class == {self.store_class!r}",
-        )
-        require(
-            self.store_class is not None or not self.store_options,
-            "store_options",
-            self.store_options,
-            "None without store_class",
-        )
-        require(
-            not kept or self.store_class is not None or self.num_replicas == 1,
-            "num_replicas",
-            self.num_replicas,
-            f"1 with sequence_store == {self.sequence_store!r}: one process owns a store. With "
-            "store_class == 'ifa_ray.serving.sharded_histories:ShardedHistories' all replicas "
-            "share it",
-        )
-        require(
-            kept or not self.state_bytes,
-            "state_bytes",
-            self.state_bytes,
-            "0 without sequence_store: states are cached of histories in a store",
-        )
-        require(
-            not own or not self.state_bytes,
-            "state_bytes",
-            self.state_bytes,
-            f"0 with ranker == {self.ranker!r}, which caches no states that are known here",
-        )
-        require(
-            not own or not self.num_gpus,
-            "num_gpus",
-            self.num_gpus,
-            f"0 with ranker == {self.ranker!r}: what it does with a card is not known",
-        )
-        require(
-            not self.graphs or (self.num_gpus > 0 and not self.state_bytes),
-            "graphs",
-            self.graphs,
-            f"False with num_gpus == {self.num_gpus} and state_bytes == "
-            f"{self.state_bytes}: a card records them, from whole histories",
-        )
+                own = slot.checkpoints, slot.version
+                require(own == (None, None), field, own, f"unset, as the version, with {custom}")
 
     def check_paths(self) -> None:
-        """Checks that every file and folder is there.
-
-        Raises:
-            ConfigError: naming the setting, its value and the folder it is relative to.
-        """
+        """Checks that every file and folder is there; names the folder it is relative to."""
         for place, slot in enumerate(self.slots):
-            for field, path in (("items", slot.items), ("checkpoints", slot.checkpoints)):
+            for field in ("items", "checkpoints"):
+                path = getattr(slot, field)
                 require(
                     path is None or Path(path).exists(),
                     f"slots[{place}].{field}",

@@ -1,8 +1,7 @@
-"""The versions of one model that a replica holds, which of them answers, and what overload does.
+"""The versions of one model that a replica holds, and the one check of requests and answers.
 
 Knows versions and rankers as values: no Ray, no event loop, no files. `load` may block and is
-called from any thread; `find` never blocks. A call whose deadline has passed is not ranked; where
-the settings say so, a call that is ranked while many others wait has fewer candidates ranked.
+called from any thread; `find` never blocks.
 """
 
 from __future__ import annotations
@@ -12,63 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ifa_ray.errors import CheckpointError, RankerError, ServingError
+from ifa_ray.errors import CheckpointError, RankerError
 from ifa_ray.ranking.ranker import Ranker
 from ifa_ray.schema import RankRequest, RankResponse, validate_request, validate_response
-from ifa_ray.serving.settings import AppSettings
-
-MAX_DEADLINE_MS = 3_600_000
-
-
-class DeadlineError(ServingError):
-    """A call was still waiting when its deadline passed; it was not ranked."""
-
-
-def check_deadline(deadline_s: float | None, now_s: float, waited_s: float) -> None:
-    """Refuses work that nobody waits for any more.
-
-    Args:
-        deadline_s: on the clock of `now_s`; None waits for ever.
-        now_s: now.
-        waited_s: for the message.
-
-    Raises:
-        DeadlineError: if it has passed.
-    """
-    if deadline_s is not None and now_s >= deadline_s:
-        raise DeadlineError(
-            f"deadline_ms passed after {1e3 * waited_s:.0f} ms in the queue: not ranked."
-        )
-
-
-def fewer_candidates(calls: int, settings: AppSettings) -> int | None:
-    """How many candidates of a request to rank at most; None ranks all.
-
-    Args:
-        calls: at the replica, the one to be ranked included.
-        settings: of the application.
-    """
-    beyond = settings.degrade_beyond_calls
-    return settings.degraded_candidates if beyond is not None and calls > beyond else None
-
-
-def shortened(requests: Sequence[RankRequest], limit: int) -> list[RankRequest]:
-    """Requests with their first `limit` candidates, and at least k; the same object if unchanged.
-
-    Which come first is up to the caller: retrieval that sends its best ones first loses least.
-    """
-    kept = []
-    for request in requests:
-        size = max(limit, request.k)
-        if size < len(request.candidates_C):
-            channels_C = request.channels_C
-            request = dataclasses.replace(
-                request,
-                candidates_C=request.candidates_C[:size],
-                channels_C=None if channels_C is None else channels_C[:size],
-            )
-        kept.append(request)
-    return kept
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,12 +36,11 @@ class Slot:
     def __init__(
         self, first: Loaded, load_version: Callable[[int], Ranker] | None = None, name: str = "slot"
     ) -> None:
-        """Opens the slot with one version.
+        """Opens the slot with one version; without `load_version` it is fixed to that.
 
         Args:
             first: the version to start with.
-            load_version: reads a version from the checkpoint store; raises CheckpointError where it
-                does not exist. None fixes the slot to `first`.
+            load_version: reads a version; raises `CheckpointError` where it does not exist.
             name: for messages.
         """
         self._held: tuple[Loaded, ...] = (first,)  # newest first
@@ -141,8 +85,8 @@ class Slot:
                 )
             loaded = Loaded(version, self._load_version(version))
             # The second place goes to the version that was newest, or to the one just asked for.
-            both = {each.version: each for each in (self._held[0], loaded)}
-            self._held = tuple(both[v] for v in sorted(both, reverse=True))
+            both = (self._held[0], loaded)
+            self._held = tuple(sorted(both, key=lambda each: each.version, reverse=True))
             return loaded
 
 
@@ -153,13 +97,8 @@ def score(
 
     A custom ranker need not check anything, nor know its version, nor measure itself: the answer's
     version is set here, and where it names no `rank_ms`, its share of the call's CPU time on this
-    thread.
-
-    Args:
-        loaded: the version.
-        requests: of any users.
-        limit: ranks the first `limit` candidates of each request, at least k; None ranks all.
-            Answers to requests that lost candidates are marked `degraded`.
+    thread. With a limit, only the first `limit` candidates of each request are ranked, at least k;
+    answers to requests that lost candidates are marked `degraded`.
 
     Raises:
         RequestError: if a request breaks the contract; none was ranked.
@@ -167,7 +106,7 @@ def score(
     """
     for request in requests:
         validate_request(request)
-    asked = list(requests) if limit is None else shortened(requests, limit)
+    asked = [_shortened(request, limit) for request in requests]
     started = time.thread_time()
     responses = getattr(loaded.ranker, "rank_valid", loaded.ranker.rank)(asked)
     share_ms = 1e3 * (time.thread_time() - started) / max(1, len(asked))
@@ -184,3 +123,15 @@ def score(
         )
         for response, one, whole in zip(responses, asked, requests, strict=True)
     ]
+
+
+def _shortened(request: RankRequest, limit: int | None) -> RankRequest:
+    """A request with its first candidates; the same object if it loses none."""
+    if limit is None or max(limit, request.k) >= len(request.candidates_C):
+        return request
+    size, channels_C = max(limit, request.k), request.channels_C
+    return dataclasses.replace(
+        request,
+        candidates_C=request.candidates_C[:size],
+        channels_C=None if channels_C is None else channels_C[:size],
+    )

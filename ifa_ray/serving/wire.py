@@ -1,7 +1,8 @@
-"""Requests and responses as bytes from outside: Arrow streams for programs, JSON for people.
+"""Requests, responses and appends as bytes from outside: Arrow streams; JSON goes to `json_form`.
 
-Knows which media type means which form; no HTTP, no ranker. No pickle crosses this boundary, and
-sizes are checked before anything of that size is made. Whoever receives a body limits its length.
+Knows which media type means which form; no HTTP, no ranker, no store. No pickle crosses this
+boundary, and sizes are checked before anything of that size is made. Whoever receives a body limits
+its length.
 """
 
 from __future__ import annotations
@@ -16,19 +17,63 @@ import pyarrow as pa
 from ifa_ray.errors import RequestError, ServingError, shortened
 from ifa_ray.schema import FROM_STORE, OBJECTIVES, History, RankRequest, RankResponse, StoredHistory
 from ifa_ray.serving import json_form
+from ifa_ray.serving.sequence_store import Append, Appended
 
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
+MAX_DEADLINE_MS = 3_600_000
+"""Of the header `deadline-ms`."""
+
+REQUEST_SCHEMA = pa.schema(
+    {
+        "request_id": pa.int64(),
+        "user_id": pa.int64(),
+        "time_ms": pa.int64(),
+        "candidates": pa.list_(pa.int32()),
+        "channels": pa.list_(pa.int8()),  # null if unknown
+        "history_ids": pa.list_(pa.int32()),  # these three null together: the service's is meant
+        "history_actions": pa.list_(pa.uint8()),
+        "history_times_ms": pa.list_(pa.int64()),
+        "k": pa.int32(),
+        "probabilities": pa.bool_(),
+    }
+)
+_HISTORY = ("history_ids", "history_actions", "history_times_ms")
+
+_PROBABILITIES = [f"p_{objective}" for objective in OBJECTIVES]
+RESPONSE_SCHEMA = pa.schema(
+    {
+        "request_id": pa.int64(),
+        "ids": pa.list_(pa.int32()),
+        "scores": pa.list_(pa.float32()),
+        "model_version": pa.int32(),
+        "rank_ms": pa.float64(),
+        **{name: pa.list_(pa.float32()) for name in _PROBABILITIES},  # null if not asked for
+    }
+)
+# Sent only where a response of the call has one. A watermark is null where the request brought its
+# history.
+_OPTIONAL = {"watermark": pa.int64(), "degraded": pa.bool_()}
+
+APPEND_SCHEMA = pa.schema(
+    {
+        "user_id": pa.int64(),
+        "begin": pa.int64(),
+        "ids": pa.list_(pa.int32()),
+        "actions": pa.list_(pa.uint8()),
+        "times_ms": pa.list_(pa.int64()),
+    }
+)
+APPENDED_SCHEMA = pa.schema(
+    {"user_id": pa.int64(), "watermark": pa.int64(), "appended": pa.int64()}
+)
+
+_LISTED_COLUMNS = 20  # in an error
 
 
-def encode_requests(
-    requests: Sequence[RankRequest], media_type: str = ARROW, *, probabilities: bool = False
-) -> bytes:
-    """Requests as one body. JSON holds exactly one request."""
-    if media_type == JSON:
-        (request,) = requests
-        return json_form.encode_request(request, probabilities)
-    return requests_to_arrow(requests, probabilities)
+def encode_requests(requests: Sequence[RankRequest], *, probabilities: bool = False) -> bytes:
+    """Requests as an Arrow stream."""
+    return _write(REQUEST_SCHEMA, [_request_row(one, probabilities) for one in requests])
 
 
 def decode_requests(
@@ -40,7 +85,7 @@ def decode_requests(
 
     Args:
         body: from outside.
-        media_type: its form.
+        media_type: `ARROW`, or `JSON` of exactly one request.
         max_requests: at most.
         stored: True where the service keeps histories: a request may name its user alone, and is
             read as one whose history is `FROM_STORE`.
@@ -49,172 +94,154 @@ def decode_requests(
         RequestError: naming what is wrong.
     """
     if media_type == JSON:
-        request, probabilities = json_form.decode_request(body, stored=stored)
-        return [request], [probabilities]
-    if media_type != ARROW:
-        raise RequestError(f"content-type == {media_type!r}, must be {JSON!r} or {ARROW!r}.")
-    pairs = requests_from_arrow(body, max_requests, stored=stored)
-    return [request for request, _ in pairs], [wanted for _, wanted in pairs]
+        request, wanted = json_form.decode_request(body, stored=stored)
+        return [request], [wanted]
+    nullable = ("channels", *_HISTORY) if stored else ("channels",)
+    rows = _read_some(body, REQUEST_SCHEMA, max_requests, nullable)
+    return [_request(row) for row in rows], [row["probabilities"] for row in rows]
 
 
 def encode_responses(
     responses: Sequence[RankResponse], media_type: str, probabilities: Sequence[bool]
 ) -> bytes:
-    """Responses as one body; `probabilities` says which of them carry theirs."""
+    """Responses in the form of the body; `probabilities` says which of them carry theirs."""
     if media_type == JSON:
         (response,), (wanted,) = responses, probabilities
         return json_form.encode_response(response, wanted)
-    return responses_to_arrow(responses, probabilities)
+    schema = RESPONSE_SCHEMA
+    for name, kind in _OPTIONAL.items():
+        values = [getattr(response, name) for response in responses]
+        if any(value is not None and value is not False for value in values):
+            schema = schema.append(pa.field(name, kind))
+    pairs = zip(responses, probabilities, strict=True)
+    return _write(schema, [_response_row(one, wanted) for one, wanted in pairs])
 
 
-def decode_responses(body: bytes, media_type: str, num_requests: int) -> list[RankResponse]:
+def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
     """Reads a server's answer to `num_requests` requests.
 
     Raises:
         ServingError: if it is not one.
     """
+    nullable = [*_PROBABILITIES, "watermark"]
+    rows = _read_answers(body, RESPONSE_SCHEMA, num_requests, nullable)
+    return [_response(row) for row in rows]
+
+
+def encode_appends(appends: Sequence[Append]) -> bytes:
+    """Appends as an Arrow stream."""
+    rows = [
+        {
+            "user_id": one.user_id,
+            "begin": one.begin,
+            "ids": one.history.ids_T,
+            "actions": one.history.actions_T,
+            "times_ms": one.history.times_ms_T,
+        }
+        for one in appends
+    ]
+    return _write(APPEND_SCHEMA, rows)
+
+
+def decode_appends(body: bytes, media_type: str, max_appends: int) -> list[Append]:
+    """Reads one body; values are checked by the store.
+
+    Raises:
+        RequestError: naming the first field that is wrong.
+    """
     if media_type == JSON:
-        return [json_form.decode_response(body)]
-    return responses_from_arrow(body, num_requests)
+        return [json_form.decode_append(body)]
+    return [
+        Append(
+            user_id=row["user_id"],
+            begin=row["begin"],
+            history=History(ids_T=row["ids"], actions_T=row["actions"], times_ms_T=row["times_ms"]),
+        )
+        for row in _read_some(body, APPEND_SCHEMA, max_appends, ())
+    ]
 
 
-REQUEST_SCHEMA = pa.schema(
-    {
-        "request_id": pa.int64(),
-        "user_id": pa.int64(),
-        "time_ms": pa.int64(),
-        "candidates": pa.list_(pa.int32()),
-        "channels": pa.list_(pa.int8()),  # null if unknown
-        "history_ids": pa.list_(pa.int32()),
-        "history_actions": pa.list_(pa.uint8()),
-        "history_times_ms": pa.list_(pa.int64()),
-        "k": pa.int32(),
-        "probabilities": pa.bool_(),
+def encode_appended(done: Sequence[Appended], media_type: str) -> bytes:
+    """The outcome of appends, in the form in which they came."""
+    if media_type == JSON:
+        (one,) = done
+        return json_form.AppendedBody(**vars(one)).model_dump_json().encode()
+    return _write(APPENDED_SCHEMA, [vars(one) for one in done])
+
+
+def decode_appended(body: bytes, num_appends: int) -> list[Appended]:
+    """Reads a server's answer to `num_appends` appends; raises `ServingError` if it is none."""
+    return [Appended(**row) for row in _read_answers(body, APPENDED_SCHEMA, num_appends, ())]
+
+
+def _request_row(request: RankRequest, probabilities: bool) -> dict[str, Any]:
+    history = request.history
+    columns: tuple[Any, ...] = (history.ids_T, history.actions_T, history.times_ms_T)
+    if isinstance(history, StoredHistory):
+        columns = (None, None, None)
+    return {
+        "request_id": request.request_id,
+        "user_id": request.user_id,
+        "time_ms": request.time_ms,
+        "candidates": request.candidates_C,
+        "channels": request.channels_C,
+        **dict(zip(_HISTORY, columns, strict=True)),
+        "k": request.k,
+        "probabilities": probabilities,
     }
-)
-
-_PROBABILITIES = [f"p_{objective}" for objective in OBJECTIVES]
-
-RESPONSE_SCHEMA = pa.schema(
-    {
-        "request_id": pa.int64(),
-        "ids": pa.list_(pa.int32()),
-        "scores": pa.list_(pa.float32()),
-        "model_version": pa.int32(),
-        "rank_ms": pa.float64(),
-        **{name: pa.list_(pa.float32()) for name in _PROBABILITIES},  # null if not asked for
-    }
-)
-
-# Sent only where a response of the call has one. A watermark is null where the request brought its
-# history.
-_OPTIONAL = (pa.field("watermark", pa.int64()), pa.field("degraded", pa.bool_()))
-_RESPONSE_SCHEMAS = [
-    RESPONSE_SCHEMA,
-    RESPONSE_SCHEMA.append(_OPTIONAL[0]),
-    RESPONSE_SCHEMA.append(_OPTIONAL[1]),
-    RESPONSE_SCHEMA.append(_OPTIONAL[0]).append(_OPTIONAL[1]),
-]
-
-_LISTED_COLUMNS = 20  # in an error
-
-_HISTORY = ("history_ids", "history_actions", "history_times_ms")
 
 
-def requests_to_arrow(requests: Sequence[RankRequest], probabilities: bool) -> bytes:
-    """Requests as a stream of one batch."""
-    columns: dict[str, list[Any]] = {
-        "request_id": [r.request_id for r in requests],
-        "user_id": [r.user_id for r in requests],
-        "time_ms": [r.time_ms for r in requests],
-        "candidates": [r.candidates_C for r in requests],
-        "channels": [r.channels_C for r in requests],
-        **dict(zip(_HISTORY, _histories(requests), strict=True)),
-        "k": [r.k for r in requests],
-        "probabilities": [probabilities] * len(requests),
-    }
-    return write_batch(REQUEST_SCHEMA, columns)
-
-
-def _histories(requests: Sequence[RankRequest]) -> tuple[list[Any], list[Any], list[Any]]:
-    """The columns of histories; null where the server's is meant."""
-    brought = [None if isinstance(r.history, StoredHistory) else r.history for r in requests]
-    return (
-        [None if history is None else history.ids_T for history in brought],
-        [None if history is None else history.actions_T for history in brought],
-        [None if history is None else history.times_ms_T for history in brought],
+def _request(row: dict[str, Any]) -> RankRequest:
+    columns = [row[name] for name in _HISTORY]
+    absent = [column is None for column in columns]
+    if any(absent) and not all(absent):
+        name = _HISTORY[absent.index(True)]
+        raise RequestError(f"{name} holds null, must be null with all of {', '.join(_HISTORY)}.")
+    ids_T, actions_T, times_ms_T = columns
+    return RankRequest(
+        request_id=row["request_id"],
+        user_id=row["user_id"],
+        time_ms=row["time_ms"],
+        candidates_C=row["candidates"],
+        channels_C=row["channels"],
+        history=FROM_STORE
+        if all(absent)
+        else History(ids_T=ids_T, actions_T=actions_T, times_ms_T=times_ms_T),
+        k=row["k"],
     )
 
 
-def requests_from_arrow(
-    body: bytes, max_requests: int, *, stored: bool = False
-) -> list[tuple[RankRequest, bool]]:
-    """Reads requests and whether each wants probabilities.
-
-    Args:
-        body: from outside.
-        max_requests: rows at most.
-        stored: True lets the three columns of a history be null together, for `FROM_STORE`.
-
-    Raises:
-        RequestError: on anything but a whole stream of `REQUEST_SCHEMA` with 1 to `max_requests`
-            rows.
-    """
-    nullable = ("channels", *_HISTORY) if stored else ("channels",)
-    batches = read_batches(body, [REQUEST_SCHEMA], max_requests, nullable)
-    rows = [_request(batch, row) for batch in batches for row in range(batch.num_rows)]
-    if not rows:
-        raise RequestError("len(requests) == 0, must be >= 1.")
-    return rows
-
-
-def responses_to_arrow(responses: Sequence[RankResponse], probabilities: Sequence[bool]) -> bytes:
-    """Responses as a stream of one batch; `probabilities` says which rows carry them."""
-    p = [
-        r.probabilities_KL if want else None
-        for r, want in zip(responses, probabilities, strict=True)
-    ]
-    columns: dict[str, list[Any]] = {
-        "request_id": [r.request_id for r in responses],
-        "ids": [r.ids_K for r in responses],
-        "scores": [r.scores_K for r in responses],
-        "model_version": [r.model_version for r in responses],
-        "rank_ms": [r.rank_ms for r in responses],
-        **{
-            name: [None if p_KL is None else p_KL[:, place] for p_KL in p]
-            for place, name in enumerate(_PROBABILITIES)
-        },
+def _response_row(response: RankResponse, wanted: bool) -> dict[str, Any]:
+    p_KL = response.probabilities_KL if wanted else None
+    return {
+        "request_id": response.request_id,
+        "ids": response.ids_K,
+        "scores": response.scores_K,
+        "model_version": response.model_version,
+        "rank_ms": response.rank_ms,
+        **{name: None if p_KL is None else p_KL[:, at] for at, name in enumerate(_PROBABILITIES)},
+        "watermark": response.watermark,
+        "degraded": response.degraded,
     }
-    schema = RESPONSE_SCHEMA
-    if any(r.watermark is not None for r in responses):
-        columns["watermark"] = [r.watermark for r in responses]
-        schema = schema.append(_OPTIONAL[0])
-    if any(r.degraded for r in responses):
-        columns["degraded"] = [r.degraded for r in responses]
-        schema = schema.append(_OPTIONAL[1])
-    return write_batch(schema, columns)
 
 
-def responses_from_arrow(body: bytes, num_requests: int) -> list[RankResponse]:
-    """Reads a server's responses.
-
-    Raises:
-        ServingError: on anything but a whole stream of `RESPONSE_SCHEMA` with `num_requests` rows.
-    """
-    try:
-        nullable = [*_PROBABILITIES, "watermark"]
-        batches = read_batches(body, _RESPONSE_SCHEMAS, num_requests, nullable)
-    except RequestError as error:
-        raise ServingError(f"not a rank response: {error}") from None
-    rows = [_response(batch, row) for batch in batches for row in range(batch.num_rows)]
-    if len(rows) != num_requests:
-        raise ServingError(f"len(responses) == {len(rows)}, must be {num_requests}.")
-    return rows
+def _response(row: dict[str, Any]) -> RankResponse:
+    columns = [row[name] for name in _PROBABILITIES]
+    return RankResponse(
+        request_id=row["request_id"],
+        ids_K=row["ids"],
+        scores_K=row["scores"],
+        model_version=row["model_version"],
+        rank_ms=row["rank_ms"],
+        probabilities_KL=None if any(p is None for p in columns) else np.stack(columns, axis=1),
+        watermark=row.get("watermark"),
+        degraded=row.get("degraded", False),
+    )
 
 
-def write_batch(schema: pa.Schema, columns: dict[str, list[Any]]) -> bytes:
-    """Columns, by name, as a stream of one batch."""
-    arrays = [_column(columns[field.name], field.type) for field in schema]
+def _write(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> bytes:
+    """Rows as a stream of one batch."""
+    arrays = [_column([row[field.name] for row in rows], field.type) for field in schema]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
@@ -237,14 +264,35 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     )
 
 
-def read_batches(
-    body: bytes, schemas: Sequence[pa.Schema], max_rows: int, nullable: Collection[str]
-) -> list[pa.RecordBatch]:
-    """The batches of a whole stream from outside, fully checked but not copied.
+def _read_some(
+    body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
+) -> list[dict[str, Any]]:
+    rows = _read(body, schema, max_rows, nullable)
+    if not rows:
+        raise RequestError("len(rows) == 0, must be >= 1.")
+    return rows
+
+
+def _read_answers(
+    body: bytes, schema: pa.Schema, count: int, nullable: Collection[str]
+) -> list[dict[str, Any]]:
+    try:
+        rows = _read(body, schema, count, nullable)
+    except RequestError as error:
+        raise ServingError(f"not an answer: {error}") from None
+    if len(rows) != count:
+        raise ServingError(f"len(answers) == {len(rows)}, must be {count}.")
+    return rows
+
+
+def _read(
+    body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
+) -> list[dict[str, Any]]:
+    """The rows of a whole stream from outside, fully checked; lists are views of the body.
 
     Args:
         body: from outside.
-        schemas: what it may hold; errors name the first.
+        schema: its columns, besides those of `_OPTIONAL` that it has.
         max_rows: of all batches, and batches: an empty one costs memory too.
         nullable: columns whose rows may be null.
 
@@ -254,28 +302,43 @@ def read_batches(
     buffer = pa.py_buffer(body)
     try:
         _refuse_compression(buffer, max_rows)
-        batches, rows = [], 0
+        batches, count = [], 0
         with pa.ipc.open_stream(buffer) as reader:
-            if not any(reader.schema.equals(schema) for schema in schemas):
+            if schema is RESPONSE_SCHEMA:
+                for name, kind in _OPTIONAL.items():
+                    if name in reader.schema.names:
+                        schema = schema.append(pa.field(name, kind))
+            if not reader.schema.equals(schema):
                 raise RequestError(
-                    f"columns == ({_listed(reader.schema)}), must be ({_listed(schemas[0])})."
+                    f"columns == ({_listed(reader.schema)}), must be ({_listed(schema)})."
                 )
             for batch in reader:
-                rows += batch.num_rows
-                if rows > max_rows:
-                    raise RequestError(f"len(rows) == {rows} or more, must be <= {max_rows}.")
+                count += batch.num_rows
+                if count > max_rows:
+                    raise RequestError(f"len(rows) == {count} or more, must be <= {max_rows}.")
                 batch.validate(full=True)  # offsets and lengths come from outside too
                 batches.append(batch)
     except (pa.ArrowException, OSError, struct.error) as error:
         raise RequestError(f"body is not an Arrow stream: {shortened(str(error), 300)}") from None
     except UnicodeDecodeError:
         raise RequestError("body is not an Arrow stream: a column's name is not UTF-8.") from None
-    for batch in batches:
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            holes = column.flatten().null_count if pa.types.is_list(column.type) else 0
-            if holes or (column.null_count and name not in nullable):
-                raise RequestError(f"{name} holds null, must not.")
-    return batches
+    return [row for batch in batches for row in _rows(batch, nullable)]
+
+
+def _rows(batch: pa.RecordBatch, nullable: Collection[str]) -> list[dict[str, Any]]:
+    named = list(zip(batch.schema.names, batch.columns, strict=True))
+    for name, column in named:
+        holes = column.flatten().null_count if pa.types.is_list(column.type) else 0
+        if holes or (column.null_count and name not in nullable):
+            raise RequestError(f"{name} holds null, must not.")
+    return [{name: _value(column[row]) for name, column in named} for row in range(batch.num_rows)]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """A number, or a list as numpy sees it; None where it is null."""
+    if not isinstance(scalar, pa.ListScalar):
+        return scalar.as_py()
+    return None if scalar.values is None else scalar.values.to_numpy(zero_copy_only=True)
 
 
 def _listed(schema: pa.Schema) -> str:
@@ -315,49 +378,3 @@ def _is_compressed(metadata: bytes) -> bool:
 
     header = field(follow(0), 2)
     return bool(header and field(follow(header), 3))
-
-
-def numbers(column: pa.Array, row: int) -> Any:
-    """A row of a column of lists, as numpy sees it; None where it is null."""
-    values = column[row].values
-    return None if values is None else values.to_numpy(zero_copy_only=True)
-
-
-def _request(batch: pa.RecordBatch, row: int) -> tuple[RankRequest, bool]:
-    request = RankRequest(
-        request_id=batch["request_id"][row].as_py(),
-        user_id=batch["user_id"][row].as_py(),
-        time_ms=batch["time_ms"][row].as_py(),
-        candidates_C=numbers(batch["candidates"], row),
-        channels_C=numbers(batch["channels"], row),
-        history=_history(batch, row),
-        k=batch["k"][row].as_py(),
-    )
-    return request, batch["probabilities"][row].as_py()
-
-
-def _history(batch: pa.RecordBatch, row: int) -> History:
-    columns = [numbers(batch[name], row) for name in _HISTORY]
-    absent = [column is None for column in columns]
-    if all(absent):
-        return FROM_STORE
-    if any(absent):
-        name = _HISTORY[absent.index(True)]
-        raise RequestError(f"{name} holds null, must be null with all of {', '.join(_HISTORY)}.")
-    ids_T, actions_T, times_ms_T = columns
-    return History(ids_T=ids_T, actions_T=actions_T, times_ms_T=times_ms_T)
-
-
-def _response(batch: pa.RecordBatch, row: int) -> RankResponse:
-    columns = [numbers(batch[name], row) for name in _PROBABILITIES]
-    p_KL = None if any(column is None for column in columns) else np.stack(columns, axis=1)
-    return RankResponse(
-        request_id=batch["request_id"][row].as_py(),
-        ids_K=numbers(batch["ids"], row),
-        scores_K=numbers(batch["scores"], row),
-        model_version=batch["model_version"][row].as_py(),
-        rank_ms=batch["rank_ms"][row].as_py(),
-        probabilities_KL=p_KL,
-        watermark=batch["watermark"][row].as_py() if "watermark" in batch.schema.names else None,
-        degraded="degraded" in batch.schema.names and batch["degraded"][row].as_py(),
-    )

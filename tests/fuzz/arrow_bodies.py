@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from ifa_ray.serving.events import APPEND_SCHEMA
-from ifa_ray.serving.wire import REQUEST_SCHEMA
+from ifa_ray.serving.wire import APPEND_SCHEMA, REQUEST_SCHEMA
 
 EDGES = [-(2**63), -(2**31), -1, 0, 1, 2, 7, 2**31 - 1, 2**31, 2**53, 2**62, 2**63 - 1]
 # Times are near each other, near now, or at the ends of what an int64 holds.

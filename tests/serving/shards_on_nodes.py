@@ -11,7 +11,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from ifa_ray.errors import ConfigError
-from ifa_ray.serving.sharded_histories import ActorShards, ShardedStore
+from ifa_ray.serving.sharded_histories import ShardedHistories
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ifa_ray" / "serving"))
 from lives import append_of
@@ -26,11 +26,10 @@ def main(folder):
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     found = {}
     try:
-        ActorShards(folder, 2, 2**22)
+        ShardedHistories(folder, 2**22)
     except ConfigError as error:
         found["refusal"] = str(error)
-    shards = ActorShards(folder, 2, 2**22, resource="disk")
-    store = ShardedStore(shards)
+    store = ShardedHistories(folder, 2**22, resource="disk")
     store.append([append_of(user, 0, 5) for user in USERS])
 
     def places():
@@ -43,7 +42,7 @@ def main(folder):
             actor.__ray_call__.remote(
                 lambda _: (ray.get_runtime_context().get_node_id(), os.getpid())
             )
-            for actor in shards._actors
+            for actor in store._actors
         ]
         return [(disks[node], process) for node, process in ray.get(told, timeout=60)]
 
@@ -51,7 +50,7 @@ def main(folder):
     for _, process in before:
         os.kill(process, signal.SIGKILL)
     time.sleep(1)
-    found["stored"] = [store.extent(user)[0] for user in USERS]
+    found["stored"] = [store.watermark(user).length for user in USERS]
     after = places()
     found["before"], found["after"] = ([disk for disk, _ in one] for one in (before, after))
     found["same processes"] = len(set(before) & set(after))
@@ -59,5 +58,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1])
     os._exit(0)  # the cluster's daemons are children, and are ended by whoever started this

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ifa_ray.serving.measures import STAGES, ServeMeasures
+from ifa_ray.serving.app import STAGES, ServeMetrics
 
 PATH = Path(__file__).parents[2] / "deploy" / "grafana.json"
 LABELS = {"application", "deployment", "replica", "le"}
@@ -17,10 +17,8 @@ LABELS = {"application", "deployment", "replica", "le"}
 def exported():
     """Names as Prometheus reads them, and the labels of each."""
     found = {}
-    for metric in vars(ServeMeasures()).values():
-        info = getattr(metric, "info", None)
-        if not info:
-            continue
+    for metric in ServeMetrics().metrics.values():
+        info = metric.info
         # Ray puts `ray_` before each name, and what OpenMetrics asks for behind it.
         ends = {"Counter": ["_total"], "Gauge": [""], "Histogram": ["_bucket", "_count", "_sum"]}
         for end in ends[type(metric).__name__]:

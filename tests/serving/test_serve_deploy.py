@@ -159,10 +159,9 @@ def assert_same_ranking(served, expected):
         np.testing.assert_array_equal(one.scores_K, other.scores_K)
 
 
-@pytest.mark.parametrize("form", ["arrow", "json"])
-def test_a_served_ranking_is_the_models_own(deployed, form):
+def test_a_served_ranking_is_the_models_own(deployed):
     requests = [make_request(1), make_request(2)]
-    with RankClient(f"{deployed.url}/ifa", format=form) as client:
+    with RankClient(f"{deployed.url}/ifa") as client:
         served = client.rank(requests)
         assert_same_ranking(served, deployed.rank_here(requests, served[0].model_version))
 

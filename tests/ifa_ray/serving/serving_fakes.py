@@ -1,13 +1,20 @@
 """Requests, and rankers whose answers can be told by hand, for tests of serving."""
 
+import asyncio
+import json
+
+import httpx
 import numpy as np
 
 from ifa_ray.checkpoints.format import save_checkpoint, version_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_items
-from ifa_ray.schema import History, RankRequest, RankResponse
+from ifa_ray.schema import History, RankRequest, RankResponse, StoredHistory
+from ifa_ray.serving import wire
+from ifa_ray.serving.deployment import RankerDeployment
 from ifa_ray.serving.settings import AppSettings, SlotSettings
+from ifa_ray.serving.versions import Loaded, Slot
 from ifa_ray.training.learner import Learner
 
 SETTINGS = AppSettings(
@@ -32,6 +39,54 @@ def make_request(request_id=1, candidates=(3, 9, 4), k=2, history=((5, 1, 10), (
         k=k,
         **kw,
     )
+
+
+def body_of(one, media_type=wire.ARROW, *, probabilities=False):
+    """A request or an append as a body."""
+    is_request = isinstance(one, RankRequest)
+    if media_type == wire.ARROW:
+        if is_request:
+            return wire.encode_requests([one], probabilities=probabilities)
+        return wire.encode_appends([one])
+    history = one.history
+    columns = {"ids": history.ids_T, "actions": history.actions_T, "times_ms": history.times_ms_T}
+    columns = {name: column.tolist() for name, column in columns.items()}
+    if not is_request:
+        return json.dumps({"user_id": one.user_id, "begin": one.begin, **columns}).encode()
+    values = {name: getattr(one, name) for name in ("request_id", "user_id", "time_ms", "k")}
+    values |= {"candidates": one.candidates_C.tolist(), "probabilities": probabilities}
+    if one.channels_C is not None:
+        values["channels"] = one.channels_C.tolist()
+    if not isinstance(history, StoredHistory):
+        values["history"] = columns
+    return json.dumps(values).encode()
+
+
+def replica_of(ranker=None, settings=SETTINGS, load_version=None):
+    """A replica of one slot."""
+    return RankerDeployment(settings, [Slot(Loaded(0, ranker or LargestIdFirst()), load_version)])
+
+
+def exchange(api, method, path, **kwargs):
+    """One HTTP exchange, in process."""
+
+    async def ask():
+        transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **kwargs)
+
+    return asyncio.run(ask())
+
+
+def transport_to(api):
+    """The way of a client to an application in this process."""
+
+    def serve(request):
+        url, content, headers = str(request.url), request.content, request.headers
+        answer = exchange(api, request.method, url, content=content, headers=headers)
+        return httpx.Response(answer.status_code, content=answer.content, headers=answer.headers)
+
+    return httpx.MockTransport(serve)
 
 
 def small_training(folder, versions):

@@ -24,8 +24,8 @@ from ifa_ray.models import build_model
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import FROM_STORE, RankRequest
+from ifa_ray.serving.app import METRICS
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
-from ifa_ray.serving.measures import Measures
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot
 from ifa_ray.training.learner import Learner
@@ -184,25 +184,18 @@ def test_a_request_with_its_own_history_is_ranked_to_the_bit_and_leaves_states_a
 def test_a_replica_measures_what_it_does(serve):
     noted = []
 
-    class Noting(Measures):
-        def spent(self, stage, seconds):
-            assert 0 <= seconds < 60
-            noted.append(stage)
-
-        def ranked(self, slot, version, requests, candidates):
-            noted.append(("ranked", slot, version, requests, candidates))
-
-        def appended(self, behaviours):
-            noted.append(("appended", behaviours))
-
-        def waiting(self, calls):
-            noted.append(("waiting", calls))
-
-        def states(self, slot, stats):
-            noted.append(("states", slot, stats.outcomes["hit"], stats.outcomes["missing"]))
+    def note(name, value, **labels):
+        assert set(labels) == set(METRICS[name][2])
+        if name == "stage_ms":
+            assert 0 <= value < 60_000
+            noted.append(labels["stage"])
+        elif name in ("calls", "appended", "ranked_candidates", "version"):
+            noted.append((name, value))
+        elif labels.get("outcome") in ("hit", "missing"):
+            noted.append((labels["outcome"], value))
 
     served = serve()
-    served.measures = Noting()
+    served.note = note
 
     async def story():
         for _ in range(2):
@@ -213,12 +206,14 @@ def test_a_replica_measures_what_it_does(serve):
         await served.erase(7)
 
     asyncio.run(story())
-    ranked = ["wait", "rank", ("ranked", 0, 1, 1, 40)]
-    assert noted == [
-        "append", ("appended", 100), ("waiting", 1), *ranked, ("states", 0, 0, 1), ("waiting", 0),
-        "append", ("appended", 0), ("waiting", 1), *ranked, ("states", 0, 1, 1), ("waiting", 0),
-        ("waiting", 1), "wait", ("waiting", 0), "erase",
-    ]  # fmt: skip
+    first, second = (
+        [("calls", 1), "wait", "rank", ("ranked_candidates", 40), ("version", 1), ("hit", hits),
+         ("missing", 1), ("calls", 0)]
+        for hits in (0, 1)
+    )  # fmt: skip
+    refused = [("calls", 1), "wait", ("calls", 0)]
+    appended = ["append", ("appended", 100), *first, "append", ("appended", 0), *second]
+    assert noted == [*appended, *refused, "erase"]
 
 
 def test_an_erased_user_begins_anew_whatever_a_state_held(serve):

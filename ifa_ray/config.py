@@ -166,7 +166,12 @@ def _convert(hint: Any, name: str, value: Any) -> Any:
 
 
 def add_flags(
-    parser: argparse._ActionsContainer, cls: type[Config], names: Iterable[str], **flags: str
+    parser: argparse._ActionsContainer,
+    cls: type[Config],
+    names: Iterable[str],
+    *,
+    of_preset: bool = False,
+    **flags: str,
 ) -> None:
     """Adds a flag for each of some settings: `--top-k` for `top_k`, with its sentence as help.
 
@@ -176,6 +181,7 @@ def add_flags(
         parser: of the command, or a group of it.
         cls: whose settings.
         names: of the settings, in the order of `--help`.
+        of_preset: the class's own defaults are not those of the command.
         **flags: another name of a flag, by the last part of the setting's name.
     """
     for name in names:
@@ -183,7 +189,8 @@ def add_flags(
         hint, default = typing.get_type_hints(owner)[field.name], field.default
         flag = flags.get(field.name, field.name).replace("_", "-")
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        said = "" if default is _REQUIRED or default is None else f" (default: {shown or 'none'})"
+        is_said = default is not _REQUIRED and default is not None and not of_preset
+        said = f" (default: {shown or 'none'})" if is_said else ""
         choices = field.metadata.get("choices")
         among = f"; of {', '.join(choices)}" if choices else ""
         kind: dict[str, Any] = {"type": functools.partial(_Typed, hint), "metavar": "X"}

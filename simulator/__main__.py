@@ -10,7 +10,7 @@ from ifa_ray.cli import run_command_line
 COMMANDS = {
     "run": ("simulator.cli.run", "run the closed loop and the A/B comparison"),
     "experiment": (
-        "simulator.cli.experiment",
+        "simulator.studies.experiment",
         "run the whole comparison: worlds, regimes, rules",
     ),
     "log": (
@@ -27,15 +27,15 @@ COMMANDS = {
         "fit a world's levels and distributions to a log of your own",
     ),
     "rerank-headroom": (
-        "simulator.cli.rerank_headroom",
+        "simulator.studies.rerank_headroom",
         "measure what re-ranking recovers of what repetition costs a greedy list",
     ),
     "sensitivity": (
-        "simulator.cli.sensitivity",
+        "simulator.studies.sensitivity",
         "repeat the A/B with each mechanism of the world moved, zero included",
     ),
     "recall": (
-        "simulator.cli.recall",
+        "simulator.studies.recall",
         "measure how many of the truly best items the retrieval stage finds, by channel",
     ),
 }

@@ -1,7 +1,4 @@
-"""`python -m simulator log`: its flags, its help, and its last lines.
-
-Parses and prints; the log is written in `simulator.run.shards`.
-"""
+"""`python -m simulator log`: its flags, its help, and its last lines."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from pathlib import Path
 
 from ifa_ray.config import require
 from ifa_ray.processes import usable_cores
-from simulator.cli.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+from simulator.cli.settings import EXIT_INTERRUPTED, add_command, add_settings, config_of
 
 _HELP = """\
-Writes a warm-up log and nothing else: synthetic users live lifelong histories under the earlier
-policy, and their last requests are logged with all candidates. No ranker and no Ray: rankers can
+Writes a warm-up log and nothing else: synthetic users with lifelong histories under the earlier
+policy, whose last requests are logged with all candidates. No ranker and no Ray: rankers can
 be trained and compared on it offline (python -m ifa_ray evaluate --data DIR). It is the beginning
 of a run, byte for byte: python -m simulator run --resume --out DIR continues it.
 
@@ -25,34 +22,25 @@ examples:
   python -m simulator log --max-history 500 --set world.history_median=400 --out logs/short
 """
 
-
-_SETTINGS = {
-    **{flag: SETTINGS[flag] for flag in ("seed", "replicates", "users", "candidates")},
-    "requests": (
-        "world.warmup_requests_per_user",
-        "per user, made with all candidates and all logged: the last of the prehistory",
-    ),
-    "max-history": ("world.max_history", "T, that a request carries; models read as much"),
-}
+_SETTINGS = (
+    "seed",
+    "replicates",
+    "users",
+    "world.num_candidates",
+    "world.warmup_requests_per_user",
+    "world.max_history",
+)
 
 
 def add_log(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    log = commands.add_parser(
-        "log",
-        description=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_settings(log, _SETTINGS)
+    log = add_command(commands, "log", _HELP)
+    add_settings(log, _SETTINGS, num_candidates="candidates", warmup_requests_per_user="requests")
     log.add_argument("--out", type=Path, required=True, help="the log's folder, absent or empty")
     log.add_argument("--resume", action="store_true", help="finish the log in --out")
     log.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="that live shards side by side; changes no byte (default: the cores)",
+        "--processes", type=int, metavar="N", help="side by side; no byte depends on it"
     )
-    log.set_defaults(arms=None)
 
 
 def run_log(args: argparse.Namespace) -> int:
@@ -68,10 +56,8 @@ def run_log(args: argparse.Namespace) -> int:
         try:
             total = write_warmup_log(folder, config, processes)
         except KeyboardInterrupt:
-            print(
-                f"\ninterrupted; continue with: python -m simulator log --resume --out {root}",
-                file=sys.stderr,
-            )
+            text = f"continue with: python -m simulator log --resume --out {root}"
+            print(f"\ninterrupted; {text}", file=sys.stderr)
             return EXIT_INTERRUPTED
     print(
         f"{config.replicates} replicates, {total['users']:,} users, {total['impressions']:,} "

@@ -6,7 +6,6 @@ Ray is imported only without `--plain`, after the environment that keeps it priv
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import functools
 import json
@@ -16,9 +15,9 @@ from pathlib import Path
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import RunFolder
 from ifa_ray.errors import ConfigError
-from simulator.cli.settings import EXIT_INTERRUPTED, SETTINGS, add_settings, config_of
+from simulator.cli.settings import EXIT_INTERRUPTED, add_command, add_settings, config_of
 from simulator.run.cluster import Cluster
-from simulator.run.presets import ARMS, REGIMES, RunConfig
+from simulator.run.presets import REGIMES, RunConfig
 
 _HELP = """\
 Runs the closed loop and the A/B comparison.
@@ -40,55 +39,50 @@ examples:
 """
 
 
+_SETTINGS = (
+    "arms",
+    "seed",
+    "replicates",
+    "users",
+    "days",
+    "burn_in_days",
+    "world.num_candidates",
+    "world.slate_size",
+    "model.top_k",
+    "train_requests_per_day",
+)
+
+
 def add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    run = commands.add_parser(
-        "run",
-        description=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    run = add_command(commands, "run", _HELP)
+    add_settings(run, _SETTINGS, num_candidates="candidates")
     run.add_argument(
-        "--arms",
-        help=f"comma-separated, the first is the control: {', '.join(ARMS)}, or "
-        "NAME=package.module:Class for a ranker of your own (its code is run)",
-    )
-    add_settings(run, SETTINGS)
-    run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
-    run.add_argument("--resume", action="store_true", help="continue the run in --out")
-    run.add_argument("--address", help="of a Ray cluster (default: a private one on this machine)")
-    run.add_argument("--user-actors", type=int, default=2, metavar="N", help="default: 2")
-    run.add_argument("--retrieval-actors", type=int, default=1, metavar="N", help="default: 1")
-    run.add_argument("--replicas", type=int, default=1, metavar="N", help="per arm, default: 1")
-    run.add_argument(
-        "--regime",
-        choices=REGIMES,
-        help="quality: every arm ranks all candidates (the default); equal_latency: as many as it "
-        "can in the --budget, measured now and written into the run's config",
+        "--regime", choices=REGIMES, help="all candidates for all (default), or the same time"
     )
     run.add_argument(
         "--budget",
         metavar="ARM|MS",
         help="with equal_latency: milliseconds of CPU per request, or the arm whose cost they are "
-        "(default: the last arm)",
+        "(default: the last arm); measured now and written into the run's config",
     )
+    run.add_argument("--out", type=Path, help="the run's folder (default: runs/PRESET-TIME)")
+    run.add_argument("--resume", action="store_true", help="continue the run in --out")
     run.add_argument(
-        "--reuse",
-        type=Path,
-        metavar="RUN",
-        help="folder of another run of the same worlds: its warm-up, and the arms that would do "
-        "the same, are taken over",
+        "--reuse", type=Path, metavar="RUN", help="a run of the same worlds: what is equal is taken"
     )
-    run.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="lives a small piece, prints what the whole would cost on this machine, and ends",
-    )
+    run.add_argument("--dry-run", action="store_true", help="only print what it would cost here")
     run.add_argument(
         "--plain",
         type=int,
         metavar="N",
         help="no Ray and no serving: N plain processes, at most one an arm; the same bytes",
     )
+    cluster = run.add_argument_group("on Ray")
+    for name, field in Cluster.__dataclass_fields__.items():
+        kind = str if name == "address" else int
+        flag = f"--{name.replace('_', '-')}"
+        cluster.add_argument(flag, type=kind, default=field.default, help=field.metadata["doc"])
 
 
 def run_run(args: argparse.Namespace) -> int:
@@ -98,28 +92,18 @@ def run_run(args: argparse.Namespace) -> int:
 
     if args.resume and args.out is None:
         raise ConfigError("out == None, must name the run to continue with --resume.")
-    config = config_of(args, load_config(args.out) if args.resume else None)
+    budget, is_limited = args.budget, args.regime == "equal_latency"
     require(args.reuse is None or not args.resume, "reuse", args.reuse, "left out with --resume")
-    require(args.budget is None or args.regime == "equal_latency", "budget", args.budget,
-            "left out without --regime equal_latency")  # fmt: skip
+    rule = "left out without --regime equal_latency"
+    require(budget is None or is_limited, "budget", budget, rule)
+    config = config_of(args, load_config(args.out) if args.resume else None)
     if args.plain is not None:
         require(args.plain >= 1, "plain", args.plain, ">= 1")
         require(args.address is None, "address", args.address, "left out with --plain: no cluster")
     name = f"{config.preset}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     # Resolved now: `latest` may be what the user named, and will point elsewhere.
     root = (args.out or Path("runs") / name).resolve()
-    cluster = Cluster(
-        address=args.address,
-        user_actors=args.user_actors,
-        retrieval_actors=args.retrieval_actors,
-        replicas=args.replicas,
-    )
-    if args.user_actors > config.shards:
-        print(
-            f"warning: user_actors == {args.user_actors}, but {config.shards} shards keep only "
-            f"{config.shards} busy.",
-            file=sys.stderr,
-        )
+    cluster = Cluster(**{name: getattr(args, name) for name in Cluster.__dataclass_fields__})
     _find_rankers(config)
     if args.dry_run:
         from simulator.run.costs import estimate_run
@@ -127,22 +111,14 @@ def run_run(args: argparse.Namespace) -> int:
         say = functools.partial(print, file=sys.stderr)
         print("\n".join(estimate_run(config, say).lines()))
         return 0
-    if args.regime == "equal_latency" and not args.resume:
-        config = with_budget(config, args.budget)
+    if is_limited and not args.resume:
+        config = with_budget(config, budget)
     try:
-        simulate(
-            config,
-            root,
-            processes=args.plain,
-            cluster=cluster,
-            resume=args.resume,
-            reuse=args.reuse,
-        )
+        more = {"cluster": cluster, "resume": args.resume, "reuse": args.reuse}
+        simulate(config, root, processes=args.plain, **more)
     except KeyboardInterrupt:
-        print(
-            f"\ninterrupted; continue with: python -m simulator run --resume --out {root}",
-            file=sys.stderr,
-        )
+        text = f"continue with: python -m simulator run --resume --out {root}"
+        print(f"\ninterrupted; {text}", file=sys.stderr)
         return EXIT_INTERRUPTED
     try:
         link_latest(root)
@@ -158,12 +134,9 @@ def with_budget(config: RunConfig, budget: str | None) -> RunConfig:
 
     measured = measure_budget(config, budget or config.parsed_arms[-1].name)
     print("\n".join(measured.lines()), file=sys.stderr)
-    return dataclasses.replace(
-        config,
-        regime="equal_latency",
-        budget_ms=round(measured.budget_ms, 3),
-        candidate_limits=tuple(f"{arm}={limit}" for arm, limit in measured.limits.items()),
-    )
+    limits = [f"{arm}={limit}" for arm, limit in measured.limits.items()]
+    changes = {"budget_ms": round(measured.budget_ms, 3), "candidate_limits": limits}
+    return config.replace({"regime": "equal_latency", **changes})
 
 
 def _find_rankers(config: RunConfig) -> None:

@@ -175,7 +175,7 @@ _TRAIN_STEPS = 3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What a run would come to; costs are of one CPU thread."""
+    """The estimate of a run; costs are of one CPU thread."""
 
     requests_per_user_day: tuple[float, float]  # random ranker and oracle; models lie between
     requests: int  # of one arm, all replicates and days, at the higher of those rates

@@ -78,7 +78,9 @@ class RunConfig(Config):
     preset: str = setting(doc="the name it came from")
     seed: int = setting(0, "everything random derives from it", ge=0)
     arms: tuple[str, ...] = setting(
-        ("twin", "ifa", "ifa_plus"), "as `Arm.parse` reads them; the first is the control"
+        ("twin", "ifa", "ifa_plus"),
+        f"the first is the control; of {', '.join(ARMS)}, or NAME=package.module:Class for a "
+        "ranker of your own (its code is run)",
     )
     replicates: int = setting(3, "independent worlds; fewer than 3 give no verdict", ge=1)
     users: int = setting(32, "per replicate", ge=1)

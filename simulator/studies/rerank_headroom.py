@@ -1,14 +1,14 @@
-"""What a set step recovers of what repetition costs a greedy list, measured by the oracle.
+"""`python -m simulator rerank-headroom`: what re-ranking recovers of what repetition costs a list.
 
-A ranker learns the warm-up and the first days of a world; then its users live on, several requests
-to a session, shown its greedy lists. For each of those requests the true expected watch time of
-whole slates (`simulator.studies.set_value`) is compared:
+A ranker learns the warm-up and the first days of a world; then its users come back for days under
+its greedy lists. For each of those requests the true expected watch time of whole slates
+(`simulator.studies.set_value`) is compared:
 
     greedy       the best K by the learned score
     best_set     greedy by the learned score less the *true* boredom, at the weight that turns out
-                 best: an oracle of repetition, not of items, so what a set step could reach at most
+                 best: an oracle of repetition, not of items, so what re-ranking could reach at most
                  if repetition were all that it corrected
-    mmr, dpp, learned   the set steps; `learned_slate` is the learned one with the session left out
+    mmr, dpp, learned   the ways of re-ranking; `learned_slate` is without the session
     oracle_greedy, oracle_set   by true expected watch time, without and with the slate's boredom
 
 Knows the whole world and a learner; plain numpy and torch, no Ray.
@@ -18,20 +18,19 @@ Letters: R requests, C candidates, P pool, K slate size, L objectives.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import copy
 import dataclasses
-import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ifa_ray.config import Config, require
+from ifa_ray.config import Config, add_flags, flags_given, require, setting
 from ifa_ray.data.features import build_batch
-from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS
 from ifa_ray.models.base import RankModel
 from ifa_ray.ranking.ranker import ModelRanker, ranking_scores, top_k
@@ -39,15 +38,14 @@ from ifa_ray.reranking.step import SetStep
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.samples import LogFollower
+from simulator.cli.settings import add_command, add_world, preset_of
 from simulator.run.presets import RunConfig
 from simulator.studies.set_value import best_set, fresh_utility, oracle_set, slate_watch_s
+from simulator.world.arrays import Floats, Ints, Longs
 from simulator.world.day import DayLog, run_day, run_warmup
 from simulator.world.queries import Candidates, RetrievalQuery
 from simulator.world.users import Moment
 from simulator.world.world import ShardState, World
-
-"""Topic, second topic, mix and author, as `SessionState` takes them."""
-
 
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 """Score per unit of utility, tried for `best_set`."""
@@ -59,39 +57,66 @@ ORACLE_POOL = 200
 CHUNK = 64
 _SLATE_FEATURES = 4
 
+_HELP = """\
+Measures, by the oracle, what re-ranking recovers of what repetition costs a greedy list.
+
+A ranker learns a world's warm-up and first days; then, for each request that its users make, the
+true expected watch time of whole slates is compared: the greedy list by learned score, the best set
+under the same scores (repetition known exactly), mmr, dpp and learned re-ranking, and the two
+that know everything. Plain Python, no Ray; about two minutes a world. See docs/re-ranking.md.
+
+examples:
+  python -m simulator rerank-headroom --world balanced --seed 1 --seeds 5
+  python -m simulator rerank-headroom --preset smoke --users 12
+"""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeadroomSettings(Config):
-    """One measurement.
+    """One measurement."""
 
-    Attributes:
-        model: a key of `MODELS`.
-        users: of each world, all of whom teach and are asked.
-        learn_days: days under the ranker before anything is measured.
-        measured_days: days whose requests are measured.
-        rules: ranking rules to measure; users are shown the first one's lists.
-        strengths: of `mmr`, `dpp` and `learned`, in this order.
-    """
+    model: str = setting("ifa", "that learns and ranks", choices=MODELS)
+    users: int = setting(96, "of each world, all of whom teach and are asked", ge=1)
+    learn_days: int = setting(1, "under the ranker before anything is measured", ge=0)
+    measured_days: int = setting(2, "whose requests are measured", ge=1)
+    rules: tuple[str, ...] = setting(
+        ("pitctr", "long_view"), "ranking rules; users are shown the first one's lists"
+    )
+    strengths: tuple[float, ...] = setting(
+        tuple(STRENGTHS.values()), f"of {', '.join(STRENGTHS)} re-ranking"
+    )
 
-    model: str = "ifa"
-    users: int = 96
-    learn_days: int = 1
-    measured_days: int = 2
-    rules: tuple[str, ...] = ("pitctr", "long_view")
-    strengths: tuple[float, ...] = tuple(STRENGTHS.values())
-
-    def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise unknown_name("model", self.model, MODELS)
-        for field in ("users", "measured_days"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        require(self.learn_days >= 0, "learn_days", self.learn_days, ">= 0")
+    def check(self) -> None:
+        """Checks rules between settings."""
         require(len(self.rules) >= 1, "rules", self.rules, "at least one")
-        require(len(self.strengths) == len(STRENGTHS), "strengths", self.strengths,
-                f"{len(STRENGTHS)} numbers, of {', '.join(STRENGTHS)}")  # fmt: skip
+        rule = f"{len(STRENGTHS)} numbers, of {', '.join(STRENGTHS)}"
+        require(len(self.strengths) == len(STRENGTHS), "strengths", self.strengths, rule)
 
 
-Values = dict[tuple[str, str], npt.NDArray[np.float64]]
+def add_rerank_headroom(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    headroom = add_command(commands, "rerank-headroom", _HELP)
+    add_world(headroom)
+    headroom.add_argument("--seed", type=int, default=9000, metavar="N", help="default: 9000")
+    headroom.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="this many worlds from --seed on"
+    )
+    add_flags(headroom, HeadroomSettings, HeadroomSettings.__dataclass_fields__)
+
+
+def run_rerank_headroom(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    require(args.seeds >= 1, "seeds", args.seeds, ">= 1")
+    seeds = range(args.seed, args.seed + args.seeds)
+    settings = HeadroomSettings().replace(flags_given(args))
+    report = measure_headroom(
+        preset_of(args), seeds, settings, lambda text: print(text, file=sys.stderr, flush=True)
+    )
+    print(format_report(report))
+    return 0
+
+
+Values = dict[tuple[str, str], Floats]
 """Expected watch seconds of each request's slate, by rule and by who chose it."""
 
 
@@ -116,8 +141,7 @@ def measure_headroom(
     """
     parts, users = [], []
     for seed in seeds:
-        study = _Study(config, seed, settings, functools.partial(_with_seed, say, seed))
-        values, user_ids = study.live()
+        values, user_ids = _Study(config, seed, settings, say).measure()
         parts.append(values)
         users.append(user_ids.astype(np.int64) + seed * 1_000_000)
     pooled = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -136,7 +160,7 @@ class _Study:
     def __init__(
         self, config: RunConfig, seed: int, settings: HeadroomSettings, say: Callable[[str], None]
     ) -> None:
-        self._settings, self._say = settings, say
+        self._settings, self._seed, self._tell = settings, seed, say
         self._world = World(config.world, seed)
         self._shard = ShardState.new(self._world, np.arange(settings.users, dtype=np.int32))
         self._items = self._world.catalog.item_table()
@@ -149,15 +173,18 @@ class _Study:
         self._follower = LogFollower(max_history=self._model_config.max_history)
         self._moment: Moment | None = None
         self._values: list[Values] = []
-        self._user_ids: list[npt.NDArray[np.int32]] = []
+        self._user_ids: list[Ints] = []
 
-    def live(self) -> tuple[Values, npt.NDArray[np.int32]]:
-        """Lives warm-up, learning and measured days; the values, and who asked."""
+    def _say(self, text: str) -> None:
+        self._tell(f"seed {self._seed}: {text}")
+
+    def measure(self) -> tuple[Values, Ints]:
+        """Simulates warm-up, learning and measured days; the values, and who asked."""
         self._say("warm-up")
         self._learn(asyncio.run(run_warmup(self._world, self._shard)))
         for day in range(self._settings.learn_days + self._settings.measured_days):
             measured = day >= self._settings.learn_days
-            log = self._live_day(day, measured)
+            log = self._simulate_day(day, measured)
             self._say(f"day {day}: {log.num_requests} requests{' measured' * measured}")
             if not measured:
                 self._learn(log)
@@ -174,7 +201,7 @@ class _Study:
         metrics = self._learner.train(samples)
         self._say("click AUC {is_click}, long view {long_view}".format(**metrics.auc))
 
-    def _live_day(self, day: int, measured: bool) -> DayLog:
+    def _simulate_day(self, day: int, measured: bool) -> DayLog:
         # A copy: a ranker freezes its model, and this one learns again.
         model = copy.deepcopy(self._learner.model)
         ranker = ModelRanker(model, self._items, version=day)
@@ -201,7 +228,7 @@ class _Study:
     def _remember(self, moment: Moment) -> None:
         self._moment = moment
 
-    def _log_p(self, model: RankModel, request: RankRequest) -> npt.NDArray[np.float32]:
+    def _log_p(self, model: RankModel, request: RankRequest) -> np.ndarray:
         with torch.inference_mode():
             batch = build_batch([request], self._items, self._model_config)
             return model.log_probabilities(batch)[0].numpy()
@@ -230,9 +257,9 @@ class _Study:
 
     def _measure(
         self,
-        rows: npt.NDArray[np.int64],
+        rows: Longs,
         requests: list[RankRequest],
-        log_p: list[npt.NDArray[np.float32]],
+        log_p: list[np.ndarray],
         steps: Mapping[tuple[str, str], SetStep],
     ) -> None:
         """Values of every chooser's slates for some of the requests made at the moment."""
@@ -240,7 +267,7 @@ class _Study:
         world, moment, k = self._world, self._moment.take(rows), requests[0].k
         asked = [requests[row] for row in rows]
         pool = self._model_config.set_pool
-        slates: dict[tuple[str, str], npt.NDArray[np.int32]] = {}
+        slates: dict[tuple[str, str], Ints] = {}
         for rule in self._settings.rules:
             pools, scores = [], []
             for row, request in zip(rows, asked, strict=True):
@@ -278,11 +305,7 @@ def _best_name(weight: float, session_too: bool) -> str:
     return f"best_set {'session and slate' if session_too else 'slate'} x {weight:g}"
 
 
-def _with_seed(say: Callable[[str], None], seed: int, text: str) -> None:
-    say(f"seed {seed}: {text}")
-
-
-def _summary(rule: str, values: Values, users: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _summary(rule: str, values: Values, users: Longs) -> dict[str, Any]:
     """Gains over greedy, the best of the `best_set`s standing for all of them."""
     mine = {name: value_R for (of_rule, name), value_R in values.items() if of_rule == rule}
     tried = {name: float(v.mean()) for name, v in mine.items() if name.startswith("best_set")}
@@ -307,9 +330,9 @@ def _summary(rule: str, values: Values, users: npt.NDArray[np.int64]) -> dict[st
 
 
 def _share(
-    gain_R: npt.NDArray[np.float64],
-    headroom_R: npt.NDArray[np.float64],
-    users: npt.NDArray[np.int64],
+    gain_R: Floats,
+    headroom_R: Floats,
+    users: Longs,
 ) -> tuple[float | None, float | None]:
     """The gain over the headroom, a ratio of means, and its standard error; None without one."""
     headroom = float(headroom_R.mean())
@@ -319,7 +342,7 @@ def _share(
     return share, _clustered_se((gain_R - share * headroom_R) / headroom, users)
 
 
-def _clustered_se(x_R: npt.NDArray[np.float64], users: npt.NDArray[np.int64]) -> float:
+def _clustered_se(x_R: Floats, users: Longs) -> float:
     """Standard error of a mean whose rows of one user belong together."""
     _, user_R = np.unique(users, return_inverse=True)
     total_U = np.bincount(user_R, x_R - x_R.mean())

@@ -1,4 +1,4 @@
-"""Which mechanism of the world decides who wins: the A/B test over its knobs, zero included.
+"""Finds the mechanism of the world that decides who wins: the A/B test over its knobs, and zero.
 
 Knows settings and finished runs; a row is one whole run in plain processes in a folder of its own,
 so a table that was interrupted goes on where it stopped. One knob is moved at a time, the levels
@@ -8,19 +8,20 @@ left the real ones says what matters, not how much of it there is in the world.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.config import Config, require
-from ifa_ray.errors import LogError, unknown_name
-from ifa_ray.processes import worker_pool
+from ifa_ray.config import Config, add_flags, flags_given, read_setting, require, setting
+from ifa_ray.data.run_folder import write_atomically
+from ifa_ray.processes import in_processes, usable_cores
+from simulator.cli.settings import add_command, add_settings, preset_of
 from simulator.run.presets import RunConfig
 from simulator.run.simulate import simulate
 
@@ -45,47 +46,23 @@ KNOBS: Mapping[str, tuple[float, ...]] = {
 """Settings of `WorldConfig` and what each is set to, the rest at the named world's values."""
 
 BASELINE = "as it is"
-ARMS = ("twin", "din", "ifa", "ifa_plus")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SensitivitySettings(Config):
-    """One table.
+    """One table."""
 
-    Attributes:
-        knobs: of `KNOBS`.
-        arms: the first is the control.
-        replicates: worlds of each row; the same seeds in every row.
-        users, days: of each world.
-        train_requests_per_day: samples that each model learns per day.
-    """
-
-    knobs: tuple[str, ...] = tuple(KNOBS)
-    arms: tuple[str, ...] = ARMS
-    replicates: int = 8
-    users: int = 16
-    days: int = 4
-    train_requests_per_day: int = 24
-
-    def __post_init__(self) -> None:
-        for knob in self.knobs:
-            if knob not in KNOBS:
-                raise unknown_name("knob", knob, KNOBS)
-        require(self.replicates >= 3, "replicates", self.replicates, ">= 3: no interval without")
+    knobs: tuple[str, ...] = setting(tuple(KNOBS), "settings of the world", choices=KNOBS)
+    arms: tuple[str, ...] = setting(("twin", "din", "ifa", "ifa_plus"), "the first is the control")
+    replicates: int = setting(8, "worlds of each row, the same seeds in all; 3 for a verdict", ge=3)
+    users: int = setting(16, "of each world", ge=1)
+    days: int = setting(4, "of each world", ge=2)
+    train_requests_per_day: int = setting(24, "samples that each model learns per day", ge=1)
 
     def configs(self, base: RunConfig) -> dict[str, RunConfig]:
         """The runs of the table by the name of their row, the world as it is first."""
-        sized = base.replace(
-            {
-                "arms": self.arms,
-                "replicates": self.replicates,
-                "users": self.users,
-                "days": self.days,
-                "burn_in_days": 1,
-                "shards": 1,
-                "train_requests_per_day": self.train_requests_per_day,
-            }
-        )
+        sizes = {name: value for name, value in self.to_dict().items() if name != "knobs"}
+        sized = base.replace({**sizes, "burn_in_days": 1, "shards": 1})
         rows = {BASELINE: sized}
         for knob in self.knobs:
             for value in KNOBS[knob]:
@@ -118,40 +95,20 @@ def measure_sensitivity(
     """
     require(processes >= 1, "processes", processes, ">= 1")
     configs = settings.configs(base)
+    jobs = [(_folder(root, name), config) for name, config in configs.items()]
+    names = dict(zip((folder for folder, _ in jobs), configs, strict=True))
     started = time.monotonic()
-    for count, name in enumerate(_run_all(root, configs, processes), 1):
+    for count, ((folder, _), _) in enumerate(in_processes(_run_one, jobs, processes), 1):
         passed = time.monotonic() - started
         left = passed / count * (len(configs) - count)
-        say(f"[{passed:6.1f} s] {count}/{len(configs)} rows: {name}; ETA {left:.0f} s")
+        row = names[folder]
+        say(f"[{passed:6.1f} s] {count}/{len(configs)} rows: {row}; ETA {left:.0f} s")
     return {
         "preset": base.preset,
         "seed": base.seed,
         "settings": settings.to_dict(),
         "rows": [_row(name, _folder(root, name)) for name in configs],
     }
-
-
-def _run_all(root: Path, configs: Mapping[str, RunConfig], processes: int) -> Iterator[str]:
-    """Names of rows as their runs are finished."""
-    if processes == 1:
-        for name, config in configs.items():
-            _run_one(_folder(root, name), config)
-            yield name
-        return
-    with worker_pool(min(processes, len(configs))) as pool:
-        waiting = {
-            pool.submit(_run_one, _folder(root, name), config): name
-            for name, config in configs.items()
-        }
-        try:
-            for future in as_completed(waiting):
-                future.result()
-                yield waiting[future]
-        except BrokenProcessPool:
-            raise LogError(
-                f"{root}: a process died before its row was finished, perhaps for want of memory. "
-                "The same command goes on, with fewer --processes."
-            ) from None
 
 
 def _run_one(root: Path, config: RunConfig) -> None:
@@ -224,3 +181,43 @@ def _cell(effect: Mapping[str, Any]) -> str:
     low, high = effect["interval"]
     text = f"{100 * effect['relative']:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
     return f"**{text}**" if effect["decision"] in ("better", "worse") else text
+
+
+_HELP = """\
+Repeats the A/B comparison with one mechanism of the world moved at a time, zero included, and
+prints where each arm wins. Every row is a whole run (plain processes, no Ray) in a folder of its
+own below --out: the same command again does only what is missing. About a minute of one core a row.
+
+examples:
+  python -m simulator sensitivity --out runs/sensitivity
+  python -m simulator sensitivity --knobs mood_gain,loyalty_gain --replicates 12 --out runs/some
+  python -m simulator sensitivity --set 'model.cross_features=["channel","category","author"]' \
+      --out runs/with-counts
+"""
+
+
+def add_sensitivity(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    sensitivity = add_command(commands, "sensitivity", _HELP)
+    add_settings(sensitivity, (), default="smoke")
+    sensitivity.add_argument("--seed", type=int, default=0, help="of every row (default: 0)")
+    add_flags(sensitivity, SensitivitySettings, SensitivitySettings.__dataclass_fields__)
+    sensitivity.add_argument("--out", type=Path, required=True, help="a folder for all the runs")
+    sensitivity.add_argument("--processes", type=int, metavar="N", help="default: the cores")
+
+
+def run_sensitivity(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    changes = {"seed": args.seed, **dict(read_setting(text) for text in args.set)}
+    report = measure_sensitivity(
+        preset_of(args).replace(changes),
+        SensitivitySettings().replace(flags_given(args)),
+        args.out.resolve(),
+        usable_cores() if args.processes is None else args.processes,
+        lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    table = format_table(report)
+    write_atomically(args.out / "sensitivity.json", json.dumps(report, indent=1).encode())
+    write_atomically(args.out / "sensitivity.md", table.encode())
+    print(table)
+    return 0

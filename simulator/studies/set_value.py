@@ -12,21 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.world.arrays import Floats, Ints
 from simulator.world.responses import bias, expected_play_s, utility, watch_distribution
 from simulator.world.users import Moment, SessionState, joy, leave_probability
 from simulator.world.world import World
 
-Array = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int32]
-ItemTraits = tuple[
-    npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.int32]
-]
+ItemTraits = tuple[Ints, Ints, Floats, Ints]
 """Topic, second topic, mix and author, as `SessionState` takes them."""
 
 
-def slate_watch_s(world: World, moment: Moment, ids_RK: Ids) -> Array:
+def slate_watch_s(world: World, moment: Moment, ids_RK: Ints) -> Floats:
     """Expected watch seconds of each user's slate, [R].
 
     The sum over positions of the chance to reach it (nobody left or asked anew before) times the
@@ -46,13 +42,13 @@ def slate_watch_s(world: World, moment: Moment, ids_RK: Ids) -> Array:
     return total_R
 
 
-def fresh_utility(world: World, moment: Moment, ids_RP: Ids) -> Array:
+def fresh_utility(world: World, moment: Moment, ids_RP: Ints) -> Floats:
     """Utility of items before boredom, the session's mood included, [R, P]."""
     mood_R = moment.sessions.mood_U
     return utility(world.config, world.catalog, moment.users, ids_RP, moment.time_ms_R, mood_R)
 
 
-def boredom_of(world: World, session: SessionState, ids_RP: Ids) -> Array:
+def boredom_of(world: World, session: SessionState, ids_RP: Ints) -> Floats:
     """Utility that each item would lose to repetition if it were shown now, [R, P]."""
     tiled = session.take(np.repeat(np.arange(len(ids_RP)), ids_RP.shape[1]))
     return tiled.boredom(world.config, *_traits(world, ids_RP.ravel())).reshape(ids_RP.shape)
@@ -61,13 +57,13 @@ def boredom_of(world: World, session: SessionState, ids_RP: Ids) -> Array:
 def best_set(
     world: World,
     moment: Moment,
-    ids_RP: Ids,
-    scores_RP: Array,
+    ids_RP: Ints,
+    scores_RP: Floats,
     k: int,
     *,
     weight: float,
     session_too: bool,
-) -> Ids:
+) -> Ints:
     """Slates [R, k]: greedy by somebody's score, less the true boredom.
 
     Args:
@@ -82,17 +78,17 @@ def best_set(
     """
     before_RP = 0.0 if session_too else boredom_of(world, moment.sessions, ids_RP)
 
-    def worth(session: SessionState) -> Array:
+    def worth(session: SessionState) -> Floats:
         return scores_RP - weight * (boredom_of(world, session, ids_RP) - before_RP)
 
     return _greedy(world, moment, ids_RP, worth, k)
 
 
-def oracle_set(world: World, moment: Moment, ids_RP: Ids, k: int, *, repetition: bool) -> Ids:
+def oracle_set(world: World, moment: Moment, ids_RP: Ints, k: int, *, repetition: bool) -> Ints:
     """Slates [R, k]: greedy by true expected watch time, with or without the boredom of a slate."""
     fresh_RP = fresh_utility(world, moment, ids_RP)
 
-    def worth(session: SessionState) -> Array:
+    def worth(session: SessionState) -> Floats:
         now = session if repetition else moment.sessions
         return _play_s(world, ids_RP, fresh_RP - boredom_of(world, now, ids_RP))
 
@@ -102,10 +98,10 @@ def oracle_set(world: World, moment: Moment, ids_RP: Ids, k: int, *, repetition:
 def _greedy(
     world: World,
     moment: Moment,
-    ids_RP: Ids,
-    worth: Callable[[SessionState], Array],
+    ids_RP: Ints,
+    worth: Callable[[SessionState], Floats],
     k: int,
-) -> Ids:
+) -> Ints:
     """Takes the item of the highest worth in the session as it then stands, k times."""
     rows = np.arange(len(ids_RP))
     session = moment.sessions.take(rows)
@@ -120,13 +116,13 @@ def _greedy(
     return chosen_RK
 
 
-def _play_s(world: World, ids: Ids, utility: Array) -> Array:
+def _play_s(world: World, ids: Ints, utility: Floats) -> Floats:
     duration_s = world.catalog.observed.items.duration_ms_N[ids] / 1000
     watch = watch_distribution(world.config, utility, duration_s)
     return expected_play_s(watch, world.config.replay_share)
 
 
-def _traits(world: World, ids: Ids) -> ItemTraits:
+def _traits(world: World, ids: Ints) -> ItemTraits:
     catalog = world.catalog
     author = catalog.observed.items.author_id_N[ids]
     return catalog.topic_N[ids], catalog.second_N[ids], catalog.mix_N[ids], author

@@ -59,13 +59,13 @@ def test_standard_errors_are_clustered_by_user():
         (["--model", "iffa"], "Did you mean 'ifa'?"),
         (["--rules", "pitcr"], "Did you mean 'pitctr'?"),
         (["--strengths", "1,2"], "must be 3 numbers, of mmr, dpp, learned"),
-        (["--strengths", "1,2,x"], "must be numbers, comma-separated"),
+        (["--strengths", "1,2,x"], "strengths == '1,2,x', must be of type"),
         (["--users", "0"], "users == 0, must be >= 1"),
         (["--seeds", "0"], "seeds == 0, must be >= 1"),
         (["--world", "balancd"], "Did you mean 'balanced'?"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_lived(arguments, message, capsys):
+def test_wrong_arguments_are_refused_before_anything_is_simulated(arguments, message, capsys):
     assert main(["rerank-headroom", "--preset", "smoke", *arguments]) == 2
     assert message in capsys.readouterr().err
 

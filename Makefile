@@ -31,7 +31,7 @@ test: $(INSTALLED_DEV)
 quick-test: $(INSTALLED_DEV)
 	.venv/bin/python -m pytest -q -m "not cluster" -n 2 --dist loadfile \
 	  tests/test_front_door.py tests/test_imports.py tests/ifa_ray/test_metrics.py \
-	  tests/ifa_ray/test_ranker.py tests/ifa_ray/serving
+	  tests/ifa_ray/ranking/test_ranker.py tests/ifa_ray/serving
 
 house: $(INSTALLED_DEV)
 	.venv/bin/python tests/house

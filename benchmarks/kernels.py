@@ -30,7 +30,7 @@ from ifa_ray.models import build_model
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.inputs import Candidates, TowerInputs
 from ifa_ray.models.linear_attention import SequenceState
-from ifa_ray.ranking.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.ranking.ranker import ModelRanker, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
 
 SEED = 0
@@ -102,12 +102,11 @@ def measure(size: Size) -> dict[str, Any]:
             *_tower_parts(model, size, model.tower_inputs(batch)),
         ]
         log_p_CL = model.log_probabilities(batch)[0].numpy()
+        rule = parse_ranking_rule(config.ranking_rule)
         parts.append(
             Part(
                 name="scores and slate",
-                run=lambda: top_k(
-                    asked.candidates_C, ranking_scores(log_p_CL, config.ranking_rule), asked.k
-                ),
+                run=lambda: top_k(asked.candidates_C, rule.scores(log_p_CL), asked.k),
                 copied_bytes=log_p_CL.nbytes,
             )
         )

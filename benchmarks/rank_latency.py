@@ -128,7 +128,7 @@ def measure(
     results = []
     tasks: dict[str, Callable[[ModelConfig, ItemTable], Callable[[RankRequest], object]]] = {
         "rank": functools.partial(_prepare_rank, precision=precision),
-        "whole": functools.partial(_prepare_rank, precision="fp32", screens=False),
+        "whole": functools.partial(_prepare_rank, precision="fp32", prunes=False),
         "train": _prepare_train,
     }
     for task in only:
@@ -202,10 +202,10 @@ def _config(name: str, size: Size, cross_features: tuple[str, ...]) -> ModelConf
 
 
 def _prepare_rank(
-    config: ModelConfig, items: ItemTable, precision: str, *, screens: bool = True
+    config: ModelConfig, items: ItemTable, precision: str, *, prunes: bool = True
 ) -> Callable[[RankRequest], object]:
     model = build_model(config, items, SEED)
-    ranker = ModelRanker(model, items, version=0, precision=precision, screens=screens)
+    ranker = ModelRanker(model, items, version=0, precision=precision, prunes=prunes)
     return lambda asked: ranker.rank([asked])
 
 

@@ -7,7 +7,7 @@ The same candidates are ranked for users with histories of growing length n, fro
 (`StatefulRanker`, an empty history in the request) and, but for the longest, from the whole history
 (`ModelRanker`). Lengths and ways take turns within a trial, and ratios are medians over trials of
 the ratio within one, so that a busy machine disturbs them little; times are CPU time of the one
-thread. Then impressions are appended one at a time, through the cache. Torch and numpy alone.
+thread. Then impressions are appended one at a time. Torch and numpy alone.
 
 Letters: m candidates, n behaviours.
 """
@@ -90,7 +90,7 @@ class Growth:
         times_first: cached, relative to the shortest history; median of trials' ratios.
         of_whole: cached, relative to ranking the same request whole; as above.
         build_ms: of making the state, once.
-        append_us, append_mean_us: of appending one impression through the cache, microseconds; the
+        append_us, append_mean_us: of appending one impression, microseconds; the
             median, and the mean, which holds the work that is put off.
         state_bytes: of the state, in the cache.
         max_difference: of a score, between the two ways.
@@ -178,10 +178,10 @@ def measure(
                 same[n].append(found.ids_K.tolist() == expected.ids_K.tolist())
         timed("towers", 0, _towers(model, items, users[0].asks(one, size.lengths[0]), precision))
     for user in users:
+        state = keeper.empty()
+        keeper.append(state, part_of(user.life, 0, user.n))
         for n in range(user.n, user.n + size.appends):
-            one_more = part_of(user.life, n, n + 1)
-            timed("append", user.n, partial(kept.append, user.n, n, one_more))
-        assert states.watermark(user.n, 0) == user.n + size.appends
+            timed("append", user.n, partial(keeper.append, state, part_of(user.life, n, n + 1)))
     results = []
     for n in size.lengths:
         cached, whole = seconds["cached", n], seconds.get(("whole", n))

@@ -3,7 +3,7 @@
 Knows requests, features and a model's log-probabilities; how a request got here and where the
 answer goes is `ifa_ray.serving`'s.
 
-Letters: C candidates, K slate size, L objectives.
+Letters: C candidates, P of them, K slate size, L objectives.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models.base import RankModel, log_probabilities_from
 from ifa_ray.models.cached import Cached
-from ifa_ray.ranking.pruning import DECIMALS, Contenders, contenders, worth_screening
+from ifa_ray.ranking.pruning import DECIMALS, prune, worth_pruning
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.reranking.step import SetStep
 from ifa_ray.schema import RankRequest, RankResponse, validate_request
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Of the products that screen candidates; what is in a slate is scored in float32."""
+"""Of the products that prune candidates; those in a slate are scored in float32."""
 
 
 class Ranker(Protocol):
-    """Anything that ranks: `ModelRanker`, or a class of one's own."""
+    """Anything that ranks: `ModelRanker`, or a custom ranker."""
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Answers requests in their order."""
@@ -51,7 +51,7 @@ class ModelRanker:
         precision: str = "fp32",
         *,
         score_all: Callable[[Batch], torch.Tensor] | None = None,
-        screens: bool = True,
+        prunes: bool = True,
     ) -> None:
         """Prepares the model for inference.
 
@@ -65,7 +65,7 @@ class ModelRanker:
                 AMX; where bfloat16 is multiplied no faster than float32 it is slower.
             score_all: in place of the model, from a batch on the host to log p(objective|can)
                 [B, C, L], such as `ifa_ray.cuda.graphs.GraphedModel.log_probabilities`.
-            screens: False computes all that the model says of every candidate, for the same slates
+            prunes: False computes every tower of every candidate, for the same slates
                 (`ifa_ray.ranking.pruning`).
 
         Raises:
@@ -74,22 +74,15 @@ class ModelRanker:
         """
         if precision not in PRECISIONS:
             raise unknown_name("precision", precision, PRECISIONS)
-        require(
-            score_all is None or precision == "fp32",
-            "precision",
-            precision,
-            "'fp32' with score_all: which candidates are scored again depends on their scores",
-        )
+        rule = "'fp32' with score_all: which candidates are scored again depends on their scores"
+        require(score_all is None or precision == "fp32", "precision", precision, rule)
         self._dtype = PRECISIONS[precision]
         # On a device, finding out what can be left out costs more than it spares.
-        self._screens = screens and (model.device.type == "cpu" or precision != "fp32")
-        self._model = model
-        self._items = items
-        self._version = version
-        self._clock = clock
-        self._device = model.device
+        on_host = model.device.type == "cpu"
+        self._prunes = prunes and score_all is None and (on_host or precision != "fp32")
+        self._model, self._items, self._version, self._clock = model, items, version, clock
         self._rule = parse_ranking_rule(model.config.ranking_rule)
-        self._set_step = _set_step(model, items)
+        self._reranking = _reranking(model, items)
         model.freeze()
         self._score_all = score_all
 
@@ -103,7 +96,7 @@ class ModelRanker:
         """
         for request in requests:
             validate_request(request)
-        return self.rank_valid(requests)
+        return [self._rank_one(request) for request in requests]
 
     def rank_valid(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
         """Ranks requests that `validate_request` has passed, for callers that check them first."""
@@ -112,8 +105,8 @@ class ModelRanker:
     def _rank_one(self, request: RankRequest) -> RankResponse:
         start = self._clock()
         batch = build_batch([request], self._items, self._model.config)
-        if self._device.type != "cpu" and self._score_all is None:
-            batch = batch.to(self._device)
+        if self._score_all is None:
+            batch = batch.to(self._model.device)
         return self._answer(request, batch, None, start)
 
     def _answer(
@@ -127,76 +120,58 @@ class ModelRanker:
             cached: as in `RankModel.tower_inputs`.
             start: when the request was begun, by the clock.
         """
+        model, C = self._model, len(request.candidates_C)
+        wanted = self._reranking.pool_size(C, request.k) if self._reranking else request.k
+        prunes = self._prunes and worth_pruning(C, wanted, self._dtype) and model.scores_apart
         with torch.inference_mode():
-            if self._may_screen(request):
-                inputs = self._model.tower_inputs(batch, cached)
-                found = contenders(
-                    self._model, inputs, self._rule, self._wanted(request), self._dtype
-                )
-                best_K, scores_K = self._slate(request, found)
-                taken = inputs.take(torch.from_numpy(best_K).to(self._device))
-                log_p_KL = log_probabilities_from(self._model.logits_of(taken))[0].cpu().numpy()
+            if prunes:
+                inputs = model.tower_inputs(batch, cached)
+                places_P, log_p_PL = prune(model, inputs, self._rule, wanted, self._dtype)
+            elif self._score_all is not None:
+                places_P, log_p_PL = np.arange(C), self._score_all(batch)[0].cpu().numpy()
             else:
-                found = Contenders(np.arange(len(request.candidates_C)), self._log_p(batch, cached))
-                best_K, scores_K = self._slate(request, found)
-                log_p_KL = found.log_p_PL[best_K]
+                log_p_PL = model.log_probabilities(batch, cached)[0].cpu().numpy()
+                places_P = np.arange(C)
+            best_K, scores_K = self._slate(request, places_P, log_p_PL, wanted)
+            if prunes:  # the slate's other objectives were left out
+                taken = inputs.take(torch.from_numpy(places_P[best_K]).to(model.device))
+                log_p_KL = log_probabilities_from(model.logits_of(taken))[0].cpu().numpy()
+            else:
+                log_p_KL = log_p_PL[best_K]
         return RankResponse(
             request_id=request.request_id,
-            ids_K=request.candidates_C[best_K],
+            ids_K=request.candidates_C[places_P[best_K]],
             scores_K=scores_K,
             model_version=self._version,
             probabilities_KL=np.exp(log_p_KL),
             rank_ms=(self._clock() - start) * 1e3,
         )
 
-    def _may_screen(self, request: RankRequest) -> bool:
-        """True if some candidates may be left out unscored: where that is worth it."""
-        wanted, C = self._wanted(request), len(request.candidates_C)
-        return (
-            self._screens
-            and self._score_all is None
-            and worth_screening(C, wanted, self._dtype)
-            and self._model.scores_apart
-        )
-
-    def _wanted(self, request: RankRequest) -> int:
-        """How many of the best by score the slate is made of."""
-        step = self._set_step
-        if step is None:
-            return request.k
-        return step.pool_size(len(request.candidates_C), request.k)
-
-    def _log_p(self, batch: Batch, cached: Cached | None) -> npt.NDArray[np.float32]:
-        """What the model says of all candidates, [C, L]."""
-        if self._score_all is not None:
-            assert cached is None  # a cached state is in no batch
-            return self._score_all(batch)[0].cpu().numpy()
-        return self._model.log_probabilities(batch, cached)[0].cpu().numpy()
-
     def _slate(
-        self, request: RankRequest, found: Contenders
+        self,
+        request: RankRequest,
+        places_P: npt.NDArray[np.int64],
+        log_p_PL: npt.NDArray[np.float32],
+        wanted: int,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Places and scores of the slate: the top k, or what the set step makes of more.
+        """Places in [0, P) and scores of the slate: the best `wanted`, re-ranked if so asked for.
 
         Raises:
             RankerError: if a score is not finite.
         """
-        ids_P = request.candidates_C[found.places_P]
-        scores_P = self._rule.scores(found.log_p_PL)
+        ids_P, scores_P = request.candidates_C[places_P], self._rule.scores(log_p_PL)
         if not np.isfinite(scores_P).all():
             bad = int(np.flatnonzero(~np.isfinite(scores_P))[0])
             raise RankerError(
                 f"request {request.request_id}: score of candidate {ids_P[bad]} "
                 f"== {scores_P[bad]} by version {self._version}, must be finite."
             )
-        best, scores = top_k(ids_P, scores_P, self._wanted(request))
-        if self._set_step is None:
-            return found.places_P[best], scores
+        best, scores = top_k(ids_P, scores_P, wanted)
+        if self._reranking is None:
+            return best, scores
         rounded = np.round(scores_P[best], DECIMALS)
-        best_K, worth_K = self._set_step.choose(
-            request, found.places_P[best], rounded, found.log_p_PL[best]
-        )
-        return best_K, worth_K.astype(np.float32)
+        chosen_K, worth_K = self._reranking.choose(request, ids_P[best], rounded, log_p_PL[best])
+        return best[chosen_K], worth_K.astype(np.float32)
 
 
 class RandomRanker:
@@ -232,13 +207,8 @@ class RandomRanker:
         )
 
 
-def ranking_scores(log_p_CL: npt.NDArray[np.float32], rule: str) -> npt.NDArray[np.float64]:
-    """One score per candidate from log p(objective|can), by a rule of `ifa_ray.ranking_rule`."""
-    return parse_ranking_rule(rule).scores(log_p_CL)
-
-
-def _set_step(model: RankModel, items: ItemTable) -> SetStep | None:
-    """The set step of a model's config; None where slates are the top k by score."""
+def _reranking(model: RankModel, items: ItemTable) -> SetStep | None:
+    """The re-ranking of a model's config; None where slates are the top k by score."""
     config = model.config
     if config.set_step == "off" or config.set_strength == 0:
         return None
@@ -252,9 +222,9 @@ def top_k(
     """Places and scores of the k best by rounded score, best first; equal ones in order of id."""
     rounded_C = np.round(scores_C, DECIMALS)
     kth = np.partition(rounded_C, len(rounded_C) - k)[len(rounded_C) - k]
-    contenders = np.flatnonzero(rounded_C >= kth)
-    order = np.lexsort((ids_C[contenders], -rounded_C[contenders]))[:k]
-    best_K = contenders[order]
+    reaching = np.flatnonzero(rounded_C >= kth)
+    order = np.lexsort((ids_C[reaching], -rounded_C[reaching]))[:k]
+    best_K = reaching[order]
     return best_K, rounded_C[best_K].astype(np.float32)
 
 

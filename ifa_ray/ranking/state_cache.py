@@ -1,13 +1,12 @@
-"""Sequence states of many users in memory: by user and version, the least lately used go first.
+"""Cached attention states of many users in memory: the least recently used are evicted first.
 
-Knows states by their size alone; what is in them, and whether one may answer a request, is
-`ifa_ray.ranking.state_ranker`'s. No Ray, no event loop, no files: a lost state is made again
-from the history.
+Knows states by their size alone; whether one may answer a request is for
+`ifa_ray.ranking.state_ranker` to decide. No Ray, no event loop, no files: a lost state is made
+again from the history.
 
-Threads: any may call anything. A state that is worked on is taken out and put back, so it is in one
-thread's hands or in the cache, never both; a second thread that wants it finds nothing, as after an
-eviction. Requests of one user are therefore best sent to one thread. A state that was not put back,
-because something failed half way, is gone, not half right.
+Threads: any may call anything. A state that is worked on is taken out and put back, so a second
+thread that wants it finds nothing, as after an eviction. One that was not put back, because
+something failed half way, is gone, not half right.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ import dataclasses
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ifa_ray.config import require
 from ifa_ray.ranking.cached_state import HistoryState
 
 OUTCOMES = ("hit", "behind", "missing", "conflict", "older", "beyond", "gap")
-"""What became of a request's state.
+"""Outcomes of a request's look-up.
 
-`hit`: it was there and up to date. `behind`: it was there, and the behaviours since were appended.
-`missing`: it was made from the whole history. `conflict`: what was there held other behaviours, and
-it was made anew. `older`: the request is from before the state's last behaviour, and was ranked
+`hit`: the state was there and up to date. `behind`: it was there, and the behaviours since were
+appended. `missing`: it was made from the whole history. `conflict`: it held other behaviours, and
+was made anew. `older`: the request is from before the state's last behaviour, and was ranked
 without one. `beyond`: the history is longer than what the model reads, and was ranked without one.
 `gap`: the request brought too few behaviours, and was refused.
 """
@@ -58,15 +58,8 @@ class StateStats:
         return (self.outcomes["hit"] + self.outcomes["behind"]) / max(1, answered)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Borrowed:
-    """What `SequenceStates.take` hands over and `put` wants back.
-
-    Attributes:
-        key: user id and version.
-        state: None where there was none.
-        forgets: how often something had been forgotten by then.
-    """
+class Borrowed(NamedTuple):
+    """A state that `SequenceStates.take` hands over and `put` wants back."""
 
     key: tuple[int, int]
     state: HistoryState | None
@@ -93,17 +86,14 @@ class SequenceStates:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], tuple[HistoryState, int]] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._appended = self._evictions = self._forgets = 0
         self._outcomes: Counter[str] = Counter()
-        self._appended = 0
-        self._evictions = 0
-        self._forgets = 0
 
     def take(self, user_id: int, version: int) -> Borrowed:
         """Removes a state, if there is one, and hands it over."""
         with self._lock:
             key = (user_id, version)
-            return Borrowed(key=key, state=self._remove(key), forgets=self._forgets)
+            return Borrowed(key, self._remove(key), self._forgets)
 
     def put(self, borrowed: Borrowed, state: HistoryState) -> None:
         """Stores a state, the borrowed one or its successor, as the one used last.
@@ -130,26 +120,20 @@ class SequenceStates:
                 self._evictions += 1
 
     def watermark(self, user_id: int, version: int) -> int | None:
-        """How many behaviours a state holds; None where there is none. It counts as no use."""
+        """The history length of a state; None where there is none. It counts as no use."""
         with self._lock:
             held = self._held.get((user_id, version))
             return None if held is None else held[0].length
 
-    def forget_user(self, user_id: int) -> None:
-        """Drops a user's states of all versions, those in a thread's hands too. O(states)."""
-        self._forget(lambda key: key[0] == user_id)
-
-    def forget_users(self, is_meant: Callable[[int], bool]) -> None:
-        """As `forget_user`, of the users that a function says yes to."""
-        self._forget(lambda key: is_meant(key[0]))
-
-    def forget_version(self, version: int) -> None:
-        """Drops all users' states of a version, as when it is unloaded. O(states)."""
-        self._forget(lambda key: key[1] == version)
+    def forget(self, is_meant: Callable[[int, int], bool]) -> None:
+        """Drops the states of (user id, version) that are meant, O(states); borrowed ones too."""
+        with self._lock:
+            self._forgets += 1
+            for key in [key for key in self._held if is_meant(*key)]:
+                self._remove(key)
 
     def count(self, outcome: str, appended: int = 0) -> None:
-        """Notes what became of a request's state, one of `OUTCOMES`."""
-        assert outcome in OUTCOMES, outcome
+        """Counts a request's outcome, one of `OUTCOMES`."""
         with self._lock:
             self._outcomes[outcome] += 1
             self._appended += appended
@@ -166,18 +150,10 @@ class SequenceStates:
                 max_bytes=self._max_bytes,
             )
 
-    def _forget(self, is_meant: Callable[[tuple[int, int]], bool]) -> None:
-        with self._lock:
-            self._forgets += 1
-            for key in list(filter(is_meant, self._held)):
-                self._remove(key)
-
     def _remove(self, key: tuple[int, int]) -> HistoryState | None:
-        held = self._held.pop(key, None)
-        if held is None:
-            return None
-        self._bytes -= held[1]
-        return held[0]
+        held, size = self._held.pop(key, (None, 0))
+        self._bytes -= size
+        return held
 
 
 # Of the map, for each state: the key, two integers, the pair and the map's links.

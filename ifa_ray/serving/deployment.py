@@ -266,9 +266,9 @@ class RankerDeployment:
         held, states = self._slots[slot], self._states[slot]
         before = held.versions
         loaded = held.load(version, exact=exact)
-        if states is not None:
-            for gone in set(before) - set(held.versions):
-                states.forget_version(gone)
+        gone = set(before) - set(held.versions)
+        if gone and states is not None:
+            states.forget(lambda _, version: version in gone)
         return loaded
 
 

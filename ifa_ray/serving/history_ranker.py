@@ -33,7 +33,7 @@ class StoredHistories:
     def forget(self, user_id: int) -> None:
         """Drops a user's states."""
         if self.states is not None:
-            self.states.forget_user(user_id)
+            self.states.forget(lambda user, _: user == user_id)
         self._generations.pop(user_id, None)
 
     def read(
@@ -68,7 +68,7 @@ class StoredHistories:
         if self._generations.get(user_id, 0) not in (0, generation):
             self.forget(user_id)
         if len(self._generations) >= _MOST_USERS:
-            self.states.forget_users(lambda _: True)
+            self.states.forget(lambda *_: True)
             self._generations.clear()
         self._generations[user_id] = generation
 

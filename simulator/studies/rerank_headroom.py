@@ -33,7 +33,8 @@ from ifa_ray.config import Config, add_flags, flags_given, require, setting
 from ifa_ray.data.features import build_batch
 from ifa_ray.models import MODELS
 from ifa_ray.models.base import RankModel
-from ifa_ray.ranking.ranker import ModelRanker, ranking_scores, top_k
+from ifa_ray.ranking.ranker import ModelRanker, top_k
+from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.reranking.step import SetStep
 from ifa_ray.schema import RankRequest, RankResponse
 from ifa_ray.training.learner import Learner
@@ -271,7 +272,7 @@ class _Study:
         for rule in self._settings.rules:
             pools, scores = [], []
             for row, request in zip(rows, asked, strict=True):
-                scores_C = np.round(ranking_scores(log_p[row], rule), 5)
+                scores_C = np.round(parse_ranking_rule(rule).scores(log_p[row]), 5)
                 pool_P, _ = top_k(request.candidates_C, scores_C, max(k, pool))
                 pools.append(pool_P)
                 scores.append(scores_C[pool_P])
@@ -286,8 +287,10 @@ class _Study:
             for (of_rule, name), step in steps.items():
                 if of_rule == rule:
                     slates[rule, name] = np.stack([
-                        request.candidates_C[step.choose(request, p, s, log_p[row][p])[0]]
-                        for row, request, p, s in zip(rows, asked, pools, scores, strict=True)
+                        ids_P[step.choose(request, ids_P, s, log_p[row][p])[0]]
+                        for row, request, ids_P, p, s in zip(
+                            rows, asked, ids_RP, pools, scores, strict=True
+                        )
                     ])  # fmt: skip
         ids_RC = np.stack([request.candidates_C for request in asked])
         likely_RP = np.argsort(-fresh_utility(world, moment, ids_RC), axis=1)[:, :ORACLE_POOL]

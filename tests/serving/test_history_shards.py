@@ -1,7 +1,7 @@
 """Two replicas that share histories in two shards, by handle: who ranks whom, and what kills do.
 
 Tolerance: scores within 3e-5 of those of the bare model with the whole history, whichever replica
-answers, from a state or not; see test_stateful_ranker.py for where it comes from.
+answers, from a state or not; see test_state_ranker.py for where it comes from.
 """
 
 import contextlib

@@ -57,15 +57,6 @@ def one_by_one(keeper, history):
     return state
 
 
-def merged(keeper, history):
-    n = len(history)
-    state = bulk(keeper, part_of(history, 0, n // 3))
-    rest = bulk(keeper, part_of(history, n // 3, n // 2))
-    keeper.merge(rest, bulk(keeper, part_of(history, n // 2, n)))
-    keeper.merge(state, rest)
-    return state
-
-
 def logits_from_state(model, keeper, state, request):
     with torch.inference_mode():
         inputs = model.tower_inputs(*keeper.read(state, request))
@@ -77,7 +68,7 @@ def logits_from_scratch(model, request):
         return model(build_batch([request], ITEMS, model.config)).logits_BCL
 
 
-@pytest.mark.parametrize("make", [bulk, one_by_one, merged])
+@pytest.mark.parametrize("make", [bulk, one_by_one])
 @pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize("name", KEEPING)
 def test_a_state_gives_the_logits_of_the_whole_history(name, counts, make):
@@ -97,22 +88,14 @@ KEEPER = make_keeper(cross_features=CROSS_FEATURES)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(
-    length=st.integers(0, 260),
-    cuts=st.lists(st.tuples(st.integers(0, 260), st.sampled_from(["append", "merge"]))),
-)
+@given(length=st.integers(0, 260), cuts=st.lists(st.integers(0, 260)))
 def test_however_a_history_is_cut_it_leaves_the_same_state(length, cuts):
     model, keeper = KEEPER
     request = make_request(60, history=untidy(length))
-    state, done = keeper.empty(), 0
-    for stop, way in [*sorted(cuts), (length, "append")]:
-        part = part_of(request.history, done, max(done, min(stop, length)))
-        if way == "merge":
-            keeper.merge(state, bulk(keeper, part))
-        else:
-            keeper.append(state, part)
-        done += len(part)
-    assert state.length == done == length
+    state = keeper.empty()
+    for stop in (*sorted(min(cut, length) for cut in cuts), length):
+        keeper.append(state, part_of(request.history, state.length, stop))
+    assert state.length == length
     found = logits_from_state(model, keeper, state, request)
     torch.testing.assert_close(found, logits_from_scratch(model, request), rtol=0, atol=TOLERANCE)
 
@@ -135,7 +118,7 @@ def test_a_state_knows_both_feature_maps(phi):
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("make", [bulk, one_by_one, merged])
+@pytest.mark.parametrize("make", [bulk, one_by_one])
 def test_counts_gaps_and_lengths_are_equal_to_the_bit(make):
     _, keeper = make_keeper("ifa", cross_features=CROSS_FEATURES)
     for length in (0, 3, 200):
@@ -196,8 +179,6 @@ def test_behaviours_out_of_order_are_refused_and_the_state_is_as_it_was():
     shuffled = make_history(3, times_ms=[NOW_MS, NOW_MS - 1, NOW_MS])
     with pytest.raises(RequestError, match="oldest first"):
         keeper.append(state, shuffled)
-    with pytest.raises(RequestError, match="later part begins at"):
-        keeper.merge(state, bulk(keeper, earlier))
     assert state.length == 40
     assert torch.equal(before, logits_from_state(model, keeper, state, request))
 
@@ -260,7 +241,8 @@ def test_bytes_are_counted_as_the_allocator_counts_them(name):
 
 def test_the_size_of_a_state_follows_the_codes_met_and_not_the_length():
     _, keeper = make_keeper("ifa")
-    assert bulk(keeper, make_history(2000)).nbytes == keeper.empty().nbytes
+    short, long = (bulk(keeper, make_history(length)) for length in (200, 2000))
+    assert short.nbytes == long.nbytes
     _, keeper = make_keeper("ifa_plus")
     once, often = make_history(300), make_history(1900)  # of 300 items
     assert bulk(keeper, often).nbytes < 1.5 * bulk(keeper, once).nbytes

@@ -1,7 +1,7 @@
 """A request that names its user alone is answered as one that brings the whole history.
 
 Tolerance with states: scores within 3e-5, slates equal but for candidates as near to each other;
-without states, equal to the bit. See test_stateful_ranker.py for where the tolerance comes from.
+without states, equal to the bit. See test_state_ranker.py for where the tolerance comes from.
 """
 
 import asyncio

@@ -13,48 +13,31 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from ranking_cases import ITEMS, N, make_model
 
-from ifa_ray.config import CROSS_FEATURES, ModelConfig
-from ifa_ray.data.features import build_batch
-from ifa_ray.data.items import ItemTable
+from ifa_ray.config import CROSS_FEATURES
 from ifa_ray.errors import ConfigError, RequestError
-from ifa_ray.models import build_model
-from ifa_ray.ranking.cached_state import Latest
 from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_keeper import part_of
 from ifa_ray.ranking.state_ranker import HistoryGapError, StatefulRanker
 from ifa_ray.schema import History, RankRequest, validate_response
 
-N = 200
 START_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 MAX_HISTORY = 150
 TOLERANCE = 3e-5
 
-ITEMS = ItemTable(
-    video_id_N=np.arange(N, dtype=np.int32),
-    author_id_N=(np.arange(N) % 17).astype(np.int32),
-    category_N=(np.arange(N) % 5).astype(np.int32),
-    duration_ms_N=np.full(N, 9000, np.int32),
-    upload_ms_N=np.zeros(N, np.int64),
-    content_ND=np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32),
-)
 
-
-def make_model(name="ifa_plus", seed=0, **changes):
-    config = ModelConfig(
-        name=name, width=8, num_heads=2, top_k=5, tower_widths=(8,), id_buckets=300,
-        author_buckets=30, user_buckets=10, max_history=MAX_HISTORY,
-        cross_features=CROSS_FEATURES,
-    )  # fmt: skip
-    model = build_model(dataclasses.replace(config, **changes), ITEMS, seed)
+def loud_model(name="ifa_plus", seed=0, **changes):
+    changes = {"max_history": MAX_HISTORY, "cross_features": CROSS_FEATURES} | changes
+    model = make_model(name, seed, **changes)
     with torch.no_grad():  # untrained towers say little; these say much
         model.towers.layers[-1].weight.mul_(30.0)
     return model
 
 
-MODELS = {version: make_model(seed=version) for version in (1, 2)}
+MODELS = {version: loud_model(seed=version) for version in (1, 2)}
 
 
 def make_rankers(version=1, states=None, max_bytes=10**7, model=None, **options):
@@ -128,7 +111,6 @@ OPERATIONS = st.lists(
         st.tuples(st.just("empty"), st.integers(0, 2), st.sampled_from([1, 2])),
         st.tuples(st.just("overlap"), st.integers(0, 2), st.integers(1, 20)),
         st.tuples(st.just("older"), st.integers(0, 2), st.integers(1, 20)),
-        st.tuples(st.just("events"), st.integers(0, 2), st.integers(0, 30)),
         st.tuples(st.just("evict"), st.integers(0, 2), st.just(0)),
         st.tuples(st.just("forget_version"), st.just(0), st.sampled_from([1, 2])),
     ),
@@ -164,19 +146,10 @@ def test_any_course_of_events_ranks_as_from_scratch(operations, max_bytes):
                     ranker.rank_at(request_of(user_id, watermark, watermark), watermark)
         elif what == "older":
             check(ranker, plain, user_id, max(0, watermark - value), number=number)
-        elif what == "events":  # late, repeated, or ahead of what is held
-            begin = max(0, watermark - value)
-            held = states.watermark(user_id, 1)
-            if held is not None and begin > held:
-                with pytest.raises(HistoryGapError):
-                    ranker.append(user_id, begin, part_of(life_of(user_id), begin, watermark))
-            else:
-                for _ in range(2):
-                    ranker.append(user_id, begin, part_of(life_of(user_id), begin, watermark))
         elif what == "evict":
-            states.forget_user(user_id)
+            states.forget(lambda user, _, gone=user_id: user == gone)
         else:
-            states.forget_version(value)
+            states.forget(lambda _, version, gone=value: version == gone)
         stats = states.stats()
         assert stats.state_bytes <= max_bytes
 
@@ -198,7 +171,7 @@ def make_cached(version, states):
 def test_a_growing_history_is_ranked_from_one_state(name, counts, precision, monkeypatch):
     monkeypatch.setattr("ifa_ray.ranking.pruning._WORTH_FROM", 0)
     monkeypatch.setattr("ifa_ray.ranking.pruning._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
-    model = make_model(name, cross_features=CROSS_FEATURES if counts else ("channel",))
+    model = loud_model(name, cross_features=CROSS_FEATURES if counts else ("channel",))
     ranker, plain, states = make_rankers(model=model, precision=precision)
     begin = 0
     for number, watermark in enumerate([0, 1, 4, 5, 6, 40, 41, 41, 120]):
@@ -210,8 +183,8 @@ def test_a_growing_history_is_ranked_from_one_state(name, counts, precision, mon
 
 
 @pytest.mark.parametrize("set_step", ["mmr", "dpp", "learned"])
-def test_the_set_step_sees_the_session_that_the_state_kept(set_step):
-    model = make_model(set_step=set_step, set_strength=3.0, set_pool=30, max_history=400)
+def test_reranking_sees_the_session_that_the_state_kept(set_step):
+    model = loud_model(set_step=set_step, set_strength=3.0, set_pool=30, max_history=400)
     if model.set_response is not None:
         model.set_response.weights_LG.normal_(generator=torch.Generator().manual_seed(0))
     ranker, plain, _ = make_rankers(model=model)
@@ -234,7 +207,7 @@ def test_versions_live_side_by_side_and_each_makes_its_own_state():
         check(old, old_plain, 3, 50, 50)
         check(new, new_plain, 3, 50, 50)
     assert outcomes(states) == {"missing": 2, "hit": 4}
-    states.forget_version(1)
+    states.forget(lambda _, version: version == 1)
     assert old.needs_from(3, 50) == 0
     assert new.needs_from(3, 50) == 50
 
@@ -285,36 +258,6 @@ def test_a_state_of_other_behaviours_is_found_out():
     check(ranker, plain, 3, 50)
 
 
-def test_repeated_events_change_nothing_and_corrected_ones_drop_the_state():
-    ranker, plain, _ = make_rankers()
-    life = life_of(3)
-    assert ranker.append(3, 0, part_of(life, 0, 10)) is None  # nobody asked yet
-    check(ranker, plain, 3, 50)
-    for _ in range(3):
-        assert ranker.append(3, 45, part_of(life, 45, 55)) == 55
-    assert ranker.append(3, 20, part_of(life, 20, 30)) == 55
-    check(ranker, plain, 3, 55, 55)
-    with pytest.raises(HistoryGapError, match="must begin at <= 55"):
-        ranker.append(3, 56, part_of(life, 56, 57))
-    check(ranker, plain, 3, 55, 55)
-    backwards = dataclasses.replace(part_of(life, 55, 56), times_ms_T=np.array([START_MS - 1]))
-    with pytest.raises(RequestError, match="must be >="):
-        ranker.append(3, 55, backwards)
-    check(ranker, plain, 3, 55, 55)
-    for bad, begin in [
-        (dataclasses.replace(backwards, ids_T=np.array([1])), 55),
-        (dataclasses.replace(backwards, actions_T=np.zeros(2, np.uint8)), 55),
-        (part_of(life, 0, 60), -1),
-    ]:
-        with pytest.raises(RequestError, match=r"^(history\.(ids|actions) is|begin == -1)"):
-            ranker.append(3, begin, bad)
-    check(ranker, plain, 3, 55, 55)
-    corrected = part_of(life, 50, 55)
-    corrected = dataclasses.replace(corrected, actions_T=corrected.actions_T ^ 1)
-    assert ranker.append(3, 50, corrected) is None
-    assert ranker.needs_from(3, 55) == 0
-
-
 def test_beyond_max_history_the_window_is_read_and_no_state():
     ranker, plain, states = make_rankers()
     check(ranker, plain, 3, MAX_HISTORY)
@@ -325,27 +268,6 @@ def test_beyond_max_history_the_window_is_read_and_no_state():
     with pytest.raises(HistoryGapError, match=f"must be >= {MAX_HISTORY}"):
         ranker.rank_at(request_of(3, MAX_HISTORY + 30, 31), MAX_HISTORY + 30)
     assert outcomes(states) == {"missing": 1, "beyond": 2, "gap": 1}
-    check(ranker, plain, 4, MAX_HISTORY - 1)
-    life = life_of(4)
-    assert ranker.append(4, 0, part_of(life, 0, MAX_HISTORY)) == MAX_HISTORY
-    assert ranker.append(4, 0, part_of(life, 0, MAX_HISTORY + 1)) is None
-    assert states.stats().states == 0
-
-
-def test_a_whole_life_is_read_where_it_is_asked_for():
-    """As with a larger `max_history`; the length's feature stays at the longest learned on."""
-    model = make_model()
-    ranker, _, states = make_rankers(model=model, whole_life=True)
-    longer = build_model(dataclasses.replace(model.config, max_history=400), ITEMS, seed=0)
-    longer.load_state_dict(model.state_dict())
-    longest = build_batch([request_of(3, MAX_HISTORY)], ITEMS, model.config).length_B
-    with torch.no_grad():  # no length beyond was learned on
-        longer.user.length.weight[longest:] = longer.user.length.weight[longest]
-    plain = ModelRanker(longer, ITEMS, version=1)
-    check(ranker, plain, 3, 200)
-    check(ranker, plain, 3, 390, 200)
-    check(ranker, plain, 3, 390, 390)
-    assert outcomes(states) == {"missing": 1, "behind": 1, "hit": 1}
 
 
 def test_requests_are_checked_and_a_refusal_costs_no_state():
@@ -378,7 +300,7 @@ def test_a_state_that_something_broke_is_not_kept(monkeypatch):
     def fail(*_args):
         raise MemoryError
 
-    monkeypatch.setattr(Latest, "append", fail)
+    monkeypatch.setattr("ifa_ray.ranking.state_keeper._last_of", fail)
     with pytest.raises(MemoryError):  # the codes are in, the rest is not
         ranker.rank_at(request_of(3, 51, 50), 51)
     monkeypatch.undo()
@@ -396,7 +318,7 @@ def test_without_a_budget_every_request_is_ranked_anew():
 
 def test_models_that_must_see_a_history_whole_are_refused():
     with pytest.raises(ConfigError, match="name == 'twin' keeps no sequence state"):
-        StatefulRanker(make_model("twin"), ITEMS, 0, SequenceStates(0))
+        StatefulRanker(loud_model("twin"), ITEMS, 0, SequenceStates(0))
 
 
 def test_several_threads_rank_the_same_users_as_one_does():

@@ -1,4 +1,4 @@
-"""A small catalogue, requests in a session, and pools that the tests of the set step share."""
+"""A small catalogue, requests in a session, and pools that the tests of re-ranking share."""
 
 import numpy as np
 

@@ -1,7 +1,9 @@
+import naive_reranking as naive
 import numpy as np
 import pytest
-from set_cases import CLICK, ITEMS, NOW_MS, VIEW, in_session, make_history
+from reranking_cases import CLICK, ITEMS, NOW_MS, VIEW, in_session, make_history, make_request
 
+from ifa_ray.reranking import repetition
 from ifa_ray.reranking.repetition import (
     FADING,
     FEATURES,
@@ -9,16 +11,14 @@ from ifa_ray.reranking.repetition import (
     SESSION_GAP_MS,
     ItemTraits,
     RepetitionWalk,
-    recent_impressions,
-    repetition_features_naive,
 )
 from ifa_ray.schema import History
 
 TRAITS = ItemTraits.of(ITEMS)
 
 
-def recent_of(history, now_ms=NOW_MS):
-    return recent_impressions(history, ITEMS.rows(history.ids_T[-MAX_RECENT:]), now_ms)
+def recent_of(history):
+    return repetition.recent_of(make_request(history=history), ITEMS)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -29,7 +29,7 @@ def test_walking_down_a_slate_equals_the_definition_pair_by_pair(seed):
     walk, shown = RepetitionWalk(TRAITS, rows_P, recent), []
     for place in rng.permutation(25)[:12]:
         above = rows_P[np.array(shown, np.int64)]
-        naive_PF = repetition_features_naive(TRAITS, rows_P, recent, above)
+        naive_PF = naive.features(TRAITS, rows_P, recent, above)
         np.testing.assert_allclose(walk.features_PF, naive_PF, atol=1e-6)
         walk.show(place)
         shown.append(place)
@@ -62,15 +62,16 @@ def test_a_session_is_what_follows_the_last_long_gap():
     assert recent.viewed_S.tolist() == [True, True]
 
 
-def test_after_a_long_gap_nothing_is_recent():
-    recent = recent_of(make_history([5, 6], [CLICK, 0], [NOW_MS - SESSION_GAP_MS] * 2))
-    assert len(recent.rows_S) == 0
-    assert len(recent_of(History.empty()).rows_S) == 0
-
-
-def test_only_so_many_impressions_are_recent():
-    recent = recent_of(in_session(length=MAX_RECENT + 9))
-    assert len(recent.rows_S) == MAX_RECENT
+@pytest.mark.parametrize(
+    ("history", "count"),
+    [
+        (make_history([5, 6], [CLICK, 0], [NOW_MS - SESSION_GAP_MS] * 2), 0),
+        (History.empty(), 0),
+        (in_session(length=MAX_RECENT + 9), MAX_RECENT),
+    ],
+)
+def test_the_latest_impressions_since_a_long_gap_are_recent(history, count):
+    assert len(recent_of(history).rows_S) == count
 
 
 def test_items_that_have_left_the_catalogue_repeat_nothing():

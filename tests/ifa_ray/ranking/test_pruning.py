@@ -4,63 +4,37 @@ import math
 import numpy as np
 import pytest
 import torch
+from ranking_cases import ITEMS, N, make_model, make_request
 
-from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import build_batch
-from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError
 from ifa_ray.models import MODELS, build_model
-from ifa_ray.ranking.pruning import contenders, worth_screening
+from ifa_ray.ranking.pruning import prune, worth_pruning
 from ifa_ray.ranking.ranker import PRECISIONS, ModelRanker, top_k
 from ifa_ray.ranking_rule import parse_ranking_rule
-from ifa_ray.schema import History, RankRequest
+from ifa_ray.schema import History
 
-N = 400
-ITEMS = ItemTable(
-    video_id_N=np.arange(N, dtype=np.int32),
-    author_id_N=(np.arange(N) % 17).astype(np.int32),
-    category_N=(np.arange(N) % 5).astype(np.int32),
-    duration_ms_N=np.full(N, 9000, np.int32),
-    upload_ms_N=np.zeros(N, np.int64),
-    content_ND=np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32),
-)
 RULES = ("pitctr", "long_view", "imp", "is_click", "imp^2*is_click^0.5*is_like^3")
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Small sets are screened too."""
+    """Small sets are pruned too."""
     monkeypatch.setattr("ifa_ray.ranking.pruning._WORTH_FROM", 0)
     monkeypatch.setattr("ifa_ray.ranking.pruning._AT_LEAST", dict.fromkeys(PRECISIONS.values(), 8))
 
 
-def make_request(candidates=300, k=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return RankRequest(
-        request_id=seed,
-        user_id=seed,
-        time_ms=10**9,
-        candidates_C=rng.permutation(N)[:candidates].astype(np.int32),
-        history=History(
-            ids_T=rng.integers(0, N, 30).astype(np.int32),
-            actions_T=rng.integers(0, 128, 30).astype(np.uint8),
-            times_ms_T=np.sort(rng.integers(0, 10**9, 30)),
-        ),
-        k=k,
-    )
-
-
-def make_model(name="ifa", spread=1.0, **changes):
+def spread_model(name="ifa", spread=1.0, **changes):
     """A model; the logits of the impression spread so many times as wide as untrained ones do."""
-    config = ModelConfig(
-        name=name, width=8, num_heads=2, top_k=5, tower_widths=(8,), id_buckets=300,
-        author_buckets=30, user_buckets=10,
-    )  # fmt: skip
-    model = build_model(dataclasses.replace(config, **changes), ITEMS, seed=0)
+    model = make_model(name, **changes)
     if model.towers.plain:
         with torch.no_grad():
             model.towers.layers[-1].weight[0].mul_(spread)
     return model
+
+
+def asked_of(candidates=300, k=3, seed=0):
+    return make_request(candidates, k, seed)
 
 
 def expected_of(model, request):
@@ -81,49 +55,49 @@ def assert_slate(response, ids_K, scores_K, p_KL):
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 @pytest.mark.parametrize("spread", [1.0, 30.0])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_screening_changes_no_slate(name, spread, precision):
-    model = make_model(name, spread)
+def test_pruning_changes_no_slate(name, spread, precision):
+    model = spread_model(name, spread)
     ranker = ModelRanker(model, ITEMS, version=0, precision=precision)
-    for seed in range(4):
-        request = make_request(seed=seed)
+    for seed in range(2):
+        request = asked_of(seed=seed)
         assert_slate(ranker.rank([request])[0], *expected_of(model, request))
 
 
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 @pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
 @pytest.mark.parametrize("rule", RULES)
-def test_screening_changes_no_slate_by_any_rule(rule, spread, precision):
-    model = make_model("ifa_plus", spread, ranking_rule=rule)
+def test_pruning_changes_no_slate_by_any_rule(rule, spread, precision):
+    model = spread_model("ifa_plus", spread, ranking_rule=rule)
     ranker = ModelRanker(model, ITEMS, version=0, precision=precision)
-    for seed in range(4):
-        request = make_request(seed=seed)
+    for seed in range(2):
+        request = asked_of(seed=seed)
         assert_slate(ranker.rank([request])[0], *expected_of(model, request))
 
 
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 @pytest.mark.parametrize("set_step", ["mmr", "dpp", "learned"])
-def test_a_set_step_chooses_from_the_same_pool(set_step, precision):
-    model = make_model(spread=30.0, set_step=set_step, set_strength=1.0, set_pool=12)
-    screened = ModelRanker(model, ITEMS, version=0, precision=precision)
-    whole = ModelRanker(model, ITEMS, version=0, screens=False)
-    asked = [make_request(seed=seed) for seed in range(4)]
-    for one, other in zip(whole.rank(asked), screened.rank(asked), strict=True):
+def test_reranking_chooses_from_the_same_pool(set_step, precision):
+    model = spread_model(spread=30.0, set_step=set_step, set_strength=1.0, set_pool=12)
+    pruned = ModelRanker(model, ITEMS, version=0, precision=precision)
+    whole = ModelRanker(model, ITEMS, version=0, prunes=False)
+    asked = [asked_of(seed=seed) for seed in range(4)]
+    for one, other in zip(whole.rank(asked), pruned.rank(asked), strict=True):
         assert_slate(other, one.ids_K, one.scores_K, one.probabilities_KL)
 
 
 def test_candidates_alike_to_the_last_digit_go_by_id():
-    model = make_model()
+    model = spread_model()
     with torch.no_grad():
         for tensor in (model.towers.from_blocks.weight, model.towers.from_channel.weight):
             tensor.zero_()
-    request = make_request(k=5)
+    request = asked_of(k=5)
     response = ModelRanker(model, ITEMS, version=0).rank([request])[0]
     assert response.ids_K.tolist() == sorted(request.candidates_C)[:5]
 
 
 @pytest.mark.parametrize("k", [1, 3, 70, 75, 300])
 def test_a_slate_of_any_size_is_found(k):
-    model, request = make_model(spread=30.0), make_request(k=k)
+    model, request = spread_model(spread=30.0), asked_of(k=k)
     assert_slate(
         ModelRanker(model, ITEMS, version=0).rank([request])[0], *expected_of(model, request)
     )
@@ -142,19 +116,19 @@ def spied(model, monkeypatch):
 
 
 def test_only_the_impression_is_computed_of_those_whose_bound_is_too_low(monkeypatch):
-    model = make_model(spread=100.0)
+    model = spread_model(spread=100.0)
     asked = spied(model, monkeypatch)
-    ModelRanker(model, ITEMS, version=0).rank([make_request()])
-    *screened, slate = asked
-    assert screened[:2] == [(torch.float32, (0,), 300), (torch.float32, (1,), 12)]
-    assert sum(count for _, only, count in screened if only == (1,)) < 60
+    ModelRanker(model, ITEMS, version=0).rank([asked_of()])
+    *pruned, slate = asked
+    assert pruned[:2] == [(torch.float32, (0,), 300), (torch.float32, (1,), 12)]
+    assert sum(count for _, only, count in pruned if only == (1,)) < 60
     assert slate == (torch.float32, None, 3), "the other objectives of the slate"
 
 
 def test_where_the_bound_says_nothing_the_rules_towers_are_computed_of_all(monkeypatch):
-    model = make_model(spread=0.0)
+    model = spread_model(spread=0.0)
     asked = spied(model, monkeypatch)
-    ModelRanker(model, ITEMS, version=0).rank([make_request()])
+    ModelRanker(model, ITEMS, version=0).rank([asked_of()])
     assert asked == [
         (torch.float32, (0,), 300),
         (torch.float32, (1,), 12),
@@ -164,33 +138,33 @@ def test_where_the_bound_says_nothing_the_rules_towers_are_computed_of_all(monke
 
 
 def test_in_bfloat16_few_are_scored_again_unless_it_cannot_tell(monkeypatch):
-    model = make_model()
+    model = spread_model()
     asked = spied(model, monkeypatch)
-    ModelRanker(model, ITEMS, version=0, precision="bf16").rank([make_request(k=1)])
+    ModelRanker(model, ITEMS, version=0, precision="bf16").rank([asked_of(k=1)])
     assert asked[:2] == [(torch.bfloat16, (0, 1), 300), (torch.float32, (0, 1), 8)]
     assert sum(count for dtype, _, count in asked if dtype == torch.float32) < 60
-    alike = make_model()
+    alike = spread_model()
     with torch.no_grad():
         alike.towers.from_blocks.weight.mul_(1e-6)
     asked = spied(alike, monkeypatch)
-    ModelRanker(alike, ITEMS, version=0, precision="bf16").rank([make_request(k=1)])
+    ModelRanker(alike, ITEMS, version=0, precision="bf16").rank([asked_of(k=1)])
     assert (torch.float32, (0, 1), 300) in asked
 
 
 def test_few_candidates_are_scored_whole(monkeypatch):
-    model = make_model()
+    model = spread_model()
     asked = spied(model, monkeypatch)
-    ModelRanker(model, ITEMS, version=0).rank([make_request(20)])
+    ModelRanker(model, ITEMS, version=0).rank([asked_of(20)])
     assert asked == [(torch.float32, None, 20)]
-    assert not worth_screening(31, 1, torch.float32)
-    assert worth_screening(32, 1, torch.float32)
+    assert not worth_pruning(31, 1, torch.float32)
+    assert worth_pruning(32, 1, torch.float32)
 
 
 @pytest.mark.parametrize("module", ["mmoe", "residual", "layer_norm", "pepnet"])
 def test_towers_that_are_not_apart_are_computed_whole(module, monkeypatch):
-    model = make_model(modules=(module,), tower_widths=(8, 8))
+    model = spread_model(modules=(module,), tower_widths=(8, 8))
     asked = spied(model, monkeypatch)
-    request = make_request()
+    request = asked_of()
     response = ModelRanker(model, ITEMS, version=0).rank([request])[0]
     assert [only for _, only, _ in asked] == [None]
     assert_slate(response, *expected_of(model, request))
@@ -199,36 +173,36 @@ def test_towers_that_are_not_apart_are_computed_whole(module, monkeypatch):
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 @pytest.mark.parametrize("tower", [0, 1])
 def test_a_diverged_tower_is_refused(tower, precision):
-    model = make_model()
+    model = spread_model()
     with torch.no_grad():
         model.towers.layers[-1].weight[tower].fill_(math.nan)
     with pytest.raises(RankerError, match="must be finite"):
-        ModelRanker(model, ITEMS, version=0, precision=precision).rank([make_request()])
+        ModelRanker(model, ITEMS, version=0, precision=precision).rank([asked_of()])
 
 
 @pytest.mark.parametrize("precision", sorted(PRECISIONS))
 def test_one_candidate_that_is_not_finite_is_refused_by_name(precision):
     items = dataclasses.replace(ITEMS, author_id_N=np.where(np.arange(N) == 7, 99, 1))
-    config = dataclasses.replace(make_model("din").config, author_buckets=400)
+    config = dataclasses.replace(spread_model("din").config, author_buckets=400)
     model = build_model(config, items, seed=0)
     with torch.no_grad():
         model.items.author.weight[1 + 99] = math.nan
     request = dataclasses.replace(
-        make_request(), candidates_C=np.arange(300, dtype=np.int32), history=History.empty()
+        asked_of(), candidates_C=np.arange(300, dtype=np.int32), history=History.empty()
     )
     with pytest.raises(RankerError, match="score of candidate 7 == nan"):
         ModelRanker(model, items, version=0, precision=precision).rank([request])
 
 
-def test_what_is_said_of_contenders_is_what_the_model_says_of_all():
-    model, request = make_model(spread=100.0), make_request()
+def test_what_is_said_of_candidates_kept_is_what_the_model_says_of_all():
+    model, request = spread_model(spread=100.0), asked_of()
     batch = build_batch([request], ITEMS, model.config)
     with torch.inference_mode():
         log_p_CL = model.log_probabilities(batch)[0].numpy()
-        found = contenders(
+        places_P, log_p_PL = prune(
             model, model.tower_inputs(batch), parse_ranking_rule("pitctr"), 3, torch.float32
         )
-    assert (np.diff(found.places_P) > 0).all()
-    assert len(found.places_P) < 150
-    np.testing.assert_allclose(found.log_p_PL[:, :2], log_p_CL[found.places_P, :2], rtol=1e-5)
-    assert np.isnan(found.log_p_PL[:, 2:]).all()
+    assert (np.diff(places_P) > 0).all()
+    assert len(places_P) < 150
+    np.testing.assert_allclose(log_p_PL[:, :2], log_p_CL[places_P, :2], rtol=1e-5)
+    assert np.isnan(log_p_PL[:, 2:]).all()

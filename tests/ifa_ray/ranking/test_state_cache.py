@@ -8,13 +8,10 @@ import pytest
 from ifa_ray.errors import ConfigError
 from ifa_ray.ranking.cached_state import HistoryState
 from ifa_ray.ranking.state_cache import SequenceStates
-from ifa_ray.schema import History
 
 
 def make_state(length, features=8):
-    state = HistoryState(np.zeros((features, 9), np.float32), None, 4)
-    state.length = length
-    return state
+    return HistoryState(dense_FE=np.zeros((features, 9), np.float32), codes=None, length=length)
 
 
 def hold(states, user_id, version=0, length=1, features=8):
@@ -40,16 +37,6 @@ def test_what_was_put_is_taken_once():
     assert states.watermark(5, 0) is None
     assert states.take(5, 0).state is None
     assert states.stats().state_bytes == 0
-
-
-def test_users_and_versions_are_kept_apart():
-    states = SequenceStates(10**6)
-    for user_id, version, length in [(1, 1, 11), (1, 2, 12), (2, 1, 21)]:
-        hold(states, user_id, version, length)
-    assert states.watermark(1, 1) == 11
-    assert states.watermark(1, 2) == 12
-    assert states.watermark(2, 1) == 21
-    assert states.watermark(2, 2) is None
 
 
 def test_bytes_are_those_of_the_states_and_a_fixed_share_of_the_map(size):
@@ -103,7 +90,7 @@ def test_a_user_is_forgotten_in_all_versions_even_while_one_works_on_the_state()
         for version in (1, 2):
             hold(states, user_id, version)
     borrowed = states.take(1, 2)
-    states.forget_user(1)
+    states.forget(lambda user_id, _: user_id == 1)
     states.put(borrowed, borrowed.state)
     assert states.watermark(1, 1) is states.watermark(1, 2) is None
     assert states.watermark(2, 1) == states.watermark(2, 2) == 1
@@ -114,7 +101,7 @@ def test_a_version_is_forgotten_for_all_users():
     for user_id in range(3):
         hold(states, user_id, version=1)
         hold(states, user_id, version=2)
-    states.forget_version(1)
+    states.forget(lambda _, version: version == 1)
     assert [states.watermark(user_id, 1) for user_id in range(3)] == [None] * 3
     assert [states.watermark(user_id, 2) for user_id in range(3)] == [1] * 3
 
@@ -154,7 +141,7 @@ def test_threads_never_hold_one_state_together_and_bytes_add_up(size):
             at_work.discard(id(state))
             states.put(borrowed, state)
             if rng.random() < 0.01:
-                states.forget_user(user_id)
+                states.forget(lambda user, _, gone=user_id: user == gone)
             stats = states.stats()
             if stats.state_bytes > stats.max_bytes or stats.state_bytes != stats.states * size:
                 failures.append(stats)
@@ -165,22 +152,3 @@ def test_threads_never_hold_one_state_together_and_bytes_add_up(size):
     for thread in threads:
         thread.join()
     assert failures == []
-
-
-def test_latest_behaviours_are_the_last_ones_whatever_came_at_once():
-    rng = np.random.default_rng(0)
-    ids, latest = [], HistoryState(None, None, 5).latest
-    for count in rng.integers(0, 14, 200):
-        more = np.arange(len(ids), len(ids) + count)
-        latest.append(
-            History(
-                ids_T=more.astype(np.int32),
-                actions_T=(more % 128).astype(np.uint8),
-                times_ms_T=more * 10,
-            )
-        )
-        ids += more.tolist()
-        held = latest.history()
-        assert held.ids_T.tolist() == ids[-5:]
-        assert held.actions_T.tolist() == [i % 128 for i in ids[-5:]]
-        assert held.times_ms_T.tolist() == [10 * i for i in ids[-5:]]

@@ -1,5 +1,5 @@
 import numpy as np
-from set_cases import ITEMS, make_request
+from reranking_cases import ITEMS, make_request
 
 from ifa_ray.reranking.repetition import FEATURES, ItemTraits
 from ifa_ray.reranking.response import CONTROLS, SetResponse, lesson_of
@@ -22,7 +22,7 @@ def draw(rng, count, true_F, liking=0.0):
     logits_XL = rng.normal(size=(count, L))
     truth_XL = logits_XL + (features_XF @ true_F)[:, None] + 2 * liking * whole_slate_X[:, None]
     labels_XL = (rng.random((count, L)) < 1 / (1 + np.exp(-truth_XL))).astype(np.uint8)
-    return controls_XA, features_XF, logits_XL, labels_XL
+    return np.concatenate([controls_XA, features_XF], axis=1), logits_XL, labels_XL
 
 
 def learned_from(batches):
@@ -50,9 +50,9 @@ def test_that_repetition_is_shown_to_who_likes_it_does_not_make_it_good():
     assert (response.repetition_weights()[:, 0] < -0.35).all()
 
 
-def test_nothing_seen_is_no_effect_and_an_empty_lesson_changes_nothing():
+def test_an_empty_lesson_changes_nothing():
     response = SetResponse()
-    response.learn(np.empty((0, A)), np.empty((0, F)), np.empty((0, L)), np.empty((0, L), np.uint8))
+    response.learn(np.empty((0, A + F)), np.empty((0, L)), np.empty((0, L), np.uint8))
     assert not response.repetition_weights().any()
 
 
@@ -68,16 +68,14 @@ def test_a_lesson_holds_the_shown_candidates_in_the_order_shown():
     sample = TrainingSample(
         request=request, labels_CL=np.zeros((10, L + 1), np.uint8), positions_C=positions_C
     )
-    lesson = lesson_of(sample, ITEMS, TRAITS)
-    assert lesson.places_J.tolist() == [7, 2, 4]
-    np.testing.assert_allclose(
-        lesson.controls_JA[:, CONTROLS.index("log_position")], np.log([1, 2, 4])
-    )
-    above = [i for i, name in enumerate(FEATURES) if name.startswith("above")]
-    assert not lesson.features_JF[0, above].any(), "nothing stands above the first"
-    category_J = ITEMS.category_N[request.candidates_C[lesson.places_J] // 2]
+    places_J, inputs_JG = lesson_of(sample, ITEMS, TRAITS)
+    assert places_J.tolist() == [7, 2, 4]
+    named = dict(zip((*CONTROLS, *FEATURES), inputs_JG.T, strict=True))
+    np.testing.assert_allclose(named["log_position"], np.log([1, 2, 4]))
+    assert not any(named[name][0] for name in FEATURES if name.startswith("above"))
+    category_J = ITEMS.category_N[request.candidates_C[places_J] // 2]
     others_J = [(category_J == category).sum() - 1 for category in category_J]
-    assert lesson.controls_JA[:, CONTROLS.index("slate_category")].tolist() == others_J
+    assert named["slate_category"].tolist() == others_J
 
 
 def test_nothing_shown_is_an_empty_lesson():
@@ -86,6 +84,6 @@ def test_nothing_shown_is_an_empty_lesson():
         labels_CL=np.zeros((10, L + 1), np.uint8),
         positions_C=np.full(10, -1, np.int16),
     )
-    lesson = lesson_of(sample, ITEMS, TRAITS)
-    assert lesson.features_JF.shape == (0, F)
-    assert lesson.controls_JA.shape == (0, A)
+    places_J, inputs_JG = lesson_of(sample, ITEMS, TRAITS)
+    assert len(places_J) == 0
+    assert inputs_JG.shape == (0, A + F)

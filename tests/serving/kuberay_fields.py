@@ -1,7 +1,6 @@
 """The fields of KubeRay's resources that deploy/kubernetes uses, as a JSON schema: no other passes.
 
-Written from KubeRay's API reference, version 1.6. `structural` makes such a schema of a whole
-CustomResourceDefinition, so that the manifests, and this file, can be held against the real one.
+Written from KubeRay's API reference, version 1.6.
 """
 
 TEXT, COUNT, FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
@@ -69,15 +68,3 @@ RESOURCES = {
         submitterPodTemplate=POD,
     ),
 }
-
-
-def structural(schema):
-    """A CustomResourceDefinition's schema that refuses what the API server would prune."""
-    if isinstance(schema, list):
-        return [structural(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: structural(part) for key, part in schema.items()}
-    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
-        made.setdefault("additionalProperties", False)
-    return made

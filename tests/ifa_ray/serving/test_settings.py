@@ -48,6 +48,15 @@ def test_settings_outside_their_rule_and_unknown_ones_are_refused(changes):
             "state_bytes == 1, must be 0 with ranker == 'm:C'",
         ),
         ({"sequence_store": "s", "store_bytes": 1}, "store_bytes"),
+        (
+            {"ranker": "m:C", "num_gpus": 1, "slots": [{"items": "i"}]},
+            "num_gpus == 1.0, must be 0 with ranker",
+        ),
+        ({"graphs": True}, "graphs == True, must be False with num_gpus == 0"),
+        (
+            {"graphs": True, "num_gpus": 1, "sequence_store": "s", "state_bytes": 2**20},
+            "graphs == True, .* and state_bytes == 1048576",
+        ),
         ({"store_class": "m:C"}, "sequence_store == None, must be set with store_class == 'm:C'"),
         (
             {"sequence_store": "s", "store_options": {"shards": 2}},
@@ -55,7 +64,7 @@ def test_settings_outside_their_rule_and_unknown_ones_are_refused(changes):
         ),
     ],
 )
-def test_histories_have_one_owner_and_states_have_histories(changes, message):
+def test_settings_that_exclude_each_other_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         settings(**changes)
 

@@ -134,7 +134,6 @@ class RankResponse:
             ranker does not predict them.
         watermark: how many behaviours the history held that the service keeps of the user, 0 of one
             it does not know; None where the request brought its history.
-        degraded: whether fewer candidates were ranked than the request holds, for want of time.
     """
 
     request_id: int
@@ -144,7 +143,6 @@ class RankResponse:
     rank_ms: float = 0.0
     probabilities_KL: npt.NDArray[np.float32] | None = None
     watermark: int | None = None
-    degraded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -30,7 +30,6 @@ METRICS: dict[str, tuple[type[Counter | Gauge | Histogram], str, tuple[str, ...]
     "ranked_requests": (Counter, "Ranked requests.", ("slot",)),
     "ranked_candidates": (Counter, "Ranked candidates.", ("slot",)),
     "version": (Gauge, "Version of the latest answer.", ("slot",)),
-    "degraded_requests": (Counter, "Requests with fewer candidates ranked than held.", ("slot",)),
     "expired_calls": (Counter, "Calls not ranked: their deadline had passed.", ()),
     "appended": (Counter, "Impressions stored.", ()),
     "calls": (Gauge, "Rank calls at the replica.", ()),

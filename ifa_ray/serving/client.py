@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -53,9 +52,6 @@ class RankClient:
             transport: of the bytes; None is the network.
             clock: seconds, for the deadline.
             sleep: waits that many seconds between attempts.
-
-        Raises:
-            ConfigError: on a setting outside its rule.
         """
         require(timeout_s > 0, "timeout_s", timeout_s, "> 0")
         require(retries >= 0, "retries", retries, ">= 0")
@@ -128,18 +124,13 @@ class RankClient:
     def erase(self, user_id: int) -> int:
         """Removes what the server keeps of a user; returns how many impressions there were.
 
-        Raises:
-            RequestError, ServingError: as `watermark`.
+        Raises as `watermark`.
         """
         answer = self._send("DELETE", f"/v1/users/{user_id}", session=str(user_id))
         return _number(answer, "erased")
 
     def models(self) -> dict[str, Any]:
-        """Slots, the versions in memory and the settings of one replica.
-
-        Raises:
-            ServingError: as `rank`.
-        """
+        """Slots, the versions in memory and the settings of one replica."""
         return dict(self._send("GET", "/v1/models").json())
 
     def close(self) -> None:
@@ -149,12 +140,7 @@ class RankClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(
@@ -170,14 +156,7 @@ class RankClient:
     ) -> httpx.Response:
         """Sends until an answer is final, attempts are used up or waiting would pass the deadline.
 
-        Args:
-            method: of HTTP.
-            path: below the base.
-            params: of the query.
-            content: of the body, in Arrow.
-            session: whose replica is to answer; empty if it is nobody's.
-            refused: statuses that are the caller's fault.
-            tells_deadline: whether the server is told how long the answer is waited for.
+        `refused` are statuses that are the caller's fault, `session` whose replica is to answer.
         """
         headers = {"content-type": wire.ARROW} if content is not None else {}
         if session:
@@ -210,7 +189,8 @@ class RankClient:
 
 
 def _checked(answer: httpx.Response, refused: tuple[int, ...], in_arrow: bool) -> httpx.Response:
-    if answer.status_code in refused and _error(answer) is not None:
+    # A 404 without an error comes from a proxy that has no such route, not from the ranker.
+    if answer.status_code in refused and _field(answer, "error") is not None:
         raise RequestError(_message(answer))
     if answer.status_code != 200:
         raise ServingError(f"status {answer.status_code}: {_message(answer)}")
@@ -220,24 +200,19 @@ def _checked(answer: httpx.Response, refused: tuple[int, ...], in_arrow: bool) -
     return answer
 
 
-def _error(answer: httpx.Response) -> str | None:
-    # A 404 without it comes from a proxy that has no such route, not from the ranker.
+def _field(answer: httpx.Response, name: str) -> Any:
     try:
-        error = answer.json()["error"]
+        return answer.json()[name]
     except (ValueError, KeyError, TypeError):
         return None
-    return error if isinstance(error, str) else None
 
 
 def _message(answer: httpx.Response) -> str:
-    return _error(answer) or answer.text[:200] or answer.reason_phrase
+    return str(_field(answer, "error") or answer.text[:200] or answer.reason_phrase)
 
 
 def _number(answer: httpx.Response, field: str) -> int:
-    try:
-        found = answer.json()[field]
-    except (ValueError, KeyError, TypeError):
-        found = None
+    found = _field(answer, field)
     if not isinstance(found, int):
         raise ServingError(f"not an answer about a user: {field} == {found!r}, must be an int.")
     return found

@@ -55,17 +55,7 @@ class RankerDeployment:
     """Ranks for R slots; slot i holds the model of replicate i."""
 
     def __init__(self, settings: AppSettings, slots: Sequence[Slot] | None = None) -> None:
-        """Loads every slot's newest version, or the one that its settings name.
-
-        Args:
-            settings: what to serve.
-            slots: ready slots instead of the settings' files.
-
-        Raises:
-            ConfigError: if a file or folder is missing.
-            CheckpointError: if a checkpoint is missing or damaged.
-            StoreError: if the store of histories cannot be opened.
-        """
+        """Loads every slot's version, unless ready slots are given instead, and opens the store."""
         self.settings = settings
         self.note: Callable[..., None] = _note_nothing
         """Records a metric of `ifa_ray.serving.app.METRICS`: name, value, labels."""
@@ -106,7 +96,7 @@ class RankerDeployment:
             requests: of any users; each is checked before any is ranked.
             min_version: the oldest version that may answer; pulled from the checkpoint store if
                 this replica is behind.
-            exact: True lets `min_version` and no other answer, and ranks all candidates always.
+            exact: True lets `min_version` and no other answer.
             deadline_ms: how long from now the answer is of use; a call that still waits for the
                 scoring thread then is not ranked. So is one that is cancelled.
 
@@ -130,18 +120,14 @@ class RankerDeployment:
         self.note("calls", self._calls)
         try:
             return await self._on(
-                self._scoring, self._score, slot, loaded, requests, asked_s, deadline_ms, exact
+                self._scoring, self._score, slot, loaded, requests, asked_s, deadline_ms
             )
         finally:
             self._calls -= 1
             self.note("calls", self._calls)
 
     async def load(self, slot: int, version: int) -> int:
-        """Brings a version into memory before it is asked for; returns the one that now answers.
-
-        Raises:
-            UnknownSlotError, CheckpointError: as `rank`.
-        """
+        """Brings a version into memory before it is asked for; returns the one that now answers."""
         held = self._slot(slot)
         if held.find(version) is None:
             await self._on(self._loading, self._load, slot, version, False)
@@ -162,12 +148,7 @@ class RankerDeployment:
         }
 
     async def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """Adds impressions to histories, all of them or none; on disk when it returns.
-
-        Raises:
-            NoStoreError: if the application keeps none.
-            RequestError, SequenceConflictError, StoreError: as `HistoryStore.append`.
-        """
+        """Adds impressions to histories; raises as `HistoryStore.append`, or `NoStoreError`."""
         asked_s = time.perf_counter()
         done = await self._on(self._storing, self._kept().append, appends)
         self._spent("append", asked_s)
@@ -175,11 +156,7 @@ class RankerDeployment:
         return done
 
     async def user(self, user_id: int) -> tuple[int, int | None]:
-        """How many behaviours of a user are stored, and when the last happened.
-
-        Raises:
-            NoStoreError, StoreError: as `append`.
-        """
+        """How many behaviours of a user are stored, and when the last happened."""
         end = await self._on(self._storing, self._kept().watermark, user_id)
         return end.length, end.last_ms
 
@@ -187,9 +164,6 @@ class RankerDeployment:
         """Removes a user's history and states; returns how many behaviours there were.
 
         On the scoring thread: no request is between reading a history and putting back its state.
-
-        Raises:
-            NoStoreError, StoreError: as `append`.
         """
         asked_s = time.perf_counter()
         erased = await self._on(self._scoring, self._kept().erase, user_id)
@@ -219,7 +193,6 @@ class RankerDeployment:
         requests: Sequence[RankRequest],
         asked_s: float,
         deadline_ms: int | None,
-        exact: bool,
     ) -> list[RankResponse]:
         """On the scoring thread: `score`, measured, of what is still worth it."""
         waited_ms = self._spent("wait", asked_s)
@@ -228,13 +201,9 @@ class RankerDeployment:
             raise DeadlineError(
                 f"deadline_ms passed after {waited_ms:.0f} ms in the queue: not ranked."
             )
-        settings, started_s = self.settings, time.perf_counter()
-        many = self._calls > (settings.degrade_beyond_calls or float("inf"))
-        responses = score(
-            loaded, requests, settings.degraded_candidates if many and not exact else None
-        )
+        started_s = time.perf_counter()
+        responses = score(loaded, requests)
         self._spent("rank", started_s)
-        self.note("degraded_requests", sum(one.degraded for one in responses), slot=slot)
         self.note("ranked_requests", len(requests), slot=slot)
         self.note("ranked_candidates", sum(len(r.candidates_C) for r in requests), slot=slot)
         self.note("version", loaded.version, slot=slot)
@@ -273,16 +242,10 @@ class RankerDeployment:
 
 
 def open_slot(settings: AppSettings, place: int, states: SequenceStates | None = None) -> Slot:
-    """Loads a slot from its files.
-
-    Args:
-        settings: of the application.
-        place: which of its slots.
-        states: of this slot's users; None keeps none.
+    """Loads a slot from its files; with states of its users, where they are to be kept.
 
     Raises:
-        ConfigError: if states are to be kept of a model that must see a history whole, or a card
-            is asked for that is not there.
+        ConfigError: if the model cannot keep states, or a card is asked for that is not there.
         CheckpointError: if there is no checkpoint, or it is damaged.
     """
     slot, name = settings.slots[place], f"slots[{place}] of {settings.name}"

@@ -18,6 +18,7 @@ import asyncio
 import hmac
 import os
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -79,16 +80,6 @@ _STATUS: dict[type[Exception], int] = {
     RankerError: 500,
     StoreFullError: 507,
     StoreError: 500,
-}
-_MEANING = {
-    404: "Unknown slot, or the application keeps no histories",
-    408: "The call's deadline passed while it waited; it was not ranked",
-    409: "The version does not exist, or the impressions do not follow those that are stored",
-    413: "The body is too long",
-    415: "Neither JSON nor Arrow",
-    422: "The body breaks the contract",
-    500: "The ranker's answer breaks the contract, or the store cannot be read",
-    507: "The store is full; nothing of the call was written",
 }
 
 
@@ -257,7 +248,7 @@ def _documented(asked: type[BaseModel], answered: type[BaseModel], *errors: int)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": ErrorBody, "description": _MEANING[code]} for code in statuses}
+    return {code: {"model": ErrorBody, "description": HTTPStatus(code).phrase} for code in statuses}
 
 
 def _with_schemas(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

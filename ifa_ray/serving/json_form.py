@@ -16,8 +16,6 @@ from ifa_ray.schema import (
     FROM_STORE,
     MAX_CANDIDATES,
     MAX_HISTORY,
-    MAX_TIME_MS,
-    MIN_TIME_MS,
     OBJECTIVES,
     History,
     RankRequest,
@@ -32,11 +30,6 @@ _UserId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Channel = Annotated[int, Field(ge=-128, le=127)]
-_Time = Annotated[int, Field(ge=MIN_TIME_MS, le=MAX_TIME_MS)]
-_ACTIONS = (
-    "One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, 4 is_follow, "
-    "5 is_forward, 6 is_hate."
-)
 
 
 class _Body(BaseModel):
@@ -49,7 +42,10 @@ class HistoryBody(_Body):
 
     ids: Annotated[list[_Id], _FIRST] = Field(default=[], max_length=MAX_HISTORY)
     actions: Annotated[list[_Byte], _FIRST] = Field(
-        default=[], max_length=MAX_HISTORY, description=_ACTIONS
+        default=[],
+        max_length=MAX_HISTORY,
+        description="One byte each: bit 0 is_click, 1 long_view, 2 is_like, 3 is_comment, "
+        "4 is_follow, 5 is_forward, 6 is_hate.",
     )
     times_ms: Annotated[list[_Int64], _FIRST] = Field(default=[], max_length=MAX_HISTORY)
 
@@ -105,15 +101,10 @@ class ResponseBody(_Body):
         description="Behaviours in the history that the service keeps of the user, 0 of one it "
         "does not know; only where the request left its history out.",
     )
-    degraded: bool = Field(
-        default=False,
-        description="Whether fewer candidates were ranked than the request holds, because many "
-        "calls waited; left out where all were.",
-    )
 
 
-class AppendBody(_Body):
-    """These impressions follow the first `begin` ones of the user; three lists of one length."""
+class AppendBody(HistoryBody):
+    """These impressions, 1 to 10,000, follow the first `begin` ones of the user."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -134,11 +125,6 @@ class AppendBody(_Body):
         description="How many impressions of the user came before. Sent again, they are compared "
         "and not stored twice.",
     )
-    ids: Annotated[list[_Id], _FIRST] = Field(min_length=1, max_length=MAX_BATCH)
-    actions: Annotated[list[_Byte], _FIRST] = Field(
-        min_length=1, max_length=MAX_BATCH, description=_ACTIONS
-    )
-    times_ms: Annotated[list[_Time], _FIRST] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class AppendedBody(_Body):
@@ -219,8 +205,6 @@ def encode_response(response: RankResponse, probabilities: bool) -> bytes:
     }
     if response.watermark is not None:
         values["watermark"] = response.watermark
-    if response.degraded:
-        values["degraded"] = True
     return json.dumps(values).encode()
 
 
@@ -248,7 +232,7 @@ def _read(kind: type[_AnyBody], body: bytes, max_values: int) -> _AnyBody:
     raise RequestError(f"{shortened(field) or 'body'}{value}: {first['msg']}.")
 
 
-def _history(read: HistoryBody | AppendBody) -> History:
+def _history(read: HistoryBody) -> History:
     return History(
         ids_T=np.array(read.ids, np.int32),
         actions_T=np.array(read.actions, np.uint8),

@@ -135,13 +135,7 @@ class HistoryStore(Protocol):
 
 
 def open_store(settings: AppSettings) -> HistoryStore | None:
-    """The store that the settings name; None where they name none.
-
-    Raises:
-        ConfigError: if a custom class cannot be imported, or lacks a method; if the folder's
-            histories are spread over shards.
-        StoreError: if the store cannot be opened.
-    """
+    """The store that the settings name, ours or a custom class; None where they name none."""
     if settings.sequence_store is None:
         return None
     if settings.store_class is None:
@@ -157,11 +151,7 @@ def open_store(settings: AppSettings) -> HistoryStore | None:
 
 
 def check_append(one: Append) -> None:
-    """Checks an append by itself, sizes first.
-
-    Raises:
-        RequestError: naming the field, its value and the rule.
-    """
+    """Checks an append by itself, sizes first; raises `RequestError`."""
     history, T = one.history, len(one.history)
     for field, value, low, high in (
         ("len(ids)", T, 1, MAX_BATCH),
@@ -197,7 +187,7 @@ _BYTES = 4 + 1 + 8
 
 
 def part(history: History, start: int, stop: int | None) -> History:
-    """Behaviours [start, stop) of a history, or all from start on; a view."""
+    """Behaviours [start, stop) of a history; a view."""
     return History(
         ids_T=history.ids_T[start:stop],
         actions_T=history.actions_T[start:stop],
@@ -224,7 +214,7 @@ def _packed(history: History) -> tuple[bytes, int]:
 
 
 def _unpacked(data: bytes, checksum: int) -> History | None:
-    """The history of some bytes; None if they are not what was packed."""
+    """The history of some bytes; None if they are not those that were packed."""
     if not isinstance(data, bytes) or len(data) % _BYTES or zlib.crc32(data) != checksum:
         return None
     T = len(data) // _BYTES
@@ -267,11 +257,6 @@ class SequenceStore:
             folder: on a local disk: SQLite's log needs memory shared by its processes.
             max_bytes: of the file. Its log comes on top, a few MB.
             patience_s: how long to wait for a predecessor that still owns it.
-
-        Raises:
-            ConfigError: if `max_bytes` is too small to hold anything.
-            StoreError: if another process owns it, or the folder cannot be written.
-            StoreCorruptError: if its file is no store of a known version.
         """
         require(max_bytes >= 2**16, "max_bytes", max_bytes, f">= {2**16}")
         self.path = folder / STORE_FILE
@@ -338,11 +323,7 @@ class SequenceStore:
             return self._read(connection, user_id, begin, min(end.length, stop))
 
     def erase(self, user_id: int) -> int:
-        """As `HistoryStore.erase`; overwrites the bytes.
-
-        Raises:
-            StoreError: if another program reads the file all the while.
-        """
+        """As `HistoryStore.erase`; overwrites the bytes, unless another program reads the file."""
         with self._errors_named(), self._writing:
             with _transaction(self._writer, "BEGIN IMMEDIATE"):
                 length = _end(self._writer, user_id).length
@@ -508,15 +489,7 @@ def _end(connection: sqlite3.Connection, user_id: int) -> Watermark:
 
 
 def check_layout(folder: Path, count: int | None) -> None:
-    """Refuses a folder whose histories are spread otherwise: they are not moved between shards.
-
-    Args:
-        folder: of the histories; there may be none yet.
-        count: of shards; None is one store without.
-
-    Raises:
-        ConfigError: naming what it was.
-    """
+    """Refuses a folder of histories in another number of shards (None: one store without)."""
     found: set[int | None] = {
         int(match[1])
         for path in (folder.iterdir() if folder.is_dir() else ())

@@ -16,7 +16,7 @@ class SlotSettings(Config):
     items: str = setting(doc="path of the catalogue's Parquet file")
     checkpoints: str | None = setting(None, "folder of `version=00003` folders; none for a ranker")
     version: int | None = setting(
-        None, "serve this version and no other; none: the newest, and what is pushed", ge=0
+        None, "this one and no other; none: the newest, what is pushed", ge=0
     )
     seed: int = setting(0, "given to a custom ranker", ge=0)
 
@@ -28,9 +28,7 @@ class AppSettings(Config):
     name: str = setting(doc="the application's name, an arm in a comparison")
     slots: tuple[SlotSettings, ...] = setting(doc="slot i serves the model of replicate i")
     # From the command line or a config only, never from a request: whoever sets it runs code.
-    ranker: str | None = setting(
-        None, "package.module:Class of a custom ranker; none: rank with the checkpoints"
-    )
+    ranker: str | None = setting(None, "package.module:Class of a custom one; none: checkpoints")
     precision: str = setting(
         "fp32",
         "of scoring; bf16 gives the same slates, sooner where the processor multiplies bfloat16 "
@@ -38,59 +36,40 @@ class AppSettings(Config):
         choices=("bf16", "fp32"),
     )
     graphs: bool = setting(False, "record CUDA graphs of requests and replay them")
-    num_threads: int = setting(
-        1, "of a replica's scoring; scores may differ in the last bit between counts", ge=1
-    )
+    num_threads: int = setting(1, "of scoring; the last bit of a score may depend on it", ge=1)
     num_replicas: int = setting(1, "processes", ge=1)
     num_cpus: float = setting(1.0, "cores that each replica reserves", ge=0)
     num_gpus: float = setting(
-        0.0, "of each replica; a fraction shares a card; 0 scores on the processor", ge=0, le=1
+        0.0, "of each replica, which then scores on it; or a share", ge=0, le=1
     )
-    max_ongoing_requests: int = setting(
-        16, "at one replica at a time, those that wait for its scoring thread included", ge=1
-    )
+    max_ongoing_requests: int = setting(16, "at one replica, those that wait included", ge=1)
     max_queued_requests: int = setting(
         -1, "waiting at one caller for a replica; more are refused (503); -1: no limit", ge=-1
-    )
-    degrade_beyond_calls: int | None = setting(
-        None, "calls at a replica beyond which only `degraded_candidates` are ranked", ge=1
-    )
-    degraded_candidates: int | None = setting(
-        None, "first candidates of a request that are ranked then, at least k", ge=1
     )
     # Holds a request at the contract's limits (50,000 candidates, 1,000,000 impressions) in Arrow.
     max_body_bytes: int = setting(16 * 2**20, "of an HTTP body", ge=1)
     max_requests: int = setting(64, "rank requests in one HTTP body", ge=1)
     sequence_store: str | None = setting(
-        None, "folder on a local disk in which histories live; none keeps none"
+        None, "folder of histories on a local disk; none: no store"
     )
     store_class: str | None = setting(
         None, "package.module:Class of a history store; none: ours, which one replica owns"
     )
     store_options: dict[str, Any] | None = setting(None, "further arguments of `store_class`")
-    store_bytes: int = setting(
-        64 * 2**30, "of the store's file; beyond it events are refused (507)", ge=2**16
-    )
+    store_bytes: int = setting(64 * 2**30, "of the store; beyond it events are refused", ge=2**16)
     state_bytes: int = setting(
         0, "of cached attention states in memory; 0 attends to the whole history each time", ge=0
     )
     session_affinity: bool = setting(
         False, "a user's requests go to one replica: header x-session-id, handle session_id"
     )
-    token_env: str | None = setting(
-        None, "environment variable of the replica with the token that HTTP calls must bring"
-    )
+    token_env: str | None = setting(None, "environment variable of the token that callers bring")
 
     def check(self) -> None:
         """Checks rules between settings."""
         custom, stored, cached = f"ranker == {self.ranker!r}", self.sequence_store, self.state_bytes
         for holds, field, rule in (
             (bool(self.slots), "slots", "at least one"),
-            (
-                (self.degrade_beyond_calls is None) == (self.degraded_candidates is None),
-                "degraded_candidates",
-                f"set with degrade_beyond_calls == {self.degrade_beyond_calls}, None without",
-            ),
             (
                 stored is not None or self.store_class is None,
                 "sequence_store",

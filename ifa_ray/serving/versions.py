@@ -90,15 +90,12 @@ class Slot:
             return loaded
 
 
-def score(
-    loaded: Loaded, requests: Sequence[RankRequest], limit: int | None = None
-) -> list[RankResponse]:
+def score(loaded: Loaded, requests: Sequence[RankRequest]) -> list[RankResponse]:
     """Checks requests, ranks them with one version, checks the answers: each once, here.
 
     A custom ranker need not check anything, nor know its version, nor measure itself: the answer's
     version is set here, and where it names no `rank_ms`, its share of the call's CPU time on this
-    thread. With a limit, only the first `limit` candidates of each request are ranked, at least k;
-    answers to requests that lost candidates are marked `degraded`.
+    thread.
 
     Raises:
         RequestError: if a request breaks the contract; none was ranked.
@@ -106,32 +103,16 @@ def score(
     """
     for request in requests:
         validate_request(request)
-    asked = [_shortened(request, limit) for request in requests]
     started = time.thread_time()
-    responses = getattr(loaded.ranker, "rank_valid", loaded.ranker.rank)(asked)
-    share_ms = 1e3 * (time.thread_time() - started) / max(1, len(asked))
-    if len(responses) != len(asked):
-        raise RankerError(f"len(responses) == {len(responses)}, must be {len(asked)}.")
-    for request, response in zip(asked, responses, strict=True):
+    responses = getattr(loaded.ranker, "rank_valid", loaded.ranker.rank)(requests)
+    share_ms = 1e3 * (time.thread_time() - started) / max(1, len(requests))
+    if len(responses) != len(requests):
+        raise RankerError(f"len(responses) == {len(responses)}, must be {len(requests)}.")
+    for request, response in zip(requests, responses, strict=True):
         validate_response(request, response)
     return [
         dataclasses.replace(
-            response,
-            model_version=loaded.version,
-            rank_ms=response.rank_ms or share_ms,
-            degraded=one is not whole,
+            response, model_version=loaded.version, rank_ms=response.rank_ms or share_ms
         )
-        for response, one, whole in zip(responses, asked, requests, strict=True)
+        for response in responses
     ]
-
-
-def _shortened(request: RankRequest, limit: int | None) -> RankRequest:
-    """A request with its first candidates; the same object if it loses none."""
-    if limit is None or max(limit, request.k) >= len(request.candidates_C):
-        return request
-    size, channels_C = max(limit, request.k), request.channels_C
-    return dataclasses.replace(
-        request,
-        candidates_C=request.candidates_C[:size],
-        channels_C=None if channels_C is None else channels_C[:size],
-    )

@@ -38,7 +38,8 @@ REQUEST_SCHEMA = pa.schema(
         "probabilities": pa.bool_(),
     }
 )
-_HISTORY = ("history_ids", "history_actions", "history_times_ms")
+_BEHAVIOURS = ("ids", "actions", "times_ms")
+_HISTORY = tuple(f"history_{name}" for name in _BEHAVIOURS)
 
 _PROBABILITIES = [f"p_{objective}" for objective in OBJECTIVES]
 RESPONSE_SCHEMA = pa.schema(
@@ -51,9 +52,8 @@ RESPONSE_SCHEMA = pa.schema(
         **{name: pa.list_(pa.float32()) for name in _PROBABILITIES},  # null if not asked for
     }
 )
-# Sent only where a response of the call has one. A watermark is null where the request brought its
-# history.
-_OPTIONAL = {"watermark": pa.int64(), "degraded": pa.bool_()}
+# Sent only where a response of the call has one; null where the request brought its history.
+_WATERMARK = pa.field("watermark", pa.int64())
 
 APPEND_SCHEMA = pa.schema(
     {
@@ -69,6 +69,25 @@ APPENDED_SCHEMA = pa.schema(
 )
 
 _LISTED_COLUMNS = 20  # in an error
+
+
+# Columns that are a field of the dataclass.
+_REQUEST_FIELDS = {
+    "request_id": "request_id",
+    "user_id": "user_id",
+    "time_ms": "time_ms",
+    "candidates": "candidates_C",
+    "channels": "channels_C",
+    "k": "k",
+}
+_RESPONSE_FIELDS = {
+    "request_id": "request_id",
+    "ids": "ids_K",
+    "scores": "scores_K",
+    "model_version": "model_version",
+    "rank_ms": "rank_ms",
+    "watermark": "watermark",
+}
 
 
 def encode_requests(requests: Sequence[RankRequest], *, probabilities: bool = False) -> bytes:
@@ -97,7 +116,7 @@ def decode_requests(
         request, wanted = json_form.decode_request(body, stored=stored)
         return [request], [wanted]
     nullable = ("channels", *_HISTORY) if stored else ("channels",)
-    rows = _read_some(body, REQUEST_SCHEMA, max_requests, nullable)
+    rows = _read(body, REQUEST_SCHEMA, max_requests, nullable)
     return [_request(row) for row in rows], [row["probabilities"] for row in rows]
 
 
@@ -106,38 +125,24 @@ def encode_responses(
 ) -> bytes:
     """Responses in the form of the body; `probabilities` says which of them carry theirs."""
     if media_type == JSON:
-        (response,), (wanted,) = responses, probabilities
-        return json_form.encode_response(response, wanted)
+        return json_form.encode_response(responses[0], probabilities[0])
     schema = RESPONSE_SCHEMA
-    for name, kind in _OPTIONAL.items():
-        values = [getattr(response, name) for response in responses]
-        if any(value is not None and value is not False for value in values):
-            schema = schema.append(pa.field(name, kind))
+    if any(response.watermark is not None for response in responses):
+        schema = schema.append(_WATERMARK)
     pairs = zip(responses, probabilities, strict=True)
     return _write(schema, [_response_row(one, wanted) for one, wanted in pairs])
 
 
 def decode_responses(body: bytes, num_requests: int) -> list[RankResponse]:
-    """Reads a server's answer to `num_requests` requests.
-
-    Raises:
-        ServingError: if it is not one.
-    """
+    """Reads a server's answer to so many requests; raises `ServingError` if it is none."""
     nullable = [*_PROBABILITIES, "watermark"]
-    rows = _read_answers(body, RESPONSE_SCHEMA, num_requests, nullable)
-    return [_response(row) for row in rows]
+    return [_response(row) for row in _answers(body, RESPONSE_SCHEMA, num_requests, nullable)]
 
 
 def encode_appends(appends: Sequence[Append]) -> bytes:
     """Appends as an Arrow stream."""
     rows = [
-        {
-            "user_id": one.user_id,
-            "begin": one.begin,
-            "ids": one.history.ids_T,
-            "actions": one.history.actions_T,
-            "times_ms": one.history.times_ms_T,
-        }
+        {"user_id": one.user_id, "begin": one.begin, **_columns(one.history, _BEHAVIOURS)}
         for one in appends
     ]
     return _write(APPEND_SCHEMA, rows)
@@ -152,91 +157,61 @@ def decode_appends(body: bytes, media_type: str, max_appends: int) -> list[Appen
     if media_type == JSON:
         return [json_form.decode_append(body)]
     return [
-        Append(
-            user_id=row["user_id"],
-            begin=row["begin"],
-            history=History(ids_T=row["ids"], actions_T=row["actions"], times_ms_T=row["times_ms"]),
-        )
-        for row in _read_some(body, APPEND_SCHEMA, max_appends, ())
+        Append(user_id=row["user_id"], begin=row["begin"], history=_history(row, _BEHAVIOURS))
+        for row in _read(body, APPEND_SCHEMA, max_appends, ())
     ]
 
 
 def encode_appended(done: Sequence[Appended], media_type: str) -> bytes:
     """The outcome of appends, in the form in which they came."""
     if media_type == JSON:
-        (one,) = done
-        return json_form.AppendedBody(**vars(one)).model_dump_json().encode()
+        return json_form.AppendedBody(**vars(done[0])).model_dump_json().encode()
     return _write(APPENDED_SCHEMA, [vars(one) for one in done])
 
 
 def decode_appended(body: bytes, num_appends: int) -> list[Appended]:
-    """Reads a server's answer to `num_appends` appends; raises `ServingError` if it is none."""
-    return [Appended(**row) for row in _read_answers(body, APPENDED_SCHEMA, num_appends, ())]
+    """Reads a server's answer to so many appends; raises `ServingError` if it is none."""
+    return [Appended(**row) for row in _answers(body, APPENDED_SCHEMA, num_appends, ())]
+
+
+def _columns(history: History, names: Sequence[str]) -> dict[str, Any]:
+    """A history under three names; None where the service's is meant."""
+    if isinstance(history, StoredHistory):
+        return dict.fromkeys(names)
+    columns = (history.ids_T, history.actions_T, history.times_ms_T)
+    return dict(zip(names, columns, strict=True))
+
+
+def _history(row: dict[str, Any], names: Sequence[str]) -> History:
+    ids_T, actions_T, times_ms_T = (row[name] for name in names)
+    return History(ids_T=ids_T, actions_T=actions_T, times_ms_T=times_ms_T)
 
 
 def _request_row(request: RankRequest, probabilities: bool) -> dict[str, Any]:
-    history = request.history
-    columns: tuple[Any, ...] = (history.ids_T, history.actions_T, history.times_ms_T)
-    if isinstance(history, StoredHistory):
-        columns = (None, None, None)
-    return {
-        "request_id": request.request_id,
-        "user_id": request.user_id,
-        "time_ms": request.time_ms,
-        "candidates": request.candidates_C,
-        "channels": request.channels_C,
-        **dict(zip(_HISTORY, columns, strict=True)),
-        "k": request.k,
-        "probabilities": probabilities,
-    }
+    row = {column: getattr(request, field) for column, field in _REQUEST_FIELDS.items()}
+    return {**row, **_columns(request.history, _HISTORY), "probabilities": probabilities}
 
 
 def _request(row: dict[str, Any]) -> RankRequest:
-    columns = [row[name] for name in _HISTORY]
-    absent = [column is None for column in columns]
-    if any(absent) and not all(absent):
-        name = _HISTORY[absent.index(True)]
-        raise RequestError(f"{name} holds null, must be null with all of {', '.join(_HISTORY)}.")
-    ids_T, actions_T, times_ms_T = columns
-    return RankRequest(
-        request_id=row["request_id"],
-        user_id=row["user_id"],
-        time_ms=row["time_ms"],
-        candidates_C=row["candidates"],
-        channels_C=row["channels"],
-        history=FROM_STORE
-        if all(absent)
-        else History(ids_T=ids_T, actions_T=actions_T, times_ms_T=times_ms_T),
-        k=row["k"],
-    )
+    absent = [name for name in _HISTORY if row[name] is None]
+    if 0 < len(absent) < len(_HISTORY):
+        rule = f"must be null with all of {', '.join(_HISTORY)}"
+        raise RequestError(f"{absent[0]} holds null, {rule}.")
+    fields = {field: row[column] for column, field in _REQUEST_FIELDS.items()}
+    return RankRequest(**fields, history=FROM_STORE if absent else _history(row, _HISTORY))
 
 
 def _response_row(response: RankResponse, wanted: bool) -> dict[str, Any]:
     p_KL = response.probabilities_KL if wanted else None
-    return {
-        "request_id": response.request_id,
-        "ids": response.ids_K,
-        "scores": response.scores_K,
-        "model_version": response.model_version,
-        "rank_ms": response.rank_ms,
-        **{name: None if p_KL is None else p_KL[:, at] for at, name in enumerate(_PROBABILITIES)},
-        "watermark": response.watermark,
-        "degraded": response.degraded,
-    }
+    p = {name: None if p_KL is None else p_KL[:, at] for at, name in enumerate(_PROBABILITIES)}
+    return {column: getattr(response, field) for column, field in _RESPONSE_FIELDS.items()} | p
 
 
 def _response(row: dict[str, Any]) -> RankResponse:
-    columns = [row[name] for name in _PROBABILITIES]
-    return RankResponse(
-        request_id=row["request_id"],
-        ids_K=row["ids"],
-        scores_K=row["scores"],
-        model_version=row["model_version"],
-        rank_ms=row["rank_ms"],
-        probabilities_KL=None if any(p is None for p in columns) else np.stack(columns, axis=1),
-        watermark=row.get("watermark"),
-        degraded=row.get("degraded", False),
-    )
+    p = [row[name] for name in _PROBABILITIES]
+    fields = {field: row[column] for column, field in _RESPONSE_FIELDS.items() if column in row}
+    p_KL = None if any(one is None for one in p) else np.stack(p, axis=1)
+    return RankResponse(**fields, probabilities_KL=p_KL)
 
 
 def _write(schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> bytes:
@@ -264,16 +239,7 @@ def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
     )
 
 
-def _read_some(
-    body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
-) -> list[dict[str, Any]]:
-    rows = _read(body, schema, max_rows, nullable)
-    if not rows:
-        raise RequestError("len(rows) == 0, must be >= 1.")
-    return rows
-
-
-def _read_answers(
+def _answers(
     body: bytes, schema: pa.Schema, count: int, nullable: Collection[str]
 ) -> list[dict[str, Any]]:
     try:
@@ -288,26 +254,18 @@ def _read_answers(
 def _read(
     body: bytes, schema: pa.Schema, max_rows: int, nullable: Collection[str]
 ) -> list[dict[str, Any]]:
-    """The rows of a whole stream from outside, fully checked; lists are views of the body.
+    """The rows, at least one, of a whole stream, fully checked; lists are views of the body.
 
-    Args:
-        body: from outside.
-        schema: its columns, besides those of `_OPTIONAL` that it has.
-        max_rows: of all batches, and batches: an empty one costs memory too.
-        nullable: columns whose rows may be null.
-
-    Raises:
-        RequestError: on anything else.
+    It may hold `max_rows` batches too: an empty one costs memory. Rows of `nullable` columns may be
+    null.
     """
     buffer = pa.py_buffer(body)
     try:
         _refuse_compression(buffer, max_rows)
         batches, count = [], 0
         with pa.ipc.open_stream(buffer) as reader:
-            if schema is RESPONSE_SCHEMA:
-                for name, kind in _OPTIONAL.items():
-                    if name in reader.schema.names:
-                        schema = schema.append(pa.field(name, kind))
+            if schema is RESPONSE_SCHEMA and _WATERMARK.name in reader.schema.names:
+                schema = schema.append(_WATERMARK)
             if not reader.schema.equals(schema):
                 raise RequestError(
                     f"columns == ({_listed(reader.schema)}), must be ({_listed(schema)})."
@@ -322,6 +280,8 @@ def _read(
         raise RequestError(f"body is not an Arrow stream: {shortened(str(error), 300)}") from None
     except UnicodeDecodeError:
         raise RequestError("body is not an Arrow stream: a column's name is not UTF-8.") from None
+    if not count:
+        raise RequestError("len(rows) == 0, must be >= 1.")
     return [row for batch in batches for row in _rows(batch, nullable)]
 
 
@@ -345,7 +305,7 @@ def _listed(schema: pa.Schema) -> str:
     """Columns for a message, the first few of them: a body may be all columns."""
     fields = [schema.field(place) for place in range(min(len(schema), _LISTED_COLUMNS))]
     shown = [f"{shortened(field.name)}: {shortened(str(field.type))}" for field in fields]
-    return ", ".join(shown if len(fields) == len(schema) else [*shown, "..."])
+    return ", ".join(shown + ["..."] * (len(schema) > len(fields)))
 
 
 def _refuse_compression(buffer: pa.Buffer, max_batches: int) -> None:

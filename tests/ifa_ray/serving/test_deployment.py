@@ -4,7 +4,7 @@ import threading
 import pytest
 from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
-from ifa_ray.errors import CheckpointError, RequestError
+from ifa_ray.errors import RequestError
 from ifa_ray.serving.deployment import RankerDeployment, UnknownSlotError
 from ifa_ray.serving.versions import Loaded, Slot
 
@@ -34,20 +34,6 @@ def test_a_replica_that_is_behind_pulls_the_version_it_is_asked_for():
     assert asyncio.run(story()) == [0, 3, 3]
 
 
-def test_a_late_request_is_answered_by_its_exact_version():
-    async def story():
-        served = replica()
-        assert await served.load(0, 1) == 1
-        assert await served.load(0, 2) == 2
-        assert await served.load(0, 1) == 2  # monotone
-        late = await served.rank(0, [make_request()], 1, exact=True)
-        later = await served.rank(0, [make_request()], 0, exact=True)  # read again
-        newer = await served.rank(0, [make_request()], 1)
-        return [responses[0].model_version for responses in (late, later, newer)]
-
-    assert asyncio.run(story()) == [1, 0, 2]
-
-
 def test_slots_have_versions_of_their_own():
     async def story():
         served = replica(slots=3)
@@ -75,14 +61,6 @@ def test_a_request_that_breaks_the_contract_reaches_no_ranker():
     served = RankerDeployment(SETTINGS, [Slot(Loaded(0, Untouchable()))])
     with pytest.raises(RequestError, match="k == 4"):
         asyncio.run(served.rank(0, [make_request(k=4)]))
-
-
-def test_a_version_that_does_not_exist_is_an_error_of_the_store():
-    def missing(version):
-        raise CheckpointError(f"version {version} is missing")
-
-    with pytest.raises(CheckpointError, match="version 9 is missing"):
-        asyncio.run(replica(load_version=missing).rank(0, [make_request()], 9))
 
 
 def test_the_event_loop_stays_live_while_a_request_is_scored():

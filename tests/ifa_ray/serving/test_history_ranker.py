@@ -263,16 +263,6 @@ def test_any_ranker_is_given_the_history(serve):
     assert seen[0].history.ids_T.tolist() == life_of(7, 3).ids_T.tolist()
 
 
-def test_a_restart_keeps_histories_and_makes_states_anew(serve):
-    served = serve()
-    asyncio.run(served.append([append_of(7, 0, 300, items=N)]))
-    served.close()
-    again = serve()
-    (response,) = asyncio.run(again.rank(0, [request_of(7, 300, FROM_STORE)]))
-    assert response.watermark == 300
-    assert_same_slate(response, dataclasses.replace(request_of(7, 300), history=life_of(7, 300, N)))
-
-
 def test_without_a_store_nobody_has_a_history():
     served = RankerDeployment(SETTINGS, [Slot(Loaded(0, LargestIdFirst()))])
     with pytest.raises(NoStoreError, match="history is the service's, must be given"):
@@ -326,21 +316,3 @@ def test_slots_from_files_keep_states_of_the_versions_in_memory(tmp_path):
     assert used["max_bytes"] == 500_000
     assert used["outcomes"]["missing"] == 3
     assert used["outcomes"]["hit"] == 1
-
-
-def test_a_request_from_before_the_first_behaviour_reads_none(serve):
-    served = serve()
-
-    async def story():
-        await served.append([append_of(7, 0, 10, items=N)])
-        asked = dataclasses.replace(request_of(7, 0, FROM_STORE), time_ms=START_MS - 1)
-        return await served.rank(0, [asked])
-
-    assert asyncio.run(story())[0].watermark == 0
-
-
-def test_a_bad_request_of_a_stored_history_is_refused(serve):
-    served = serve()
-    bad = dataclasses.replace(request_of(7, 0, FROM_STORE), k=41)
-    with pytest.raises(RequestError, match="k == 41"):
-        asyncio.run(served.rank(0, [bad]))

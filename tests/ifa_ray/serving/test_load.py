@@ -1,22 +1,17 @@
-"""Deadlines and degradation: what is not ranked, what is ranked in part, and that it is told."""
+"""Calls that nobody waits for any more are not ranked."""
 
 import asyncio
 import threading
 from collections import Counter
 
 import httpx
-import numpy as np
 import pytest
 from serving_fakes import SETTINGS, LargestIdFirst, make_request
 
-from ifa_ray.errors import RequestError
 from ifa_ray.serving import wire
 from ifa_ray.serving.deployment import DeadlineError, RankerDeployment
 from ifa_ray.serving.http_api import build_http
-from ifa_ray.serving.settings import AppSettings
-from ifa_ray.serving.versions import Loaded, Slot, score
-
-DEGRADED = SETTINGS.replace({"degrade_beyond_calls": 2, "degraded_candidates": 3})
+from ifa_ray.serving.versions import Loaded, Slot
 
 
 class Gate(LargestIdFirst):
@@ -111,66 +106,3 @@ def test_a_deadline_that_is_none_is_refused_with_its_name(deadline):
     answer = ask(deadline, Gate())
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(f"deadline-ms == '{deadline}': ")
-
-
-def test_the_first_candidates_are_ranked_and_at_least_k():
-    channels_C = np.arange(5, dtype=np.int8)
-    seen = []
-
-    class Seeing(LargestIdFirst):
-        def rank(self, requests):
-            seen.extend(requests)
-            return super().rank(requests)
-
-    asked = [make_request(1, [9, 1, 8, 2, 7], k, channels_C=channels_C) for k in (1, 4, 5)]
-    answers = score(Loaded(0, Seeing()), asked, 3)
-    assert [one.candidates_C.tolist() for one in seen] == [[9, 1, 8], [9, 1, 8, 2], [9, 1, 8, 2, 7]]
-    assert [one.channels_C.tolist() for one in seen] == [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
-    assert [one.degraded for one in answers] == [True, True, False]
-
-
-def test_what_is_dropped_is_checked_all_the_same():
-    with pytest.raises(RequestError, match="candidates hold id 1 more than once"):
-        score(Loaded(0, LargestIdFirst()), [make_request(1, [5, 1, 1], 1)], 1)
-
-
-def test_under_load_fewer_candidates_are_ranked_and_the_answers_say_so():
-    gate = Gate()
-    served = replica(gate, DEGRADED)
-
-    async def story():
-        calls = [
-            asyncio.create_task(served.rank(0, [make_request(i, range(10), 2)])) for i in range(4)
-        ]
-        await until(gate.busy)
-        gate.open.set()
-        answers = [(await call)[0] for call in calls]
-        return answers + await served.rank(0, [make_request(4, range(10), 2)])
-
-    answers = asyncio.run(story())
-    marked = [answer.degraded for answer in answers]
-    assert [size for _, size in gate.seen] == [3 if one else 10 for one in marked]
-    assert marked[1] is True  # two others behind it
-    assert marked[-1] is False  # alone
-    assert served.noted["degraded_requests"] == sum(marked) >= 1
-    for answer in answers:
-        assert answer.ids_K.tolist() == ([2, 1] if answer.degraded else [9, 8])
-
-
-def test_what_must_be_exact_is_never_degraded():
-    gate = Gate()
-    served = replica(gate, DEGRADED)
-
-    async def story():
-        gate.open.set()
-        calls = [served.rank(0, [make_request(i, range(10), 2)], exact=True) for i in range(9)]
-        return [answers[0].degraded for answers in await asyncio.gather(*calls)]
-
-    assert asyncio.run(story()) == [False] * 9
-    assert {size for _, size in gate.seen} == {10}
-
-
-@pytest.mark.parametrize("alone", ["degrade_beyond_calls", "degraded_candidates"])
-def test_degradation_is_set_whole_or_not_at_all(alone):
-    with pytest.raises(ValueError, match=r"degraded_candidates == .*, must be set with"):
-        AppSettings.from_dict(SETTINGS.to_dict() | {alone: 3})

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -153,30 +152,6 @@ def test_a_killed_writer_loses_nothing_that_was_answered(tmp_path):
             answered[user] = stored
         store.close()
     assert min(answered.values()) > CHUNK
-
-
-def test_readers_see_whole_appends_while_a_writer_writes(store):
-    stop, wrong, reads = threading.Event(), [], []
-
-    def read():
-        while not stop.is_set():
-            length = len(store.read(7))
-            whole = life_of(7, length)
-            found = store.read(7, 0, length)
-            if length % 50 or found.ids_T.tolist() != whole.ids_T.tolist():
-                wrong.append(length)
-            reads.append(length)
-
-    readers = [threading.Thread(target=read) for _ in range(3)]
-    for reader in readers:
-        reader.start()
-    for begin in range(0, 2_000, 50):
-        store.append([append_of(7, begin, begin + 50)])
-    stop.set()
-    for reader in readers:
-        reader.join()
-    assert wrong == []
-    assert len(set(reads)) > 2
 
 
 def test_a_second_owner_is_refused_until_the_first_is_gone(store):

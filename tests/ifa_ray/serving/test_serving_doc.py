@@ -74,7 +74,7 @@ def test_the_examples_append_rank_and_erase(url):
 
 def test_the_printed_settings_are_settings():
     texts = [text for kind, text in BLOCKS if kind == "yaml"]
-    assert len(texts) == 5
+    assert len(texts) == 4
     slot = {"items": "items", "checkpoints": "models"}
     values = [yaml.safe_load(text)["args"] for text in texts]
     shards = [one for one in values if "store_options" in one]

@@ -65,21 +65,6 @@ def test_the_newest_version_never_goes_back():
     assert slot.versions == [5, 3]
 
 
-def test_an_older_exact_version_replaces_the_other_old_one():
-    slot, _ = counting_slot(first=5)
-    slot.load(3, exact=True)
-    slot.load(4, exact=True)
-    assert slot.versions == [5, 4]
-
-
-def test_a_version_in_memory_is_not_read_again():
-    slot, read = counting_slot()
-    slot.load(1)
-    slot.load(1)
-    slot.load(1, exact=True)
-    assert read == [1]
-
-
 def test_a_fixed_slot_refuses_other_versions():
     slot = Slot(Loaded(3, LargestIdFirst()), name="slots[0] of twin")
     assert slot.load(2).version == 3

@@ -16,19 +16,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
-from ifa_ray.checkpoints.files import read_bytes, write_folder
 from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.items import ItemTable
+from ifa_ray.data.tables import temporary_of
 from ifa_ray.errors import CheckpointError, ConfigError
 from ifa_ray.models import build_model
 from ifa_ray.models.base import RankModel
@@ -38,19 +40,10 @@ CHECKPOINT_VERSION = 1
 """Of the format and of the features: a model of another one must not be loaded."""
 
 _JSON, _MODEL, _OPTIMIZER = "checkpoint.json", "model.safetensors", "optimizer.safetensors"
-_MAX_JSON_BYTES = 1 << 20
 _FIELDS = {
-    "schema_version": int,
-    "version": int,
-    "seed": int,
-    "steps": int,
-    "model": dict,
-    "training": dict,
-    "config_hash": str,
-    "items_fingerprint": str,
-    "log_watermark": dict,
-    "metrics": dict,
-    "sha256": dict,
+    **dict.fromkeys(("version", "seed", "steps"), int),
+    **dict.fromkeys(("config_hash", "items_fingerprint"), str),
+    **dict.fromkeys(("model", "training", "log_watermark", "metrics", "sha256"), dict),
 }
 
 
@@ -60,7 +53,7 @@ class LearnerArrays:
 
     Attributes:
         model: the model's state dict.
-        optimizer: `parameter:key` of the optimisers' state.
+        optimizer: `parameter:key` of the optimisers' state; {} where it is dropped.
         steps: optimiser steps taken.
     """
 
@@ -69,39 +62,21 @@ class LearnerArrays:
     steps: int
 
 
-class Learned(Protocol):
-    """What a version is saved of: a learner, or anything that looks like one."""
-
-    model_config: ModelConfig
-    training_config: TrainingConfig
-    items: ItemTable
-    seed: int
-
-    def arrays(self, *, copy: bool = True) -> LearnerArrays:
-        """Everything learned."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
     """One version as it lies on disk, verified.
 
     Attributes:
-        version: increases with every publication.
-        model_config, training_config: settings that it was trained with.
         seed: of its initial weights.
-        items_fingerprint: of the catalogue that it was trained on.
         log_watermark: how much of the log it has seen, in its writer's words.
         metrics: progressive metrics of the stream that made this version of the previous one.
-        arrays: weights, optimiser state ({} if dropped or not asked for) and steps taken.
-        has_optimizer: whether learning can go on from here.
+        has_optimizer: True if learning can go on from here.
     """
 
     version: int
     model_config: ModelConfig
     training_config: TrainingConfig
     seed: int
-    items_fingerprint: str
     log_watermark: Mapping[str, Any]
     metrics: Mapping[str, Any]
     arrays: LearnerArrays
@@ -148,7 +123,7 @@ def items_fingerprint(items: ItemTable) -> str:
 
 def save_checkpoint(
     folder: Path | str,
-    learner: Learned,
+    learner: Any,
     *,
     version: int,
     log_watermark: Mapping[str, Any],
@@ -159,9 +134,9 @@ def save_checkpoint(
 
     Args:
         folder: `version_folder(root, version)`; must not exist.
-        learner: is not changed.
-        version: >= 0.
-        log_watermark: how much of the log the learner has seen; JSON values.
+        learner: a `Learner`: model_config, training_config, items, seed and arrays.
+        version: its number, as in `folder`.
+        log_watermark: how much of the log it has seen; JSON values.
         metrics: of the stream since the version before; JSON values.
         files: further files of the writer's own, by name.
 
@@ -170,7 +145,7 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _require_new(folder)
-    arrays = learner.arrays(copy=False)
+    arrays: LearnerArrays = learner.arrays(copy=False)
     record = {
         "schema_version": CHECKPOINT_VERSION,
         "version": version,
@@ -188,43 +163,30 @@ def save_checkpoint(
         _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
         **(files or {}),
     }
-    write_folder(folder, {**data, _JSON: _to_json({**record, "sha256": _checksums(data)})})
+    _write(folder, record, data)
 
 
 def republish(
-    root: Path | str,
-    source: int,
-    target: int,
-    changes: Mapping[str, Any],
-    files: Mapping[str, bytes],
+    root: Path, source: int, target: int, changes: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> None:
-    """Publishes an earlier version again, under a new number: how one goes back.
+    """Publishes an earlier version again, under a new number, with some fields and files changed.
 
     A version's number never goes back, because those who serve follow the newest one.
-
-    Args:
-        root: of the versions.
-        source: the version to take.
-        target: its new number; must not exist.
-        changes: fields of its checkpoint.json that become others, such as `log_watermark`.
-        files: of the writer's own that become others.
 
     Raises:
         CheckpointError: if the source is damaged or the target exists.
     """
     folder = version_folder(root, source)
-    record = _read_record(folder)
+    record = read_record(folder)
     _require_new(version_folder(root, target))
     names = [name for name in record["sha256"] if name != _OPTIMIZER or (folder / name).exists()]
     data = {**{name: load_file(folder, name) for name in names}, **files}
-    changed = {**record, **changes, "version": target, "sha256": _checksums(data)}
-    write_folder(version_folder(root, target), {**data, _JSON: _to_json(changed)})
+    _write(version_folder(root, target), {**record, **changes, "version": target}, data)
 
 
-def load_file(folder: Path | str, name: str) -> bytes:
+def load_file(folder: Path, name: str) -> bytes:
     """One of a version's files, checked against its checksum; errors as `load_checkpoint`."""
-    folder = Path(folder)
-    return _verified(folder, name, _read_record(folder))
+    return _verified(folder, name, read_record(folder))
 
 
 def load_checkpoint(
@@ -242,21 +204,28 @@ def load_checkpoint(
             of another format, or trained on another catalogue.
     """
     folder = Path(folder)
-    record = _read_record(folder)
+    record = read_record(folder)
     if items is not None and record["items_fingerprint"] != items_fingerprint(items):
         raise CheckpointError(
             f"{folder}: items_fingerprint == {record['items_fingerprint']}, must be "
             f"{items_fingerprint(items)}: it was trained on another catalogue."
         )
-    model_config, training_config = _configs(folder, record)
-    has_optimizer = (folder / _OPTIMIZER).exists()
-    optimizer = with_optimizer and has_optimizer
+    try:
+        model = ModelConfig.from_dict(record["model"])
+        training = TrainingConfig.from_dict(record["training"])
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{folder / _JSON}: {error}") from None
+    if record["config_hash"] != config_hash(model, training):
+        raise CheckpointError(
+            f"{folder / _JSON}: config_hash == {record['config_hash']}, must be "
+            f"{config_hash(model, training)}: settings, objectives or actions are others."
+        )
+    optimizer = with_optimizer and has_optimizer(folder)
     return Checkpoint(
         version=record["version"],
-        model_config=model_config,
-        training_config=training_config,
+        model_config=model,
+        training_config=training,
         seed=record["seed"],
-        items_fingerprint=record["items_fingerprint"],
         log_watermark=record["log_watermark"],
         metrics=record["metrics"],
         arrays=LearnerArrays(
@@ -264,13 +233,13 @@ def load_checkpoint(
             optimizer=_read_tensors(folder, _OPTIMIZER, record) if optimizer else {},
             steps=record["steps"],
         ),
-        has_optimizer=has_optimizer,
+        has_optimizer=has_optimizer(folder),
     )
 
 
 def load_metrics(folder: Path | str) -> dict[str, Any]:
     """The progressive metrics of a version, without its tensors; errors as `load_checkpoint`."""
-    return dict(_read_record(Path(folder))["metrics"])
+    return dict(read_record(Path(folder))["metrics"])
 
 
 def load_model(folder: Path | str, items: ItemTable) -> RankModel:
@@ -286,43 +255,51 @@ def load_model(folder: Path | str, items: ItemTable) -> RankModel:
     return model
 
 
-def drop_optimizer(folder: Path | str) -> None:
+def has_optimizer(folder: Path) -> bool:
+    """True if learning can go on from a version."""
+    return (folder / _OPTIMIZER).exists()
+
+
+def drop_optimizer(folder: Path) -> None:
     """Frees the optimiser state of a version that nobody will learn from again."""
-    (Path(folder) / _OPTIMIZER).unlink(missing_ok=True)
+    (folder / _OPTIMIZER).unlink(missing_ok=True)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    data = read_bytes(folder / _JSON, limit=_MAX_JSON_BYTES)
+def delete_versions(root: Path, versions: list[int]) -> None:
+    """Deletes versions, and what a killed process began to delete: the record goes first."""
+    for version in versions:
+        (version_folder(root, version) / _JSON).unlink()
+    if versions:
+        _sync_folder(root)
+    for folder in root.glob("version=*"):
+        if not (folder / _JSON).exists():
+            shutil.rmtree(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The JSON of a version, without its tensors; errors as `load_checkpoint`."""
+    path = folder / _JSON
+    data = _read(path)
     try:
         record = json.loads(data)
     except ValueError:
-        raise CheckpointError(f"{folder / _JSON}: not JSON, is it truncated?") from None
+        raise CheckpointError(f"{path}: not JSON, is it truncated?") from None
     if not isinstance(record, dict):
-        raise CheckpointError(f"{folder / _JSON}: must hold a JSON object.")
+        raise CheckpointError(f"{path}: must hold a JSON object.")
     # First, because a later format may have other fields.
     found = record.get("schema_version")
     if found != CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"{folder / _JSON}: schema_version == {found!r}, must be {CHECKPOINT_VERSION}."
-        )
+        raise CheckpointError(f"{path}: schema_version == {found!r}, must be {CHECKPOINT_VERSION}.")
     for name, kind in _FIELDS.items():
         if not isinstance(record.get(name), kind):
-            raise CheckpointError(f"{folder / _JSON}: field {name} must be a {kind.__name__}.")
+            raise CheckpointError(f"{path}: field {name} must be a {kind.__name__}.")
     return record
 
 
-def _configs(folder: Path, record: Mapping[str, Any]) -> tuple[ModelConfig, TrainingConfig]:
-    try:
-        model = ModelConfig.from_dict(record["model"])
-        training = TrainingConfig.from_dict(record["training"])
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{folder / _JSON}: {error}") from None
-    if record["config_hash"] != config_hash(model, training):
-        raise CheckpointError(
-            f"{folder / _JSON}: config_hash == {record['config_hash']}, must be "
-            f"{config_hash(model, training)}: settings, objectives or actions are others."
-        )
-    return model, training
+def foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
+    """The error about tensors that do not fit the model that a version names."""
+    why = " ".join(str(error).split())
+    return CheckpointError(f"{folder}: its tensors are not of the model it names ({why}).")
 
 
 def _require_new(folder: Path) -> None:
@@ -330,17 +307,47 @@ def _require_new(folder: Path) -> None:
         raise CheckpointError(f"{folder} exists, a published version is never written again.")
 
 
-def _checksums(files: Mapping[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-
-
-def _to_json(record: Mapping[str, Any]) -> bytes:
+def _write(folder: Path, record: Mapping[str, Any], data: Mapping[str, bytes]) -> None:
+    """Writes a version whole; only one process may write it."""
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     # NaN is no JSON: metrics that are not defined are None.
-    return json.dumps(record, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+    text = json.dumps({**record, "sha256": sums}, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(stale)
+    temporary = temporary_of(folder)
+    temporary.mkdir()
+    try:
+        for name, content in {**data, _JSON: text.encode()}.items():
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_folder(temporary)
+        os.rename(temporary, folder)
+        _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a folder's own entries, such as a rename, to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: no such file.") from None
 
 
 def _verified(folder: Path, name: str, record: Mapping[str, Any]) -> bytes:
-    data = read_bytes(folder / name)
+    data = _read(folder / name)
     if hashlib.sha256(data).hexdigest() != record["sha256"].get(name):
         raise CheckpointError(f"{folder / name}: its checksum is not that of {_JSON}: truncated?")
     return data
@@ -352,9 +359,3 @@ def _read_tensors(folder: Path, name: str, record: Mapping[str, Any]) -> dict[st
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{folder / name}: not safetensors ({error}).") from None
-
-
-def foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
-    """The error about tensors that do not fit the model that a version names."""
-    why = " ".join(str(error).split())
-    return CheckpointError(f"{folder}: its tensors are not of the model it names ({why}).")

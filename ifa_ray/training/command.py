@@ -7,11 +7,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.config import TrainingConfig, add_flags, flags_given
+import torch
+
+from ifa_ray.config import Config, TrainingConfig, add_flags, flags_given
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS
+from ifa_ray.progress import TrainingProgress
+from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.gate import GateConfig, PublicationRefused
-from ifa_ray.training.offline import Keep, OfflineSettings
+from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
+from ifa_ray.training.offline_folder import TITLES, OfflineFolder, json_lines
+from ifa_ray.training.restore import table_report
+from ifa_ray.training.sources import read_stream
 
 EXIT_REFUSED, EXIT_INTERRUPTED = 3, 130
 
@@ -57,51 +65,40 @@ MovieLens: https://grouplens.org/datasets/movielens/latest/ (ml-latest-small.zip
 """
 
 _DATA = ("data", "arm", "replicate", "max_requests", "num_sampled", "seed")
-_CUTS = ("publish_every", "metrics_every")
-_MODEL = tuple(
-    f"model.{name}"
-    for name in ("width", "top_k", "max_history", "tower_widths", "cross_features", "id_buckets",
-                 "author_buckets", "user_buckets")
-)  # fmt: skip
-_TRAINING = tuple(
-    f"training.{name}"
-    for name in TrainingConfig.__dataclass_fields__
-    if name != "objective_weights"
+_MODEL = (
+    *("width", "top_k", "max_history", "tower_widths", "cross_features"),
+    *("id_buckets", "author_buckets", "user_buckets"),
 )
+_TRAINING = [name for name in TrainingConfig.__dataclass_fields__ if name != "objective_weights"]
 
 
 def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the subparsers of the command line."""
-    command = commands.add_parser(
-        "train", description=_HELP, epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    raw = argparse.RawDescriptionHelpFormatter
+    command = commands.add_parser("train", description=_HELP, epilog=_EPILOG, formatter_class=raw)
     add = command.add_argument
     add("--out", required=True, type=Path, metavar="DIR", help="versions, metrics and plots")
-    add("--model", default="ifa_plus", metavar="NAME",
-        help=f"of {', '.join(sorted(MODELS))} (default: %(default)s)")  # fmt: skip
+    names = f"of {', '.join(sorted(MODELS))} (default: %(default)s)"
+    add("--model", default="ifa_plus", metavar="NAME", help=names)
     add("--resume", action="store_true", help="go on from the newest version in --out")
-    add_flags(command, OfflineSettings, _CUTS)
+    add_flags(command, OfflineSettings, ("publish_every", "metrics_every"))
     add_flags(command, Keep, ("keep", "daily"))
     data = command.add_argument_group("data")
     add_flags(data, OfflineSettings, _DATA, num_sampled="candidates_sampled")
-    data.add_argument("--skip-damaged", action="store_true", help="leave out shards of a run that "
-                      "are damaged, missing or copies; they are counted and named")  # fmt: skip
     gate = command.add_argument_group("the quality gate before a version is published")
     add_flags(gate, GateConfig, GateConfig.__dataclass_fields__, objective="gate_objective")
-    start = command.add_argument_group("where weights begin")
-    start.add_argument("--warm-start", type=Path, metavar="DIR/version=N", help="begin with the "
-                       "weights of this version, optimisers new")  # fmt: skip
-    start.add_argument("--allow-added-items", action="store_true", help="go on from a version of "
-                       "an earlier catalogue, to which items were only added")  # fmt: skip
+    add = command.add_argument_group("where weights begin").add_argument
+    begin = "begin with the weights of this version, optimisers new"
+    add("--warm-start", type=Path, metavar="DIR/version=N", help=begin)
+    added = "go on from a version of an earlier catalogue, to which items were only added"
+    add("--allow-added-items", action="store_true", help=added)
     size = command.add_argument_group("the model and how it learns")
-    add_flags(size, OfflineSettings, (*_MODEL, *_TRAINING, "threads"))
+    add_flags(size, OfflineSettings, (f"model.{name}" for name in _MODEL))
+    add_flags(size, OfflineSettings, (*(f"training.{name}" for name in _TRAINING), "threads"))
 
 
 def run_train(options: argparse.Namespace) -> int:
     """Trains and prints; returns the process's status."""
-    from ifa_ray.training.offline_folder import summary_lines
-
     if options.model not in MODELS:
         raise unknown_name("model", options.model, MODELS)
     try:
@@ -112,28 +109,27 @@ def run_train(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"\ninterrupted; continue with --resume --out {options.out}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    for line in summary_lines(metrics):
-        print(line)
+    print(
+        f"{metrics['requests']:,} requests, {metrics['candidates']:,} candidates, "
+        f"{metrics['steps']:,} steps; every request predicted before it was learned from"
+    )
+    print(f"{'':<12}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'calibration':>13}")
+    for objective in OBJECTIVES:
+        values = [metrics[name][objective] for name in TITLES]
+        cells = ["undefined" if value is None else f"{value:.4f}" for value in values]
+        print(f"{objective:<12}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>13}")
     print(options.out)
     return 0
 
 
 def _train(options: argparse.Namespace) -> dict[str, Any]:
-    import torch
+    given = {"model.name": options.model, **flags_given(options)}
 
-    from ifa_ray.data.run_folder import write_atomically
-    from ifa_ray.progress import TrainingProgress
-    from ifa_ray.training.offline import train_offline
-    from ifa_ray.training.offline_folder import OfflineFolder
-    from ifa_ray.training.restore import table_report
-    from ifa_ray.training.sources import read_stream
+    def taken(cls: type[Config]) -> dict[str, Any]:
+        return {name: given.pop(name) for name in cls.__dataclass_fields__ if name in given}
 
-    given = flags_given(options)
-    of = {cls: {k: v for k, v in given.items() if k in cls.__dataclass_fields__}
-          for cls in (GateConfig, Keep)}  # fmt: skip
-    gate, keep = GateConfig(**of[GateConfig]), Keep(**of[Keep])
-    rest = {k: v for k, v in given.items() if k not in {**of[GateConfig], **of[Keep]}}
-    settings = OfflineSettings(data="").replace({"model.name": options.model, **rest})
+    gate, keep = GateConfig(**taken(GateConfig)), Keep(**taken(Keep))
+    settings = OfflineSettings(data="").replace(given)
     folder = OfflineFolder(options.out)
     torch.set_num_threads(settings.threads)
     with folder.locked(), TrainingProgress() as progress:
@@ -146,18 +142,23 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
             max_history=settings.model.max_history,
             max_requests=settings.max_requests or None,
             seed=settings.seed,
-            skip_damaged=options.skip_damaged,
         )
         for note in stream.notes:
             progress.say(note)
         report = table_report(stream.items, settings.model)
-        write_atomically(folder.root / "tables.json", OfflineFolder.encode([report]))
+        write_atomically(folder.root / "tables.json", json_lines([report]))
         for name, found in report.items():
             progress.say(
                 f"{name} table: {found['ids']:,} ids in {found['rows']:,} rows, "
                 f"{found['share_colliding']:.1%} of them share a row"
             )
         return train_offline(
-            folder, settings, stream, gate=gate, keep=keep, listener=progress,
-            warm_start=options.warm_start, allow_added_items=options.allow_added_items,
-        )  # fmt: skip
+            folder,
+            settings,
+            stream,
+            gate=gate,
+            keep=keep,
+            listener=progress,
+            warm_start=options.warm_start,
+            allow_added_items=options.allow_added_items,
+        )

@@ -2,34 +2,22 @@
 
 A run's stream (`ifa_ray.training.stream`), a log on disk (`ifa_ray.training.offline`) and an
 evaluation (`ifa_ray.evaluation.runs`) differ in where their pieces come from and in what becomes of
-a finished one. Knows learners and the gate; no files.
+a finished one. Knows learners and the gate.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.training.gate import GateConfig, GateDecision, judge, refusal_of_loss
+from ifa_ray.training.gate import GateConfig, GateDecision, judge
 from ifa_ray.training.learner import BatchResult, Learner, StreamMetrics, batches, summarise
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Learned:
-    """A piece that was learned.
-
-    Attributes:
-        results: of its batches.
-        metrics: of all of them; None where the training ended in a loss that is not finite.
-        decision: of the gate.
-    """
-
-    results: list[BatchResult]
-    metrics: StreamMetrics | None
-    decision: GateDecision
 
 
 def learn(
@@ -55,10 +43,11 @@ def learn_version(
     version: int,
     gate: GateConfig,
     previous: Mapping[str, Any] | None,
+    record: Path,
     *,
     tested: int | None = None,
     on_batch: Callable[[BatchResult], None] = lambda _: None,
-) -> Learned:
+) -> tuple[list[BatchResult], StreamMetrics | None, GateDecision]:
     """Learns what makes a version of the one before, and has the gate judge it.
 
     Args:
@@ -67,28 +56,36 @@ def learn_version(
         version: to be made.
         gate: what it must fulfil.
         previous: metrics of the version before; None for the first.
-        tested: the first `tested` samples make the metrics: one that comes again was learned from.
+        record: file that the decision is written to.
+        tested: see `summarise`.
         on_batch: told of every batch.
+
+    Returns:
+        Results of the batches, their metrics, or None where a loss was not finite, and the
+        gate's decision.
     """
+    results, metrics = [], None
     try:
         results = learn(learner, samples, on_batch)
     except RankerError as error:
-        return Learned([], None, refusal_of_loss(gate, version, error))
-    metrics = summarise(results, tested)
-    place = OBJECTIVES.index(gate.objective)
-    positives = sum(int(sample.labels_CL[:, place].sum()) for sample in samples[:tested])
-    arrays = learner.arrays(copy=False)
-    decision = judge(gate, version, arrays, metrics.to_dict(), previous, positives)
-    return Learned(results, metrics, decision)
+        decision = GateDecision(version=version, passed=False, reasons=(str(error),), gate=gate)
+    else:
+        metrics = summarise(results, tested)
+        place = OBJECTIVES.index(gate.objective)
+        positives = sum(int(sample.labels_CL[:, place].sum()) for sample in samples[:tested])
+        arrays = learner.arrays(copy=False)
+        decision = judge(gate, version, arrays, metrics.to_dict(), previous, positives)
+    write_decision(record, dataclasses.asdict(decision))
+    return results, metrics, decision
 
 
-def refusal_text(decision: GateDecision | Mapping[str, Any], newest: int | None) -> str:
-    """A refusal in one sentence.
+def write_decision(path: Path, decision: Mapping[str, Any]) -> None:
+    """Records a decision of the gate; the same one again is the same bytes."""
+    text = json.dumps(decision, indent=1, sort_keys=True, allow_nan=False)
+    write_atomically(path, text.encode() + b"\n")
 
-    Args:
-        decision: that refused, or its plain values.
-        newest: the version that stays the newest; None without any.
-    """
-    values = decision.to_dict() if isinstance(decision, GateDecision) else decision
+
+def refusal_text(version: int, reasons: Sequence[str], newest: int | None) -> str:
+    """A refusal in one sentence; `newest` is the version that stays the newest."""
     good = "no version is published" if newest is None else f"version {newest} stays the newest"
-    return f"version {values['version']} is not published: {'; '.join(values['reasons'])}. {good}."
+    return f"version {version} is not published: {'; '.join(reasons)}. {good}."

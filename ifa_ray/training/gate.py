@@ -7,7 +7,7 @@ data it lets pass, and says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,31 +39,17 @@ class GateConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateDecision:
-    """What was decided, and on what grounds.
-
-    Attributes:
-        version: that was judged.
-        passed: whether it may be served.
-        reasons: of a refusal, one sentence each.
-        notes: what could not be judged, and why.
-        auc, previous_auc: of the gate's objective.
-        loss, previous_loss: means over the steps.
-        gate: the settings.
-    """
+    """What was decided of a version: reasons of a refusal, notes of what could not be judged."""
 
     version: int
     passed: bool
     reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    auc: float | None
-    previous_auc: float | None
-    loss: float | None
-    previous_loss: float | None
+    notes: tuple[str, ...] = ()
+    auc: float | None = None
+    previous_auc: float | None = None
+    loss: float | None = None
+    previous_loss: float | None = None
     gate: GateConfig
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
 
 
 def judge(
@@ -84,10 +70,10 @@ def judge(
         previous: those of the version before; None for the first.
         positives: of the gate's objective among the tested candidates.
     """
-    reasons, notes = _not_finite(arrays), []
-    auc = metrics["auc"][gate.objective]
-    previous_auc = None if previous is None else previous["auc"][gate.objective]
-    loss, previous_loss = metrics["loss"], None if previous is None else previous["loss"]
+    reasons, notes = list(_not_finite(arrays)), []
+    auc, loss = metrics["auc"][gate.objective], metrics["loss"]
+    previous_auc = previous["auc"][gate.objective] if previous else None
+    previous_loss = previous["loss"] if previous else None
     if gate.max_auc_drop is not None:
         if previous_auc is None:
             notes.append(f"no earlier AUC of {gate.objective} to compare with")
@@ -108,24 +94,21 @@ def judge(
             f"the previous version's {previous_loss:.4g}"
         )
     return GateDecision(
-        version=version, passed=not reasons, reasons=tuple(reasons), notes=tuple(notes), auc=auc,
-        previous_auc=previous_auc, loss=loss, previous_loss=previous_loss, gate=gate,
-    )  # fmt: skip
+        version=version,
+        passed=not reasons,
+        reasons=tuple(reasons),
+        notes=tuple(notes),
+        auc=auc,
+        previous_auc=previous_auc,
+        loss=loss,
+        previous_loss=previous_loss,
+        gate=gate,
+    )
 
 
-def refusal_of_loss(gate: GateConfig, version: int, error: Exception) -> GateDecision:
-    """The decision about a version whose training ended in a loss that is not finite."""
-    return GateDecision(
-        version=version, passed=False, reasons=(str(error),), notes=(), auc=None,
-        previous_auc=None, loss=None, previous_loss=None, gate=gate,
-    )  # fmt: skip
-
-
-def _not_finite(arrays: LearnerArrays) -> list[str]:
-    reasons = []
+def _not_finite(arrays: LearnerArrays) -> Iterator[str]:
     for what, tensors in (("weights", arrays.model), ("optimiser state", arrays.optimizer)):
         for name, tensor in tensors.items():
             bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
             if bad:
-                reasons.append(f"{what} {name}: {bad} of {tensor.numel()} values are not finite")
-    return reasons
+                yield f"{what} {name}: {bad} of {tensor.numel()} values are not finite"

@@ -1,7 +1,7 @@
 """Prequential learning of one model: a batch is predicted before it is learned from (section 5.1).
 
 Plain torch, one process. Knows the model, the features and the loss; knows nothing of files, days
-or Ray. The sampler of candidates, the gradient sync and what happens after a step are handed in.
+or Ray.
 
 Letters: B requests, C candidates, X real candidates of all requests, L objectives.
 """
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from ifa_ray.checkpoints.format import LearnerArrays
 from ifa_ray.config import ModelConfig, TrainingConfig, require
@@ -38,11 +37,8 @@ from ifa_ray.training.losses import (
 )
 
 _CLICK = OBJECTIVES.index("is_click")
-
-Sampler = Callable[[Sequence[TrainingSample]], tuple[list[TrainingSample], Importance]]
-"""The candidates to learn from, and what each counts."""
-AfterStep = Callable[[Sequence[TrainingSample], npt.NDArray[np.float32]], None]
-"""Called with a batch and the logits [B, C, L] from before it was learned from."""
+ByObjective = Mapping[str, float | None]
+"""A metric of each objective; None where it is not defined."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +47,6 @@ class BatchResult:
 
     Attributes:
         loss: of the batch, weighted over objectives.
-        user_ids_B: int64, who asked.
         sizes_B: int64, candidates of each request.
         log_probs_XL: float32, log p(l|can) of each candidate, request after request.
         labels_XL: uint8.
@@ -60,7 +55,6 @@ class BatchResult:
     """
 
     loss: float
-    user_ids_B: npt.NDArray[np.int64]
     sizes_B: npt.NDArray[np.int64]
     log_probs_XL: npt.NDArray[np.float32]
     labels_XL: npt.NDArray[np.uint8]
@@ -87,10 +81,10 @@ class StreamMetrics:
     samples: int
     candidates: int
     loss: float | None
-    auc: Mapping[str, float | None]
-    gauc: Mapping[str, float | None]
-    log_loss: Mapping[str, float | None]
-    calibration: Mapping[str, float | None]
+    auc: ByObjective
+    gauc: ByObjective
+    log_loss: ByObjective
+    calibration: ByObjective
     seconds: float
     learned_candidates: int | None = None
 
@@ -114,9 +108,6 @@ class Learner:
         items: the catalogue.
         seed: of the initial weights.
         clock: seconds, for measurements only.
-        sampler: of the candidates to learn from; None is what `negative_rate` asks for.
-        sync_gradients: called between backward and the optimisers' step.
-        after_step: hooks; None is what the model's re-ranking learns by.
     """
 
     def __init__(
@@ -127,27 +118,16 @@ class Learner:
         seed: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
-        sampler: Sampler | None = None,
-        sync_gradients: Callable[[Iterable[torch.nn.Parameter]], None] | None = None,
-        after_step: Sequence[AfterStep] | None = None,
     ) -> None:
         self.model_config, self.training_config = model_config, training_config
-        self.items, self.seed, self.steps = items, seed, 0
+        self.items, self.seed, self.steps, self._clock = items, seed, 0, clock
         self.model: RankModel = build_model(model_config, items, seed)
         rate = training_config.negative_rate
-        require(
-            rate == 1 or not self.model.reads_candidates_together,
-            "negative_rate",
-            rate,
-            f"1 for {model_config.name}: its candidates attend to each other (F_cc)",
-        )
-        self._sampler = NegativeSampler(rate, seed) if sampler is None and rate < 1 else sampler
-        self._sync = sync_gradients
-        if after_step is None:
-            response = self.model.set_response
-            after_step = () if response is None else (Teacher(response, items),)
-        self._after_step = after_step
-        self._clock = clock
+        rule = f"1 for {model_config.name}: its candidates attend to each other (F_cc)"
+        require(rate == 1 or not self.model.reads_candidates_together, "negative_rate", rate, rule)
+        self._sampler = NegativeSampler(rate, seed) if rate < 1 else None
+        response = self.model.set_response
+        self._teacher = None if response is None else Teacher(response, items)
         # Of a table with millions of rows a batch touches thousands, and dense Adam would update
         # them all. Their gradients are sparse, which torch.optim.Adam refuses.
         sparse, dense = list(self.model.sparse_parameters()), list(self.model.dense_parameters())
@@ -171,8 +151,13 @@ class Learner:
         # Where some candidates alone are learned from, all are predicted, without a gradient.
         with torch.set_grad_enabled(self._sampler is None):
             loss, logits_BCL, mask_BC = self._loss(samples)
-        value = self._require_finite(loss.item(), samples)
-        learned_B = None
+        tested_loss, learned_B = loss.item(), None
+        if not math.isfinite(tested_loss):
+            ids = [sample.request.request_id for sample in samples]
+            raise RankerError(
+                f"loss == {tested_loss} of {self.model_config.name} at step {self.steps} on "
+                f"requests {ids}, must be finite."
+            )
         if self._sampler is not None:
             kept, importance = self._sampler(samples)
             loss = self._loss(kept, importance)[0]
@@ -180,16 +165,13 @@ class Learner:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self._sync is not None:
-            self._sync(self.model.parameters())
         for optimizer in self._optimizers:
             optimizer.step()
         self.steps += 1
-        for hook in self._after_step:
-            hook(samples, logits_BCL.detach().numpy())
+        if self._teacher is not None:
+            self._teacher(samples, logits_BCL.detach().numpy())
         return BatchResult(
-            loss=value,
-            user_ids_B=np.array([s.request.user_id for s in samples], np.int64),
+            loss=tested_loss,
             sizes_B=np.array([len(s.labels_CL) for s in samples], np.int64),
             log_probs_XL=entire_space_log_probs(logits_BCL.detach())[mask_BC].numpy(),
             labels_XL=np.concatenate([s.labels_CL for s in samples]),
@@ -201,10 +183,15 @@ class Learner:
         self, samples: Sequence[TrainingSample], importance: Importance | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss of some requests, their logits [B, C, L] and the mask [B, C]."""
-        batch = build_batch([s.request for s in samples], self.items, self.model_config)
-        outputs = self.model(batch)
+        outputs = self.model(
+            build_batch([s.request for s in samples], self.items, self.model_config)
+        )
         logits_BCL = outputs.logits_BCL
-        labels_BCL, mask_BC = _padded_labels(samples, logits_BCL.shape[1])
+        labels_BCL = torch.zeros(logits_BCL.shape, dtype=torch.uint8)
+        mask_BC = torch.zeros(logits_BCL.shape[:2], dtype=torch.bool)
+        for row, sample in enumerate(samples):
+            labels_BCL[row, : len(sample.labels_CL)] = torch.from_numpy(sample.labels_CL)
+            mask_BC[row, : len(sample.labels_CL)] = True
         loss, _ = entire_space_loss(
             logits_BCL, labels_BCL, mask_BC, self.training_config.objective_weights, importance
         )
@@ -213,39 +200,22 @@ class Learner:
             loss = loss + auxiliary_loss(outputs.auxiliary_BC, clicks_BC, mask_BC, importance)
         return loss, logits_BCL, mask_BC
 
-    def _require_finite(self, loss: float, samples: Sequence[TrainingSample]) -> float:
-        if not math.isfinite(loss):
-            ids = [sample.request.request_id for sample in samples]
-            raise RankerError(
-                f"loss == {loss} of {self.model_config.name} at step {self.steps} on "
-                f"requests {ids}, must be finite."
-            )
-        return loss
-
     def train(self, samples: Sequence[TrainingSample], tested: int | None = None) -> StreamMetrics:
-        """Predicts then learns consecutive batches of the samples, in order.
-
-        Args:
-            samples: to learn from; the last batch may be short.
-            tested: the first `tested` of them make the metrics, all by default. Samples that come
-                a second time have been learned from, and must not.
-        """
+        """Predicts then learns consecutive batches, in order; `tested` is `summarise`'s."""
         size = self.training_config.batch_size
         return summarise([self.step(batch) for batch in batches(samples, size)], tested)
 
     def arrays(self, *, copy: bool = True) -> LearnerArrays:
-        """Everything learned.
-
-        Args:
-            copy: False gives the tensors that the next step changes, to be read before it.
-        """
+        """Everything learned; without a copy, the tensors that the next step changes."""
 
         def taken(value: torch.Tensor) -> torch.Tensor:
             return value.detach().clone() if copy else value.detach()
 
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         optimizer = {
-            f"{name}:{key}": taken(torch.as_tensor(value))
-            for name, state in self._optimizer_states()
+            f"{names[id(parameter)]}:{key}": taken(torch.as_tensor(value))
+            for each in self._optimizers
+            for parameter, state in each.state.items()
             for key, value in state.items()
         }
         model = {name: taken(value) for name, value in self.model.state_dict().items()}
@@ -259,28 +229,18 @@ class Learner:
         """
         self.model.load_state_dict(arrays.model)
         parameters = dict(self.model.named_parameters())
+        owners: dict[int, torch.optim.Optimizer] = {}
         for optimizer in self._optimizers:
             optimizer.state.clear()
-        owners = {
-            id(parameter): optimizer
-            for optimizer in self._optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
+            for group in optimizer.param_groups:
+                owners |= {id(parameter): optimizer for parameter in group["params"]}
         for name_and_key, value in arrays.optimizer.items():
             name, _, key = name_and_key.rpartition(":")
-            parameter = parameters[name]
-            owner = owners[id(parameter)]
+            owner = owners[id(parameters[name])]
             # SparseAdam counts steps with a Python int and would otherwise count in float32.
             is_count = key == "step" and isinstance(owner, torch.optim.SparseAdam)
-            owner.state[parameter][key] = int(value) if is_count else value.clone()
+            owner.state[parameters[name]][key] = int(value) if is_count else value.clone()
         self.steps = arrays.steps
-
-    def _optimizer_states(self) -> Iterable[tuple[str, dict[str, Any]]]:
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        for optimizer in self._optimizers:
-            for parameter, state in optimizer.state.items():
-                yield names[id(parameter)], state
 
 
 def batches(samples: Sequence[TrainingSample], size: int) -> list[Sequence[TrainingSample]]:
@@ -293,83 +253,79 @@ def summarise(results: Sequence[BatchResult], tested: int | None = None) -> Stre
 
     Args:
         results: of the batches.
-        tested: the first so many requests make the metrics, all by default; counts are of all.
+        tested: the first `tested` requests make the metrics, all by default; counts are of all.
+            Samples that come a second time have been learned from, and test nothing.
     """
-    sizes = np.concatenate([np.empty(0, np.int64), *(r.sizes_B for r in results)])
-    tested_sizes = sizes[:tested]
-    X = int(tested_sizes.sum())
-    # The place in the stream and not the request id: a stream may hold a request twice.
-    groups_X = np.repeat(np.arange(len(tested_sizes)), tested_sizes)
-    none = np.empty((0, len(OBJECTIVES)), np.uint8)
-    log_probs_XL = np.concatenate([none.astype(np.float32), *(r.log_probs_XL for r in results)])
-    labels_XL = np.concatenate([none, *(r.labels_XL for r in results)])
-    learned = [r.learned_B for r in results if r.learned_B is not None]
-    columns = {name: (log_probs_XL[:X, i], labels_XL[:X, i]) for i, name in enumerate(OBJECTIVES)}
+    sizes_B, log_probs_XL, labels_XL = joined(results)
+    X = int(sizes_B[:tested].sum())
+    learned = [int(r.learned_B.sum()) for r in results if r.learned_B is not None]
     return StreamMetrics(
         steps=len(results),
-        samples=len(sizes),
-        candidates=int(sizes.sum()),
+        samples=len(sizes_B),
+        candidates=int(sizes_B.sum()),
         loss=float(np.mean([r.loss for r in results])) if results else None,
-        auc={name: auc(p, y) for name, (p, y) in columns.items()},
-        gauc={name: gauc(p, y, groups_X) for name, (p, y) in columns.items()},
-        log_loss={name: log_loss(p, y) for name, (p, y) in columns.items()},
-        calibration={name: calibration(p, y) for name, (p, y) in columns.items()},
+        **quality(sizes_B[:tested], log_probs_XL[:X], labels_XL[:X]),
         seconds=float(sum(r.seconds for r in results)),
-        learned_candidates=sum(int(n.sum()) for n in learned) if learned else None,
+        learned_candidates=sum(learned) if learned else None,
     )
 
 
-def _padded_labels(
-    samples: Sequence[TrainingSample], width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels [B, C, L] uint8 and the mask [B, C] of real candidates."""
-    labels = np.zeros((len(samples), width, len(OBJECTIVES)), np.uint8)
-    mask = np.zeros((len(samples), width), bool)
-    for row, sample in enumerate(samples):
-        labels[row, : len(sample.labels_CL)] = sample.labels_CL
-        mask[row, : len(sample.labels_CL)] = True
-    return torch.from_numpy(labels), torch.from_numpy(mask)
+def joined(
+    results: Sequence[BatchResult],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Sizes of all requests, and log probabilities and labels of all of their candidates."""
+    none_XL = np.empty((0, len(OBJECTIVES)), np.uint8)
+    return (
+        np.concatenate([np.empty(0, np.int64), *(r.sizes_B for r in results)]),
+        np.concatenate([none_XL.astype(np.float32), *(r.log_probs_XL for r in results)]),
+        np.concatenate([none_XL, *(r.labels_XL for r in results)]),
+    )
 
 
-# Adagrad with one sum for each row of a table, updated where a gradient is.
-#
-# Knows tensors, not what the rows are. Adam keeps two numbers for each weight and moves a row for
-# as long as its momentum lasts; here a row keeps one number, so a table of a hundred million ids
-# at D = 64 has 0.4 GB of state instead of 51 GB. It is the row-wise Adagrad of recommender systems
-# (Mudigere et al., "Software-hardware co-design for fast and scalable training of deep learning
-# recommendation models", ISCA 2022).
+def quality(
+    sizes_B: npt.NDArray[np.int64],
+    log_probs_XL: npt.NDArray[np.float32],
+    labels_XL: npt.NDArray[np.uint8],
+) -> dict[str, ByObjective]:
+    """The four metrics of `StreamMetrics`, over the candidates of B requests."""
+    # The place in the stream and not the request id: a stream may hold a request twice.
+    groups_X = np.repeat(np.arange(len(sizes_B)), sizes_B)
+    columns = {name: (log_probs_XL[:, i], labels_XL[:, i]) for i, name in enumerate(OBJECTIVES)}
+    return {
+        "auc": {name: auc(p, y) for name, (p, y) in columns.items()},
+        "gauc": {name: gauc(p, y, groups_X) for name, (p, y) in columns.items()},
+        "log_loss": {name: log_loss(p, y) for name, (p, y) in columns.items()},
+        "calibration": {name: calibration(p, y) for name, (p, y) in columns.items()},
+    }
 
 
 class RowwiseAdagrad(torch.optim.Optimizer):
     """A row's step is lr / sqrt(sum over its visits of its gradient's mean square).
 
-    O(V D) a step, whatever R is.
-
-    Args:
-        params: tables [R, D] with sparse gradients.
-        lr: learning rate.
-        eps: added to the root.
+    Of tables [R, D] with sparse gradients; O(V D) a step of V visited rows, whatever R is. Adam
+    keeps two numbers for each weight and moves a row for as long as its momentum lasts; here a row
+    keeps one number, so a table of a hundred million ids at D = 64 has 0.4 GB of state instead of
+    51 GB (Mudigere et al., "Software-hardware co-design for fast and scalable training of deep
+    learning recommendation models", ISCA 2022).
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 1e-2, eps: float = 1e-8) -> None:
+    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float, eps: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step with the gradients that are there."""
-        loss = None if closure is None else closure()
+        assert closure is None
         for group in self.param_groups:
             for table_RD in group["params"]:
                 if table_RD.grad is not None:
-                    self._visit(table_RD, table_RD.grad, group["lr"], group["eps"])
-        return loss
+                    # Coalesced, a row occurs once, so that the order of additions is fixed.
+                    self._visit(table_RD, table_RD.grad.coalesce(), group["lr"], group["eps"])
 
-    def _visit(self, table_RD: nn.Parameter, grad: torch.Tensor, lr: float, eps: float) -> None:
+    def _visit(self, table_RD: torch.Tensor, grad: torch.Tensor, lr: float, eps: float) -> None:
         state = self.state[table_RD]
         if not state:
             state["sum"] = torch.zeros(len(table_RD), dtype=torch.float32, device=table_RD.device)
-        # Coalesced, a row occurs once, so that the order of additions is fixed.
-        grad = grad.coalesce()
         rows_V, grad_VD = grad.indices()[0], grad.values()
         sum_V = state["sum"][rows_V] + grad_VD.square().mean(dim=1)
         state["sum"][rows_V] = sum_V

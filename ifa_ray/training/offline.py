@@ -8,37 +8,35 @@ Whatever happens to the process, the newest version says where to go on.
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 
-from ifa_ray.checkpoints.files import remove_folder
 from ifa_ray.checkpoints.format import (
     latest_version,
-    load_checkpoint,
     load_file,
+    read_record,
     save_checkpoint,
     version_folder,
 )
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
-from ifa_ray.schema import TrainingSample
+from ifa_ray.progress import TrainingProgress
 from ifa_ray.training.driver import learn_version, refusal_text
-from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused
+from ifa_ray.training.gate import GateConfig, PublicationRefused
 from ifa_ray.training.learner import BatchResult, Learner
 from ifa_ray.training.offline_folder import (
     WINDOWS,
     Cursor,
     OfflineFolder,
     apply_retention,
-    write_plots,
+    json_lines,
 )
-from ifa_ray.training.progressive import Every, StreamTotals, day_of, window_rows
-from ifa_ray.training.restore import ITEMS, restore, row_hashes, warm_started
+from ifa_ray.training.progressive import Every, StreamTotals, window_rows
+from ifa_ray.training.restore import ITEMS, load_learner, row_hashes, warm_started
 from ifa_ray.training.sources import SampleStream
 
 TOTALS = "totals.safetensors"
@@ -82,19 +80,6 @@ class Keep(Config):
     daily: bool = setting(True, "the last version of every day stays too, its weights alone")
 
 
-class Listener(Protocol):
-    """Told how it goes."""
-
-    def begin(self, first: int, total: int) -> None:
-        """`first` of `total` requests of the stream were learned before."""
-
-    def learned(self, requests: int) -> None:
-        """`requests` are learned."""
-
-    def published(self, version: int, auc: float | None) -> None:
-        """A version passed the gate."""
-
-
 def train_offline(
     folder: OfflineFolder,
     settings: OfflineSettings,
@@ -102,10 +87,9 @@ def train_offline(
     *,
     gate: GateConfig,
     keep: Keep,
-    listener: Listener,
+    listener: TrainingProgress,
     warm_start: Path | None = None,
     allow_added_items: bool = False,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Trains from the newest version to the end of the stream.
 
@@ -114,11 +98,10 @@ def train_offline(
         settings: of the training; torch's threads are the caller's.
         stream: the log.
         gate: what a version must fulfil.
-        keep: which versions stay.
+        keep: the versions that stay.
         listener: told how it goes.
         warm_start: a version, of any training, whose weights version 0 begins with.
-        allow_added_items: whether versions of a smaller catalogue are gone on from.
-        clock: seconds, for measurements.
+        allow_added_items: True goes on from versions of a smaller catalogue.
 
     Returns:
         The metrics of the whole stream, plain values.
@@ -128,134 +111,72 @@ def train_offline(
         CheckpointError: if a version is damaged, or of another catalogue.
         PublicationRefused: if a version did not pass the gate; earlier ones are untouched.
     """
-    newest = latest_version(folder.models)
-    rows = folder.recover_rows()
-    cursor, totals, previous = Cursor(), StreamTotals.empty(), None
+    newest, rows = latest_version(folder.models), folder.recover_rows()
+    cursor, totals, previous = Cursor(), StreamTotals(), None
+    model, training, items = settings.model, settings.training, stream.items
     if newest is not None:
         at = version_folder(folder.models, newest)
-        found = load_checkpoint(at, with_optimizer=False)
-        cursor, previous = Cursor.of_watermark(found.log_watermark), found.metrics
-        totals = StreamTotals.of_tensors(safetensors.torch.load(load_file(at, TOTALS)))
+        record = read_record(at)
+        cursor, previous = Cursor(**record["log_watermark"]), record["metrics"]
+        totals = StreamTotals(safetensors.torch.load(load_file(at, TOTALS)))
         cursor.check(stream.samples)
-        learner = restore(at, stream.items, allow_added_items, clock=clock)
+        learner = load_learner(at, items, allow_added_items=allow_added_items)
     elif warm_start is not None:
-        learner = warm_started(
-            warm_start, settings.model, settings.training, stream.items, settings.seed,
-            allow_added_items,
-        )  # fmt: skip
+        learner = warm_started(warm_start, model, training, items, settings.seed, allow_added_items)
     else:
-        learner = Learner(
-            settings.model, settings.training, stream.items, settings.seed, clock=clock
-        )
+        learner = Learner(model, training, items, settings.seed)
     listener.begin(cursor.requests, len(stream.samples))
-    times_ms = _times_ms(stream.samples)
+    learned = cursor.requests
+
+    def on_batch(result: BatchResult) -> None:
+        nonlocal learned
+        learned += len(result.sizes_B)
+        totals.add(result)
+        listener.learned(learned)
+
+    def save(root: Path, rows: Sequence[dict[str, Any]]) -> None:
+        files = {
+            WINDOWS: json_lines(rows),
+            TOTALS: safetensors.torch.save(totals.tensors()),
+            ITEMS: safetensors.torch.save(row_hashes(items)),
+        }
+        save_checkpoint(
+            version_folder(root, version),
+            learner,
+            version=version,
+            log_watermark=dataclasses.asdict(cursor),
+            metrics=previous or {},
+            files=files,
+        )
+
+    # What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
+    times_ms = np.maximum.accumulate([each.request.time_ms for each in stream.samples])
     every = Every.parse("publish_every", settings.publish_every)
-    publisher = _Publisher(folder, settings, learner, totals, gate, listener)
+    windows = Every.parse("metrics_every", settings.metrics_every)
     version = -1 if newest is None else newest
-    days = {v: day_of(row["last_ms"]) for row in rows if (v := row["version"]) >= 0}
-    apply_retention(folder.models, days, keep.keep, keep.daily)
+    apply_retention(folder.models, rows, keep.keep, keep.daily)
     for start, stop in every.pieces(times_ms, cursor.requests):
         version += 1
         samples = stream.samples[start:stop]
         cursor = cursor.after(samples)
-        added, previous = publisher.publish(
-            version, samples, times_ms[start:stop], start, cursor, previous
+        results, metrics, decision = learn_version(
+            learner, samples, version, gate, previous, folder.gate(version), on_batch=on_batch
         )
-        folder.append_rows(added)
+        previous = metrics and metrics.to_dict()
+        if metrics is None or not decision.passed:
+            if metrics is not None:
+                # The newest refusal alone: it is for looking at.
+                shutil.rmtree(folder.refused, ignore_errors=True)
+                save(folder.refused, [])
+            raise PublicationRefused(
+                refusal_text(version, decision.reasons, latest_version(folder.models))
+            )
+        added = window_rows(results, times_ms[start:stop], start, windows, version)
+        with (folder.root / "timings.jsonl").open("ab") as file:
+            file.write(json_lines([{"version": version, "seconds": metrics.seconds}]))
+        save(folder.models, added)
+        listener.published(version, decision.auc)
         rows += added
-        days[version] = day_of(cursor.last_ms)
-        apply_retention(folder.models, days, keep.keep, keep.daily)
-        write_plots(folder.root, rows)
-    write_plots(folder.root, rows)
+        folder.write_rows(rows)
+        apply_retention(folder.models, rows, keep.keep, keep.daily)
     return totals.metrics()
-
-
-def _times_ms(samples: Sequence[TrainingSample]) -> npt.NDArray[np.int64]:
-    """When the requests were asked, [S].
-
-    What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
-    """
-    return np.maximum.accumulate(np.array([each.request.time_ms for each in samples], np.int64))
-
-
-class _Publisher:
-    """Makes one version after the other."""
-
-    def __init__(
-        self,
-        folder: OfflineFolder,
-        settings: OfflineSettings,
-        learner: Learner,
-        totals: StreamTotals,
-        gate: GateConfig,
-        listener: Listener,
-    ) -> None:
-        self._folder, self._settings, self._listener = folder, settings, listener
-        self._learner, self._totals, self._gate = learner, totals, gate
-        self._windows = Every.parse("metrics_every", settings.metrics_every)
-        self._items_file = safetensors.torch.save(row_hashes(learner.items))
-
-    def publish(
-        self,
-        version: int,
-        samples: Sequence[TrainingSample],
-        times_ms: npt.NDArray[np.int64],
-        start: int,
-        cursor: Cursor,
-        previous: Mapping[str, Any] | None,
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Learns, judges and publishes; returns the rows and metrics of the version."""
-        learned_so_far = start
-
-        def on_batch(result: BatchResult) -> None:
-            nonlocal learned_so_far
-            learned_so_far += len(result.sizes_B)
-            self._totals.add(result)
-            self._listener.learned(learned_so_far)
-
-        learned = learn_version(
-            self._learner, samples, version, self._gate, previous, on_batch=on_batch
-        )
-        metrics, decision = learned.metrics, learned.decision
-        values = None if metrics is None else metrics.to_dict()
-        self._folder.write_gate(version, decision.to_dict())
-        if values is None or not decision.passed:
-            self._refuse(decision, values, cursor)
-        assert metrics is not None
-        assert values is not None
-        rows = window_rows(learned.results, times_ms, start, self._windows, version)
-        self._folder.append_timing({"version": version, "seconds": metrics.seconds})
-        self._save(self._folder.models, version, values, cursor, rows)
-        self._listener.published(version, decision.auc)
-        return rows, values
-
-    def _refuse(
-        self, decision: GateDecision, metrics: dict[str, Any] | None, cursor: Cursor
-    ) -> None:
-        """Keeps a refused version apart, and stops."""
-        if metrics is not None:
-            # The newest refusal alone: it is for looking at.
-            remove_folder(self._folder.refused)
-            self._save(self._folder.refused, decision.version, metrics, cursor, [])
-        raise PublicationRefused(refusal_text(decision, latest_version(self._folder.models)))
-
-    def _save(
-        self,
-        root: Path,
-        version: int,
-        metrics: dict[str, Any],
-        cursor: Cursor,
-        rows: Sequence[Mapping[str, Any]],
-    ) -> None:
-        save_checkpoint(
-            version_folder(root, version),
-            self._learner,
-            version=version,
-            log_watermark=cursor.to_dict(),
-            metrics=metrics,
-            files={
-                WINDOWS: OfflineFolder.encode(rows),
-                TOTALS: safetensors.torch.save(self._totals.tensors()),
-                ITEMS: self._items_file,
-            },
-        )

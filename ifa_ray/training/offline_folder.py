@@ -21,29 +21,37 @@ import fcntl
 import hashlib
 import json
 import math
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ifa_ray.checkpoints.files import read_bytes, sync_folder
 from ifa_ray.checkpoints.format import (
+    delete_versions,
     drop_optimizer,
     latest_version,
     load_file,
     published_versions,
     version_folder,
 )
+from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.data.tables import is_half_written, remove_half_written
 from ifa_ray.errors import CheckpointError, ConfigError, LogError
 from ifa_ray.schema import OBJECTIVES, TrainingSample
+from ifa_ray.training.progressive import day_of
 
 WINDOWS = "windows.jsonl"
 """The file of a version that holds the rows of its windows."""
+
+TITLES = {
+    "auc": "Progressive AUC of p(objective|candidate)",
+    "gauc": "Progressive GAUC: mean AUC within a request",
+    "log_loss": "Progressive log loss, nats per candidate",
+    "calibration": "Calibration: predicted over observed positives",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +70,6 @@ class OfflineFolder:
         """The root of the versions that may not."""
         return self.root / "refused"
 
-    @property
-    def metrics(self) -> Path:
-        """The rows of all windows."""
-        return self.root / "metrics.jsonl"
-
     def gate(self, version: int) -> Path:
         """The decision about a version."""
         return self.root / "gates" / f"version={version:05d}.json"
@@ -78,28 +81,23 @@ class OfflineFolder:
             ConfigError: if it holds something else, other settings, or versions that nobody asked
                 to continue.
         """
-        path = self.root / "settings.json"
+        path, out = self.root / "settings.json", str(self.root)
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-        if latest_version(self.models) is None:  # also where an earlier attempt came to nothing
-            found = [] if path.exists() else self._foreign()
-            if found:
-                raise ConfigError(
-                    f"out == {str(self.root)!r}, must be absent, empty or of a training: it holds "
-                    f"{', '.join(found[:3])}."
-                )
-            remove_half_written(self.root)
+        newest = latest_version(self.models)
+        if newest is None:  # also where an earlier attempt came to nothing
+            entries = [entry for entry in self.root.iterdir() if not is_half_written(entry)]
+            found = sorted(entry.name for entry in entries if entry.name != ".lock")
+            rule = f"absent, empty or of a training: it holds {', '.join(found[:3])}"
+            require(path.exists() or not found, "out", out, rule)
             write_atomically(path, text.encode())
-            return
-        try:
-            saved = json.loads(read_bytes(path))
-        except ValueError:
-            raise CheckpointError(f"{path}: not JSON, it is damaged.") from None
-        _require_same(saved, json.loads(text), self.root)
-        if not resume:
-            raise ConfigError(
-                f"out == {str(self.root)!r} holds version {latest_version(self.models)}, must be "
-                "without versions. Continue it with --resume, or choose another --out."
-            )
+        else:
+            try:
+                saved = json.loads(path.read_bytes())
+            except ValueError:
+                raise CheckpointError(f"{path}: not JSON, it is damaged.") from None
+            _require_same(saved, json.loads(text), self.root)
+            rule = "a folder without versions; go on from them with --resume, or choose another"
+            require(resume, "out", out, f"{rule}: it holds version {newest}")
         remove_half_written(self.root)
 
     @contextlib.contextmanager
@@ -112,70 +110,48 @@ class OfflineFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"out == {str(self.root)!r} is in use by another process.") from None
         except OSError as error:
-            where = str(self.root)
-            raise ConfigError(f"out == {where!r}, must be writable: {error.strerror}.") from None
+            rule = f"must be writable: {error.strerror}"
+            raise ConfigError(f"out == {str(self.root)!r}, {rule}.") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                where = str(self.root)
-                raise ConfigError(f"out == {where!r} is in use by another process.") from None
             yield
-
-    def write_gate(self, version: int, decision: Mapping[str, Any]) -> None:
-        """Records a decision; the same one again is the same bytes."""
-        text = json.dumps(decision, indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(self.gate(version), text.encode() + b"\n")
 
     def gate_words(self, version: int) -> str:
         """A decision in a few words."""
-        path = self.gate(version)
-        if not path.exists():
-            return "no decision"
-        found = json.loads(path.read_bytes())
+        found = json.loads(self.gate(version).read_bytes())
         if "rolled_back_to" in found:
             return f"version {found['rolled_back_to']} again"
         return "passed" if found["passed"] else "; ".join(found["reasons"])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, but for a last line that was not written whole."""
-        if not self.metrics.exists():
-            return []
-        lines = self.metrics.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]
-
     def recover_rows(self) -> list[dict[str, Any]]:
         """Makes metrics.jsonl what it must be after the newest version, and returns its rows."""
-        newest = latest_version(self.models)
-        if newest is None:
-            rows = []
-        else:
-            rows = [row for row in self.rows() if row["version"] < newest]
-            last = load_file(version_folder(self.models, newest), WINDOWS).splitlines()
-            rows += [json.loads(line) for line in last]
-        if rows != self.rows() or not self.metrics.exists():
-            write_atomically(self.metrics, self.encode(rows))
+        newest, path, rows = latest_version(self.models), self.root / "metrics.jsonl", []
+        if newest is not None:
+            lines = path.read_bytes().splitlines() if path.exists() else []
+            rows = [row for row in map(json.loads, lines) if row["version"] < newest]
+            windows = load_file(version_folder(self.models, newest), WINDOWS)
+            rows += map(json.loads, windows.splitlines())
+        self.write_rows(rows)
         return rows
 
-    def append_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Adds rows; where a killed process left half of them, `recover_rows` mends it."""
-        with self.metrics.open("ab") as file:
-            file.write(self.encode(rows))
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes metrics.jsonl, and the figure of each metric; a window is a point."""
+        write_atomically(self.root / "metrics.jsonl", json_lines(rows))
+        for metric, title in TITLES.items():
+            series = {
+                objective: [(row["requests_so_far"], row[metric][objective]) for row in rows]
+                for objective in OBJECTIVES
+            }
+            text = lines_svg(series, title=title, x_label="requests so far")
+            write_atomically(self.root / "plots" / f"{metric}.svg", text.encode())
 
-    def append_timing(self, values: Mapping[str, Any]) -> None:
-        """Adds a measurement."""
-        with (self.root / "timings.jsonl").open("ab") as file:
-            file.write(self.encode([values]))
 
-    @staticmethod
-    def encode(rows: Sequence[Mapping[str, Any]]) -> bytes:
-        """One line of JSON for each."""
-        return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
-
-    def _foreign(self) -> list[str]:
-        entries = [entry for entry in self.root.iterdir() if not is_half_written(entry)]
-        return sorted(entry.name for entry in entries if entry.name != ".lock")
+def json_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """One line of JSON for each row."""
+    return b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
 
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) -> None:
@@ -183,89 +159,22 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], root: Path) 
         was, value = saved.get(name), now.get(name)
         if isinstance(was, dict) and isinstance(value, dict):
             _require_same(was, value, root)
-        elif was != value:
-            # A setting that came later is left out while it is unused.
-            was = was if name in saved else "its default"
-            value = value if name in now else "its default"
-            raise ConfigError(f"{name} == {value!r}, must be {was!r}, with which {root} was begun.")
+        else:
+            require(was == value, name, value, f"{was!r}, with which {root} was begun")
 
 
-TITLES = {
-    "auc": "Progressive AUC of p(objective|candidate)",
-    "gauc": "Progressive GAUC: mean AUC within a request",
-    "log_loss": "Progressive log loss, nats per candidate",
-    "calibration": "Calibration: predicted over observed positives",
-}
+def apply_retention(root: Path, rows: Sequence[Mapping[str, Any]], last: int, daily: bool) -> None:
+    """Keeps the `last` versions whole, and of the last of every `daily` day the weights alone.
 
-
-def write_plots(root: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes one figure for each metric under `plots/`; a window is a point."""
-    for metric, title in TITLES.items():
-        series = {
-            objective: [(row["requests_so_far"], row[metric][objective]) for row in rows]
-            for objective in OBJECTIVES
-        }
-        text = lines_svg(series, title=title, x_label="requests so far")
-        write_atomically(root / "plots" / f"{metric}.svg", text.encode())
-
-
-def summary_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """The metrics of a whole stream as aligned text."""
-    yield (
-        f"{metrics['requests']:,} requests, {metrics['candidates']:,} candidates, "
-        f"{metrics['steps']:,} steps; every request predicted before it was learned from"
-    )
-    yield f"{'':<12}{'AUC':>10}{'GAUC':>10}{'log loss':>10}{'calibration':>13}"
-    for objective in OBJECTIVES:
-        cells = [_cell(metrics[name][objective]) for name in TITLES]
-        yield f"{objective:<12}{cells[0]:>10}{cells[1]:>10}{cells[2]:>10}{cells[3]:>13}"
-
-
-def _cell(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def versions_to_keep(days: Mapping[int, str], last: int, daily: bool) -> tuple[set[int], set[int]]:
-    """Which of the versions stay.
-
-    Args:
-        days: of each version, the day of the last request that it has learned.
-        last: so many of the newest stay whole.
-        daily: whether the last version of every day stays too, without its optimiser state.
-
-    Returns:
-        Those that stay whole, and those that stay with their weights alone.
+    A version is of the day of its last row. Versions without rows, rolled back ones, stay.
     """
+    days = {row["version"]: day_of(row["last_ms"]) for row in rows}
     whole = set(sorted(days)[-last:])
-    of_day = {day: version for version, day in sorted(days.items())} if daily else {}
-    return whole, set(of_day.values()) - whole
-
-
-def apply_retention(root: Path, days: Mapping[int, str], last: int, daily: bool) -> list[int]:
-    """Deletes what need not stay.
-
-    Args:
-        root: of the versions.
-        days: of the versions that may be deleted; others below `root` are left alone.
-        last: see `versions_to_keep`.
-        daily: see `versions_to_keep`.
-
-    Returns:
-        The versions that were deleted.
-    """
-    whole, weights = versions_to_keep(days, last, daily)
-    for version in weights:
+    weights = set({day: version for version, day in days.items()}.values()) if daily else set()
+    for version in weights - whole:
         drop_optimizer(version_folder(root, version))
-    gone = [v for v in published_versions(root) if v in days and v not in whole | weights]
-    for version in gone:
-        (version_folder(root, version) / "checkpoint.json").unlink()
-    if gone:
-        sync_folder(root)
-    # Also what a killed process began to delete.
-    for folder in root.glob("version=*"):
-        if not (folder / "checkpoint.json").exists():
-            shutil.rmtree(folder)
-    return gone
+    found = published_versions(root)
+    delete_versions(root, [v for v in found if v in days and v not in whole | weights])
 
 
 MAX_SKEW_MS = 6 * 3_600_000
@@ -275,7 +184,7 @@ different users cross midnight. A user's own clock must never go back (`LogFollo
 
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-    """The place after the last learned request.
+    """The place after the last learned request; a version's log watermark.
 
     Attributes:
         requests: learned so far.
@@ -306,11 +215,7 @@ class Cursor:
         return Cursor(self.requests + len(samples), last_ms, digest)
 
     def check(self, samples: Sequence[TrainingSample]) -> None:
-        """Refuses a stream that does not begin with what was learned.
-
-        Raises:
-            LogError: saying how it differs.
-        """
+        """Raises a `LogError` where a stream does not begin with what was learned."""
         if len(samples) < self.requests:
             raise LogError(
                 f"the log has {len(samples):,} requests, must have the {self.requests:,} that the "
@@ -321,15 +226,6 @@ class Cursor:
                 f"the first {self.requests:,} requests of the log are not those that the newest "
                 "version has learned: it may grow at its end, but not change before."
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def of_watermark(cls, watermark: Mapping[str, Any]) -> Cursor:
-        """The cursor of a version's log watermark."""
-        return cls(watermark["requests"], watermark["last_ms"], watermark["digest"])
 
 
 def _bytes_of(sample: TrainingSample) -> bytes:
@@ -343,124 +239,96 @@ def _bytes_of(sample: TrainingSample) -> bytes:
 
 WIDTH, HEIGHT = 880, 360
 LEFT, RIGHT, TOP, BOTTOM = 72, 720, 64, 306
-# Distinct in light and dark, and for most colour-blind eyes; dashes say the same again.
-_COLOURS = ("#2b56e0", "#c2410c", "#0f7a4f", "#8b3fb3", "#5c636f")
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 4")
-
-_STYLE = """\
-.ground { fill: #fff; }
-text {
-  font: 13px system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
-  fill: #17191e;
-}
-.title { font-size: 16px; font-weight: 600; }
-.muted { fill: #5c636f; }
-.end { text-anchor: end; } .mid { text-anchor: middle; }
-.grid { stroke: #e6e6e0; }
-.line { fill: none; stroke-width: 1.8; }
-@media (prefers-color-scheme: dark) {
-  .ground { fill: #101216; }
-  text { fill: #e9eaee; } .muted { fill: #9ba2af; }
-  .grid { stroke: #242830; }
-}"""
+# Colours are distinct in light and dark, and for most colour-blind eyes; dashes say the same again.
+_PENS = (("#2b56e0", ""), ("#c2410c", "7 3"), ("#0f7a4f", "2 3"), ("#8b3fb3", "9 3 2 3"),
+         ("#5c636f", "1 4"))  # fmt: skip
+_SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" \
+height="{height}" role="img" aria-label="{title}">
+<style>
+.ground {{ fill: #fff; }} .grid {{ stroke: #e6e6e0; }}
+text {{ font: 13px system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #17191e; }}
+.title {{ font-size: 16px; font-weight: 600; }} .muted {{ fill: #5c636f; }}
+.end {{ text-anchor: end; }} .mid {{ text-anchor: middle; }}
+.line {{ fill: none; stroke-width: 1.8; }}
+@media (prefers-color-scheme: dark) {{
+  .ground {{ fill: #101216; }} .grid {{ stroke: #242830; }}
+  text {{ fill: #e9eaee; }} .muted {{ fill: #9ba2af; }}
+}}
+</style>
+<rect class="ground" width="{width}" height="{height}"/>
+<text class="title" x="{left}" y="30">{title}</text>
+<text class="muted end" x="{right}" y="{below}">{x_label}</text>
+{body}
+</svg>
+"""
 
 Points = Sequence[tuple[float, float | None]]
 
 
 def lines_svg(series: Mapping[str, Points], *, title: str, x_label: str) -> str:
-    """Draws one line for each series.
+    """Draws one line for each series as a whole SVG file.
 
     Args:
         series: name to (x, y) in order of x; y is None where nothing is defined.
         title: above the figure: what y is.
         x_label: what x is.
-
-    Returns:
-        A whole SVG file; it says so where there is nothing to draw.
     """
-    parts = [
-        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>',
-        f'<text class="title" x="{LEFT}" y="30">{escape(title)}</text>',
-        f'<text class="muted end" x="{RIGHT}" y="{BOTTOM + 40}">{escape(x_label)}</text>',
-    ]
-    drawn = {name: points for name, points in series.items() if _defined(points)}
+    defined = {name: [y for _, y in points if y is not None] for name, points in series.items()}
+    drawn = {name: points for name, points in series.items() if defined[name]}
+    parts = [f'<text class="muted" x="{LEFT}" y="{TOP + 40}">nothing is defined</text>']
     if drawn:
-        parts += _drawing(drawn)
-    else:
-        parts.append(f'<text class="muted" x="{LEFT}" y="{TOP + 40}">nothing is defined</text>')
-    body = "\n".join(parts)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="{escape(title)}">\n'
-        f"<style>\n{_STYLE}\n</style>\n{body}\n</svg>\n"
+        x_ticks, x_of = _axis([x for points in drawn.values() for x, _ in points], LEFT, RIGHT)
+        y_ticks, y_of = _axis([y for name in drawn for y in defined[name]], BOTTOM, TOP)
+        parts = []
+        for value in y_ticks:
+            y = y_of(value)
+            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f} H{RIGHT}"/>')
+            text = f'<text class="muted end" x="{LEFT - 8}" y="{y + 4.5:.1f}">{value:g}</text>'
+            parts.append(text)
+        for value in x_ticks:
+            place = f'x="{x_of(value):.1f}" y="{BOTTOM + 20}"'
+            parts.append(f'<text class="muted mid" {place}>{value:,g}</text>')
+    for i, (name, points) in enumerate(drawn.items()):
+        colour, dashes = _PENS[i % len(_PENS)]
+        line = f'<path class="line" stroke="{colour}" stroke-dasharray="{dashes}" d='
+        parts.append(f'{line}"{_path(points, x_of, y_of)}"/>')
+        y, label = TOP + 20 * i, f"{escape(name)} {defined[name][-1]:.4g}"
+        parts.append(f'{line}"M{RIGHT + 14} {y} h28"/>')
+        parts.append(f'<text x="{RIGHT + 48}" y="{y + 4.5}">{label}</text>')
+    return _SVG.format(
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=RIGHT,
+        below=BOTTOM + 40,
+        title=escape(title),
+        x_label=escape(x_label),
+        body="\n".join(parts),
     )
 
 
-def _drawing(series: Mapping[str, Points]) -> list[str]:
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in _defined(points)]
-    x_axis, y_axis = _Axis.over(xs, LEFT, RIGHT), _Axis.over(ys, BOTTOM, TOP)
-    parts = []
-    for value in y_axis.ticks:
-        y = y_axis.place(value)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f} H{RIGHT}"/>')
-        parts.append(f'<text class="muted end" x="{LEFT - 8}" y="{y + 4.5:.1f}">{value:g}</text>')
-    for value in x_axis.ticks:
-        x = x_axis.place(value)
-        parts.append(f'<text class="muted mid" x="{x:.1f}" y="{BOTTOM + 20}">{value:,g}</text>')
-    for i, (name, points) in enumerate(series.items()):
-        colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
-        style = f'stroke="{colour}" stroke-dasharray="{dash}"'
-        parts.append(f'<path class="line" {style} d="{_path(points, x_axis, y_axis)}"/>')
-        y = TOP + 20 * i
-        parts.append(f'<path class="line" {style} d="M{RIGHT + 14} {y} h28"/>')
-        last = _defined(points)[-1][1]
-        label = f"{escape(name)} {last:.4g}"
-        parts.append(f'<text x="{RIGHT + 48}" y="{y + 4.5}">{label}</text>')
-    return parts
-
-
-def _path(points: Points, x_axis: _Axis, y_axis: _Axis) -> str:
+def _path(points: Points, x_of: Callable, y_of: Callable) -> str:
     """Moves over gaps; a point alone between two gaps is a short dash."""
     commands, pen_down = [], False
     for x, y in points:
-        if y is None:
-            pen_down = False
-            continue
-        commands.append(f"{'L' if pen_down else 'M'}{x_axis.place(x):.1f} {y_axis.place(y):.1f}")
-        if not pen_down:
-            commands.append("h2")
-        pen_down = True
+        if y is not None:
+            commands.append(f"{'L' if pen_down else 'M'}{x_of(x):.1f} {y_of(y):.1f}")
+            commands += [] if pen_down else ["h2"]
+        pen_down = y is not None
     return " ".join(commands)
 
 
-def _defined(points: Points) -> list[tuple[float, float]]:
-    return [(x, y) for x, y in points if y is not None]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """Values to pixels, linear."""
-
-    low: float
-    high: float
-    first: float
-    last: float
-
-    @classmethod
-    def over(cls, values: Sequence[float], first: float, last: float) -> _Axis:
-        low, high = min(values), max(values)
-        room = 0.04 * (high - low) or abs(high) * 0.05 or 1.0
-        return cls(low - room, high + room, first, last)
-
-    def place(self, value: float) -> float:
-        return self.first + (self.last - self.first) * (value - self.low) / (self.high - self.low)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Three to seven round values."""
-        rough = (self.high - self.low) / 5
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
-        places = range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
-        return [round(place * step, 10) for place in places]
+def _axis(
+    values: Sequence[float], first: float, last: float
+) -> tuple[list[float], Callable[[float], float]]:
+    """Three to seven round values, and the function from values to pixels."""
+    low, high = min(values), max(values)
+    room = 0.04 * (high - low) or abs(high) * 0.05 or 1.0
+    low, high = low - room, high + room
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
+    places = range(math.ceil(low / step), math.floor(high / step) + 1)
+    ticks = [round(place * step, 10) for place in places]
+    return ticks, lambda value: first + (last - first) * (value - low) / (high - low)

@@ -24,16 +24,16 @@ from ifa_ray.checkpoints.format import (
     version_folder,
 )
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
-from ifa_ray.data.items import ItemTable
-from ifa_ray.data.log import read_impressions, read_items, read_requests
+from ifa_ray.data.log import read_impressions, read_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.driver import learn_version, refusal_text
-from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused
+from ifa_ray.training.gate import GateConfig, PublicationRefused
 from ifa_ray.training.learner import Learner, StreamMetrics
 from ifa_ray.training.restore import load_learner
 from ifa_ray.training.samples import LogFollower
+from ifa_ray.training.sources import read_day
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,11 @@ def refusal(settings: StreamSettings) -> str | None:
     folder = RunFolder(Path(settings.root))
     for replicate in range(len(settings.model_seeds)):
         newest = latest_version(folder.models(settings.arm, replicate))
-        path = folder.gate(settings.arm, replicate, 0 if newest is None else newest + 1)
+        version = 0 if newest is None else newest + 1
+        path = folder.gate(settings.arm, replicate, version)
         if path.exists():
-            return f"replicate {replicate}: {refusal_text(json.loads(path.read_bytes()), newest)}"
+            reasons = json.loads(path.read_bytes())["reasons"]
+            return f"replicate {replicate}: {refusal_text(version, reasons, newest)}"
     return None
 
 
@@ -108,8 +110,7 @@ class _Slot:
     """One replicate's model: its learner, its histories and its next version."""
 
     def __init__(self, settings: StreamSettings, replicate: int) -> None:
-        self.replicate = replicate
-        self._settings = settings
+        self.replicate, self._settings = replicate, settings
         self._folder = RunFolder(Path(settings.root))
         self._models = self._folder.models(settings.arm, replicate)
         newest = latest_version(self._models)
@@ -120,112 +121,80 @@ class _Slot:
 
     def wait_for_log(self, version: int, sleep: Callable[[float], None]) -> None:
         """Returns once everything that a version learns from is committed."""
-        waiting = list(self._days(version))
-        while waiting:
-            waiting = [key for key in waiting if not self._folder.is_committed(key)]
-            if waiting:
+        for key in self._shards(version):
+            while not self._folder.is_committed(key):
                 sleep(self._settings.poll_s)
 
     def learn(self, version: int) -> StreamMetrics:
         """Trains the version on its day of the log and publishes it."""
-        learner = self._learner or self._restore(version)
-        samples = self._samples(version)
+        if self._learner is None:
+            self._learner = self._restored(version)
+        settings, place = self._settings, (self._settings.arm, self.replicate, version)
+        samples = read_day(self._folder, self._shards(version), self._follower)
         distinct, day = len(samples), version
         while not samples and day > 0:  # nobody came: the last day on which somebody did
             day -= 1
-            samples = self._samples(day, append=False)
+            samples = read_day(self._folder, self._shards(day), self._follower, append=False)
         if version > 0:
-            samples = exactly(samples, self._settings.train_requests_per_day)
-        # A sample that is gone over again was learned from, so it tests nothing.
-        tested = min(distinct, len(samples))
-        learned = learn_version(
-            learner, samples, version, self._settings.gate, self._previous, tested=tested
+            samples = exactly(samples, settings.train_requests_per_day)
+        _, metrics, decision = learn_version(
+            self._learner,
+            samples,
+            version,
+            settings.gate,
+            self._previous,
+            self._folder.gate(*place),
+            # A sample that is gone over again was learned from, so it tests nothing.
+            tested=min(distinct, len(samples)),
         )
-        self._record(learned.decision)
-        assert learned.metrics is not None
-        self._publish(version, learner, learned.metrics, distinct)
-        self.next_version, self._previous = version + 1, learned.metrics.to_dict()
-        return learned.metrics
-
-    def _publish(
-        self, version: int, learner: Learner, metrics: StreamMetrics, requests: int
-    ) -> None:
+        if metrics is None or not decision.passed:
+            newest = version - 1 if version else None
+            raise PublicationRefused(refusal_text(version, decision.reasons, newest))
         # Before the version: a version that is published has its time.
         write_atomically(
-            self._folder.training_time(self._settings.arm, self.replicate, version),
+            self._folder.training_time(*place),
             json.dumps({"seconds": metrics.seconds, "samples": metrics.samples}).encode(),
         )
+        self.next_version, self._previous = version + 1, metrics.to_dict()
         save_checkpoint(
             version_folder(self._models, version),
-            learner,
+            self._learner,
             version=version,
-            log_watermark={"arm": self._settings.arm, "days": version, "requests": requests},
-            metrics=metrics.to_dict(),
+            log_watermark={"arm": settings.arm, "days": version, "requests": distinct},
+            metrics=self._previous,
         )
         if version > 0:
             drop_optimizer(version_folder(self._models, version - 1))
+        return metrics
 
-    def _record(self, decision: GateDecision) -> None:
-        """Records a decision, and stops where it is a refusal."""
-        path = self._folder.gate(self._settings.arm, self.replicate, decision.version)
-        text = json.dumps(decision.to_dict(), indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(path, text.encode() + b"\n")
-        if not decision.passed:
-            newest = decision.version - 1 if decision.version else None
-            raise PublicationRefused(refusal_text(decision, newest))
-
-    def _restore(self, version: int) -> Learner:
+    def _restored(self, version: int) -> Learner:
         """The learner as it stood after the previous version, its histories read again."""
-        items = self._items()
+        asked, items = self._settings, read_items(self._folder.items(self.replicate))
+        seed = asked.model_seeds[self.replicate]
         # CPU time, which a busy machine does not inflate, where one thread does all the work.
-        clock = time.thread_time if self._settings.num_threads == 1 else time.perf_counter
+        clock = time.thread_time if asked.num_threads == 1 else time.perf_counter
         if version == 0:
-            seed = self._settings.model_seeds[self.replicate]
-            learner = Learner(
-                self._settings.model, self._settings.training, items, seed, clock=clock
-            )
-        else:
-            before = version_folder(self._models, version - 1)
-            learner = load_learner(before, items, clock=clock)
-            self._require_ours(learner, before)
-            self._previous = load_metrics(before)
-            for earlier in range(version):
-                for key in self._days(earlier):
-                    self._follower.append(read_impressions(self._folder.table("impressions", key)))
-        self._learner = learner
-        return learner
-
-    def _require_ours(self, learner: Learner, folder: Path) -> None:
-        """Refuses to go on from what a training of other settings has left here."""
-        asked = self._settings
+            return Learner(asked.model, asked.training, items, seed, clock=clock)
+        before = version_folder(self._models, version - 1)
+        learner = load_learner(before, items, clock=clock)
         for name, found, wanted in (
-            ("seed", learner.seed, asked.model_seeds[self.replicate]),
+            ("seed", learner.seed, seed),
             ("model", learner.model_config, asked.model),
             ("training", learner.training_config, asked.training),
         ):
             if found != wanted:
                 raise CheckpointError(
-                    f"{folder}: {name} == {found}, must be {wanted}: it is of another training, "
+                    f"{before}: {name} == {found}, must be {wanted}: it is of another training, "
                     "and a new one needs a folder of its own."
                 )
+        self._previous = load_metrics(before)
+        for earlier in range(version):
+            for key in self._shards(earlier):
+                self._follower.append(read_impressions(self._folder.table("impressions", key)))
+        return learner
 
-    def _samples(self, version: int, append: bool = True) -> list[TrainingSample]:
-        """The samples of a version's day, by time; its impressions join the histories once."""
-        samples = []
-        for key in self._days(version):
-            impressions = read_impressions(self._folder.table("impressions", key))
-            requests = read_requests(self._folder.table("requests", key))
-            if append:
-                self._follower.append(impressions)
-            samples += self._follower.samples(requests, impressions)
-        # Across shards; the request id settles equal times.
-        return sorted(samples, key=lambda each: (each.request.time_ms, each.request.request_id))
-
-    def _days(self, version: int) -> Iterator[ShardDay]:
+    def _shards(self, version: int) -> Iterator[ShardDay]:
         """The shards of the day that a version adds: the warm-up, then day version - 1."""
         arm, day = (WARMUP, 0) if version == 0 else (self._settings.arm, version - 1)
         for shard in range(self._settings.shards):
             yield ShardDay(arm, self.replicate, day, shard)
-
-    def _items(self) -> ItemTable:
-        return read_items(self._folder.items(self.replicate))

@@ -24,8 +24,8 @@ from ifa_ray.training.gate import PublicationRefused
 from ifa_ray.training.learner import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, refusal, train_stream
 
-MAX_WORKER_FAILURES = 3
-MAX_CONTROLLER_FAILURES = 3
+MAX_FAILURES = 3
+"""Of an arm's worker, and of its controller."""
 
 
 class TrainingFailed(IfaRayError, RuntimeError):
@@ -41,19 +41,15 @@ def start_supervisor(num_arms: int) -> ActorHandle:
 
 
 class ArmTrainer:
-    """An arm's training, started at once; says when it has ended or died."""
+    """An arm's training, started at once."""
 
     def __init__(self, supervisor: ActorHandle, settings: StreamSettings, num_cpus: float) -> None:
         # One worker needs them on one node; Ray Train would wait for ever for what no node has.
-        largest = max(
-            (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]),
-            default=0.0,
-        )
-        if num_cpus > largest:
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        if num_cpus > max(nodes):
             raise ConfigError(
-                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, must be <= {largest:g}, "
-                f"all that the largest node has (the cluster has "
-                f"{ray.cluster_resources().get('CPU', 0.0):g})."
+                f"num_cpus == {num_cpus} of the trainer of {settings.arm}, must be <= "
+                f"{max(nodes):g}, all that the largest node has (the cluster has {sum(nodes):g})."
             )
         self._settings = settings
         self._fit = supervisor.fit.remote(settings.to_dict(), num_cpus)
@@ -62,8 +58,7 @@ class ArmTrainer:
         """True if the last version is published.
 
         Raises:
-            TrainingFailed: with what the worker said, if training has failed, or with the gate's
-                reasons, if it refused a version.
+            TrainingFailed: with the worker's error, or the gate's reasons for refusing a version.
         """
         ended, _ = ray.wait([self._fit], timeout=0)
         if not ended:
@@ -84,11 +79,11 @@ class _Supervisor:
 
     def fit(self, values: dict[str, Any], num_cpus: float) -> None:
         """Trains an arm to its last version."""
-        for attempt in range(1 + MAX_CONTROLLER_FAILURES):
+        for attempt in range(1 + MAX_FAILURES):
             try:
                 _trainer(values, num_cpus).fit()
             except ActorDiedError:
-                if attempt == MAX_CONTROLLER_FAILURES:
+                if attempt == MAX_FAILURES:
                     raise
             else:
                 return
@@ -103,13 +98,12 @@ def _trainer(values: dict[str, Any], num_cpus: float) -> TorchTrainer:
             # A fresh name: the same name would silently resume Ray Train's own state.
             name=f"{values['arm']}-{uuid.uuid4().hex[:8]}",
             storage_path=str(Path(values["root"]) / "train"),
-            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
 
 
 def _train_loop(values: dict[str, Any]) -> None:
-    """What the train worker runs."""
     settings = StreamSettings.from_dict(values)
 
     def on_version(replicate: int, version: int, metrics: StreamMetrics) -> None:

@@ -231,12 +231,6 @@ def test_a_record_that_is_no_json_object_is_refused(folder: Path, text: str) -> 
         load_checkpoint(folder)
 
 
-def test_a_record_of_absurd_size_is_refused_unread(folder: Path) -> None:
-    (folder / "checkpoint.json").write_bytes(b" " * ((1 << 20) + 1))
-    with pytest.raises(CheckpointError, match="1048577 bytes, must be <= 1048576"):
-        load_checkpoint(folder)
-
-
 def test_another_catalogue_is_refused(folder: Path) -> None:
     items = make_items()
     other = dataclasses.replace(items, category_N=items.category_N[::-1].copy())

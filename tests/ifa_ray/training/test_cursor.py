@@ -18,7 +18,6 @@ def test_a_cursor_does_not_depend_on_the_steps_that_led_to_it():
     whole = Cursor().after(samples)
     assert Cursor().after(samples[:4]).after(samples[4:]) == whole
     assert (whole.requests, whole.last_ms) == (9, samples[-1].request.time_ms)
-    assert Cursor.of_watermark(whole.to_dict()) == whole
 
 
 def test_a_stream_that_begins_otherwise_is_refused():

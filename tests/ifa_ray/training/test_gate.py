@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ifa_ray.errors import ConfigError, RankerError
+from ifa_ray.errors import ConfigError
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.gate import GateConfig, judge, refusal_of_loss
+from ifa_ray.training.gate import GateConfig, judge
 from ifa_ray.training.learner import LearnerArrays
 
 
@@ -22,11 +22,7 @@ def metrics(auc=0.8, loss=0.1):
 
 
 def ask(auc=0.8, loss=0.1, previous=None, positives=1000, found=None, **gate):
-    decision = judge(
-        GateConfig(**gate), 4, found or arrays(), metrics(auc, loss), previous, positives
-    )
-    assert decision.to_dict()["version"] == 4
-    return decision
+    return judge(GateConfig(**gate), 4, found or arrays(), metrics(auc, loss), previous, positives)
 
 
 def test_a_healthy_version_passes():
@@ -75,12 +71,6 @@ def test_an_exploding_loss_is_refused():
         "loss == 1.2, must be <= 10 (max_loss_ratio) times the previous version's 0.1",
     )
     assert ask(loss=1.2, previous=metrics(loss=0.1), max_loss_ratio=None).passed
-
-
-def test_a_loss_that_is_not_finite_is_a_refusal_with_its_words():
-    decision = refusal_of_loss(GateConfig(), 2, RankerError("loss == nan at step 7"))
-    assert not decision.passed
-    assert decision.reasons == ("loss == nan at step 7",)
 
 
 def test_settings_outside_their_rule_are_refused():

@@ -119,7 +119,7 @@ def test_a_request_that_comes_twice_is_two_groups() -> None:
         log_probs = np.repeat(np.array([[p], [q]], np.float32), len(OBJECTIVES), axis=1)
         labels = np.array([[1] * len(OBJECTIVES), [0] * len(OBJECTIVES)], np.uint8)
         return BatchResult(
-            loss=1.0, user_ids_B=np.zeros(1, np.int64), sizes_B=np.array([2]),
+            loss=1.0, sizes_B=np.array([2]),
             log_probs_XL=log_probs, labels_XL=labels, seconds=0.0,
         )  # fmt: skip
 

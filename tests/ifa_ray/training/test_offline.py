@@ -92,7 +92,7 @@ def steps_until_the_end(monkeypatch, limit, work):
         patch.setattr(os, "rename", counted(os.rename))
         patch.setattr(Path, "replace", counted(Path.replace))
         patch.setattr(Path, "unlink", counted(Path.unlink))
-        patch.setattr(OfflineFolder, "append_rows", counted(OfflineFolder.append_rows))
+        patch.setattr(OfflineFolder, "write_rows", counted(OfflineFolder.write_rows))
         work()
     return count
 
@@ -137,7 +137,7 @@ def test_a_log_that_changed_or_shrank_is_refused(log, stream, tmp_path):
 
 
 def test_versions_are_never_gone_on_from_by_accident(log, stream, undisturbed, tmp_path):
-    with pytest.raises(ConfigError, match="holds version 3, must be without versions"):
+    with pytest.raises(ConfigError, match="it holds version 3"):
         train(undisturbed, settings(log), stream)
     with pytest.raises(ConfigError, match="seed == 1, must be 0"):
         train(undisturbed, settings(log, seed=1), stream, resume=True)

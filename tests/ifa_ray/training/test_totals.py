@@ -5,7 +5,6 @@ import pytest
 import torch
 from test_windows import batch
 
-from ifa_ray.errors import CheckpointError
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.learner import summarise
 from ifa_ray.training.progressive import StreamTotals
@@ -17,7 +16,7 @@ def make(count=40):
 
 
 def test_totals_are_the_exact_metrics_but_for_ties_within_a_bin():
-    results, totals = make(), StreamTotals.empty()
+    results, totals = make(), StreamTotals()
     for result in results:
         totals.add(result)
     found, exact = totals.metrics(), summarise(results)
@@ -31,13 +30,13 @@ def test_totals_are_the_exact_metrics_but_for_ties_within_a_bin():
 
 
 def test_totals_go_on_from_a_copy_bit_for_bit():
-    straight, first = StreamTotals.empty(), StreamTotals.empty()
+    straight, first = StreamTotals(), StreamTotals()
     results = make(10)
     for result in results:
         straight.add(result)
     for result in results[:5]:
         first.add(result)
-    second = StreamTotals.of_tensors(first.tensors())
+    second = StreamTotals(first.tensors())
     for result in results[5:]:
         second.add(result)
     for name, value in straight.tensors().items():
@@ -46,17 +45,10 @@ def test_totals_go_on_from_a_copy_bit_for_bit():
 
 def test_nothing_is_nan_before_the_first_positive():
     rng = np.random.default_rng(0)
-    totals = StreamTotals.empty()
+    totals = StreamTotals()
     assert totals.metrics()["auc"]["impression"] is None
     totals.add(batch(rng, [4], np.zeros((4, len(OBJECTIVES)), bool)))
     found = totals.metrics()
     assert found["auc"]["is_click"] is None
     assert found["calibration"]["is_click"] is None
     assert found["log_loss"]["is_click"] > 0
-
-
-def test_foreign_tensors_are_refused():
-    tensors = StreamTotals.empty().tensors()
-    tensors["counts"] = tensors["counts"][:, :, :5]
-    with pytest.raises(CheckpointError, match="totals have shapes"):
-        StreamTotals.of_tensors(tensors)

@@ -108,7 +108,7 @@ def test_mistakes_end_with_one_line_and_status_2(log, trained, tmp_path, capsys)
         ([*data, "--tower-widths", "8;4"], "tower_widths == '8;4', must be of type"),
         ([*data, "--warm-start", str(tmp_path / "none")], "no such file"),
         (["train", "--data", str(log), "--arm", "ifa", "--out", str(trained), *FLAGS,
-          "--publish-every", "day", "--metrics-every", "day"], "Continue it with --resume"),
+          "--publish-every", "day", "--metrics-every", "day"], "go on from them with --resume"),
         (["versions", "list", str(tmp_path)], "must be the folder of a training"),
         (["versions", "rollback", str(trained), "--to", "99"], "to == 99, must be an earlier"),
     ):  # fmt: skip

@@ -19,7 +19,6 @@ def batch(rng, sizes, labels=None):
         labels = rng.random((X, len(OBJECTIVES))) < 0.4
     return BatchResult(
         loss=1.0,
-        user_ids_B=np.zeros(len(sizes), np.int64),
         sizes_B=np.array(sizes),
         log_probs_XL=-np.log1p(np.exp(-logits)).astype(np.float32),
         labels_XL=labels.astype(np.uint8),

@@ -188,9 +188,9 @@ def add_flags(
         owner, field = _field(cls, name)
         hint, default = typing.get_type_hints(owner)[field.name], field.default
         flag = flags.get(field.name, field.name).replace("_", "-")
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else default
         is_said = default is not _REQUIRED and default is not None and not of_preset
-        said = f" (default: {shown or 'none'})" if is_said else ""
+        said = f" (default: {shown})" if is_said else ""
         choices = field.metadata.get("choices")
         among = f"; of {', '.join(choices)}" if choices else ""
         kind: dict[str, Any] = {"type": functools.partial(_Typed, hint), "metavar": "X"}

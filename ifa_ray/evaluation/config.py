@@ -8,18 +8,27 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ifa_ray.config import Config, ModelConfig, TrainingConfig, require
+from ifa_ray.config import CROSS_FEATURES, Config, ModelConfig, TrainingConfig, require, setting
 from ifa_ray.errors import ConfigError, unknown_name
 from ifa_ray.models import MODELS, ifa_plus
 
-_LISTS: Mapping[str, tuple[str, ...]] = {
+_ABLATED = "ifa_plus-"
+
+MODEL_LISTS: dict[str, tuple[str, ...]] = {
     "table2": ("avg_pooling", "din", "sim_hard", "sim_soft", "twin", "ifa"),
     "table3": ("ifa", "ifa_fsm", "ifa_fsm_ram"),
     "attention": (
-        "ifa", "full_attention", "ifa_lsh", "ifa_local_global", "ifa_clustered", "ifa_inducing",
-        "ifa_linformer", "eta", "sdim",
+        *("ifa", "full_attention", "ifa_lsh", "ifa_local_global", "ifa_clustered"),
+        *("ifa_inducing", "ifa_linformer", "eta", "sdim"),
     ),
-}  # fmt: skip
+    "ablation": ("ifa_plus", "twin_codes", *(f"{_ABLATED}{part}" for part in ifa_plus.PARTS)),
+}
+"""Every list by name; `all` is the union of the others."""
+
+MODEL_LISTS["all"] = tuple(dict.fromkeys(name for names in MODEL_LISTS.values() for name in names))
+
+KNOWN_MODELS = tuple(dict.fromkeys((*MODELS, *MODEL_LISTS["ablation"])))
+"""Every name that stands for one model: those of `MODELS`, and the ablations of IFA+."""
 
 TITLES: Mapping[str, str] = {
     "table2": "Table 2: all models",
@@ -29,7 +38,7 @@ TITLES: Mapping[str, str] = {
 }
 
 REFERENCES: Mapping[str, str] = {"table3": "ifa", "attention": "ifa", "ablation": "ifa_plus"}
-"""What the models of a list are compared with, where that is not the control."""
+"""The model that those of a list are compared with, where that is not the control."""
 
 PAPER_TABLES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "table2": {
@@ -48,143 +57,86 @@ PAPER_TABLES: Mapping[str, Mapping[str, tuple[float, ...]]] = {
 }
 """AUC of impression, click, long view and like: the paper's Tables 2 and 3."""
 
-_ABLATED = "ifa_plus-"
-
-
-def ablation() -> tuple[str, ...]:
-    """IFA+ whole, TWIN with IFA+'s code heads, then IFA+ without each of its parts."""
-    return ("ifa_plus", "twin_codes", *(f"{_ABLATED}{part}" for part in ifa_plus.PARTS))
-
-
-def model_lists() -> dict[str, tuple[str, ...]]:
-    """Every list by name; `all` is their union."""
-    lists = {**_LISTS, "ablation": ablation()}
-    everything = dict.fromkeys(name for names in lists.values() for name in names)
-    return {**lists, "all": tuple(everything)}
-
-
-def known_models() -> tuple[str, ...]:
-    """Every name that stands for one model: those of `MODELS`, and the ablations of IFA+."""
-    return tuple(dict.fromkeys((*MODELS, *ablation())))
-
-
-def ablated_part(name: str) -> str | None:
-    """The part that `ifa_plus-PART` is without; None for any other name."""
-    return name.removeprefix(_ABLATED) if name.startswith(_ABLATED) else None
-
 
 def expand_models(text: str) -> tuple[str, ...]:
     """Reads `table2,ifa_plus`: names of models and of lists, in order, each model once.
 
     Raises:
-        ConfigError: on a name that is neither, with the near miss, or a model named twice.
+        ConfigError: on a name that is neither, with the near miss, or a word said twice.
     """
-    lists, known = model_lists(), known_models()
-    found: list[str] = []
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if word not in lists and word not in known:
-            raise unknown_name("models", word, (*lists, *known))
-        found += lists.get(word, (word,))
+        if word not in MODEL_LISTS and word not in KNOWN_MODELS:
+            raise unknown_name("models", word, (*MODEL_LISTS, *KNOWN_MODELS))
     # A list may hold what is named beside it; the same word twice is a slip.
     require(len(set(words)) == len(words), "models", text, "unique names")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(name for w in words for name in MODEL_LISTS.get(w, (w,))))
 
 
 def covered_lists(models: Sequence[str]) -> list[str]:
     """The lists whose every model is among these, `all` left out."""
-    return [
-        name
-        for name, members in model_lists().items()
-        if name != "all" and len(members) > 1 and set(members) <= set(models)
-    ]
+    return [name for name in TITLES if set(MODEL_LISTS[name]) <= set(models)]
 
 
 EACH = "each"
 """Seed s reads replicate s: a fresh world and fresh weights."""
 
-# What a comparison may add or change without making its finished runs another's.
+# A comparison may add or change these without making its finished runs another's.
 _MAY_GROW = ("models", "control", "seeds", "first_seed", "timed_requests")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Config):
-    """One comparison.
+    """One comparison; sizes are the same for every model."""
 
-    Attributes:
-        data: a folder that `ifa_ray.training.sources.read_stream` reads.
-        models: names of `ifa_ray.models.MODELS`, or `ifa_plus-PART` for IFA+ without a part.
-        control: the model that others are compared with, if it is among `models`.
-        seeds: S, how many.
-        first_seed: the seeds are first_seed to first_seed + S - 1.
-        max_requests: cap on the stream; 0 is no cap.
-        arm: of a run, whose log to read; None where there is no choice.
-        replicate: of a run: a number, `each`, or None, which is `each` where there are several.
-        num_sampled: drawn candidates beside the shown ones, where a log has no candidate sets.
-        batch_size: requests per step.
-        learning_rate: of Adam.
-        width: D of every model.
-        top_k: behaviours that a two-stage or short-sequence model looks at.
-        max_history: T, behaviours beyond the latest T are not read.
-        tower_widths: hidden widths of each objective's tower.
-        id_buckets, author_buckets, user_buckets: rows of the hashed embedding tables.
-        cross_features: of `ifa_ray.config.CROSS_FEATURES`, on for every model.
-        timed_requests: how many are ranked one by one for the cost of a request; 0 measures none.
-        threads: of torch; sums in another order are other numbers.
-    """
+    data: str = setting(
+        doc="folder of MovieLens, KuaiRand, EB-NeRD (one split), a run or a warm-up log; or "
+        "DIR=module:function, an adapter"
+    )
+    models: tuple[str, ...] = setting(doc="names of models", choices=KNOWN_MODELS)
+    control: str = setting("twin", "differences are to this model", choices=KNOWN_MODELS)
+    seeds: int = setting(3, "repetitions; tests need 2 or more", ge=1)
+    first_seed: int = setting(0, "seeds are first to first + seeds - 1", ge=0)
+    max_requests: int = setting(4000, "of a stream, 0 for all of it", ge=0)
+    arm: str | None = setting(
+        None, "of a run with several: whose log to learn from; warmup is what all share"
+    )
+    replicate: int | str | None = setting(
+        None,
+        "each|R, of a run or log: replicate s for seed s, or R for all seeds; none: each, if there "
+        "are several",
+    )
+    num_sampled: int = setting(99, "films beside the rated one (MovieLens)", ge=1)
+    batch_size: int = setting(4, "requests per training step")
+    learning_rate: float = setting(3e-3, "of Adam")
+    width: int = setting(32, "D, of embeddings and attention")
+    top_k: int = setting(100, "k, behaviours that a two-stage or short model looks at")
+    max_history: int = setting(10_000, "T, behaviours beyond the latest T are not read")
+    tower_widths: tuple[int, ...] = setting((64, 32), "hidden widths of every tower")
+    id_buckets: int = setting(20_000, "rows of the hashed item table")
+    author_buckets: int = setting(5_000, "rows of the hashed author table")
+    user_buckets: int = setting(2_000, "rows of the hashed user table")
+    cross_features: tuple[str, ...] = setting(
+        ("channel",), "features of user and candidate together", choices=CROSS_FEATURES
+    )
+    timed_requests: int = setting(50, "ranked one by one to measure costs, 0 to measure none", ge=0)
+    threads: int = setting(1, "of torch; compare runs of equal numbers only", ge=1)
 
-    data: str
-    models: tuple[str, ...]
-    control: str = "twin"
-    seeds: int = 3
-    first_seed: int = 0
-    max_requests: int = 4000
-    arm: str | None = None
-    replicate: int | str | None = None
-    num_sampled: int = 99
-    batch_size: int = 4
-    learning_rate: float = 3e-3
-    width: int = 32
-    top_k: int = 100
-    max_history: int = 10_000
-    tower_widths: tuple[int, ...] = (64, 32)
-    id_buckets: int = 20_000
-    author_buckets: int = 5_000
-    user_buckets: int = 2_000
-    cross_features: tuple[str, ...] = ("channel",)
-    timed_requests: int = 50
-    threads: int = 1
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Checks rules between settings, and those of models and training."""
         require(len(self.models) >= 1, "models", self.models, "at least one name")
-        require(len(set(self.models)) == len(self.models), "models", self.models, "unique names")
-        for field, names in (("models", self.models), ("control", (self.control,))):
-            for name in names:
-                self._check_name(field, name)
-        for field in ("seeds", "num_sampled", "threads"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), ">= 1")
-        for field in ("max_requests", "first_seed", "timed_requests"):
-            require(getattr(self, field) >= 0, field, getattr(self, field), ">= 0")
-        require(
-            self.replicate in (None, EACH)
-            or (isinstance(self.replicate, int) and self.replicate >= 0),
-            "replicate", self.replicate, "a number >= 0, or each",
-        )  # fmt: skip
+        is_number = isinstance(self.replicate, int) and self.replicate >= 0
+        known = self.replicate in (None, EACH) or is_number
+        require(known, "replicate", self.replicate, "a number >= 0, or each")
         self.training()
-        for name in self.models:
-            self.model(name)
+        self.model(self.models[0])
 
     def model(self, name: str) -> ModelConfig:
-        """The settings of a model; all but the name, or the part it is without, are the same.
-
-        Raises:
-            ConfigError: if no model has this name, with the near miss.
-        """
-        self._check_name("models", name)
-        part = ablated_part(name)
+        """The settings of a model; all but the name, or the part it is without, are the same."""
+        is_whole = not name.startswith(_ABLATED)
         return ModelConfig(
-            name=name if part is None else "ifa_plus",
-            ifa_plus_without=() if part is None else (part,),
+            name=name if is_whole else "ifa_plus",
+            ifa_plus_without=() if is_whole else (name.removeprefix(_ABLATED),),
             width=self.width,
             top_k=self.top_k,
             max_history=self.max_history,
@@ -201,16 +153,14 @@ class EvaluationConfig(Config):
 
     @property
     def seed_range(self) -> range:
-        """The S seeds."""
+        """The seeds."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def settings(self) -> dict[str, object]:
-        """What every run of the comparison shares."""
-        values = self.to_dict()
-        for field in _MAY_GROW:
-            del values[field]
-        return values | {"data": str(Path(self.data).resolve())}
+        """Those that every run of the comparison shares, as JSON gives them back."""
+        values = {name: value for name, value in self.to_dict().items() if name not in _MAY_GROW}
+        return json.loads(json.dumps(values | {"data": str(Path(self.data).resolve())}))
 
     @property
     def settings_hash(self) -> str:
@@ -219,7 +169,7 @@ class EvaluationConfig(Config):
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def replicate_of(self, seed: int, available: tuple[int, ...]) -> int:
-        """Which replicate a seed reads.
+        """The replicate that a seed reads.
 
         Args:
             seed: one of `seed_range`.
@@ -228,25 +178,15 @@ class EvaluationConfig(Config):
         Raises:
             ConfigError: if the folder has no such replicate.
         """
-        each = self.replicate == EACH or (self.replicate is None and len(available) > 1)
-        if each:
-            if seed not in available:
-                raise ConfigError(
-                    f"seed == {seed}, must be a replicate of {self.data}, which has "
-                    f"{', '.join(map(str, available)) or 'none'}: --replicate each reads another "
-                    "world for every seed. Choose fewer --seeds, another --first-seed, or one "
-                    "--replicate for all."
-                )
-            return seed
-        if self.replicate is None:
+        if isinstance(self.replicate, int):
+            return self.replicate
+        if self.replicate is None and len(available) <= 1:
             return available[0] if available else 0
-        assert isinstance(self.replicate, int)
-        return self.replicate
-
-    @staticmethod
-    def _check_name(field: str, name: str) -> None:
-        part = ablated_part(name)
-        if part is not None and part not in ifa_plus.PARTS:
-            raise unknown_name(f"{field}: the part of {name!r}", part, ifa_plus.PARTS)
-        if part is None and name not in MODELS:
-            raise unknown_name(field, name, known_models())
+        if seed not in available:
+            raise ConfigError(
+                f"seed == {seed}, must be a replicate of {self.data}, which has "
+                f"{', '.join(map(str, available)) or 'none'}: --replicate each reads another "
+                "world for every seed. Choose fewer --seeds, another --first-seed, or one "
+                "--replicate for all."
+            )
+        return seed

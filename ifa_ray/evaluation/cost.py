@@ -1,4 +1,4 @@
-"""What a request costs each model: milliseconds to rank and to learn, megabytes while ranking.
+"""Cost of a request for each model: milliseconds to rank and to learn, megabytes while ranking.
 
 Measured after the comparison, with nothing else of it running. Time in this process: models take
 turns request by request, so that whatever slows the machine slows all of them. Memory in a fresh
@@ -9,6 +9,7 @@ Knows learners, clocks and Linux's `/proc`; nothing of metrics.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ifa_ray.config import ModelConfig
@@ -26,7 +26,7 @@ from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.models import build_model
 from ifa_ray.processes import worker_pool
 from ifa_ray.ranking.ranker import ModelRanker
-from ifa_ray.schema import RankRequest, TrainingSample
+from ifa_ray.schema import History, RankRequest
 from ifa_ray.training.learner import Learner, batches
 from ifa_ray.training.sources import SampleStream
 
@@ -41,7 +41,7 @@ class Cost:
     Attributes:
         rank_ms: median of ranking a request alone.
         train_ms: median over batches of testing and training, per request.
-        peak_bytes: what ranking takes at its peak beyond the model, the catalogue and what is
+        peak_bytes: memory of ranking at its peak beyond the model, the catalogue and what is
             prepared of them once; None where the platform cannot tell.
     """
 
@@ -53,7 +53,6 @@ class Cost:
 def measure_costs(
     config: EvaluationConfig,
     stream: SampleStream,
-    *,
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
     clock: Callable[[], float] | None = None,
 ) -> dict[str, Cost]:
@@ -70,51 +69,47 @@ def measure_costs(
             cannot lengthen by taking turns, else those of the wall.
     """
     clock = clock or (time.process_time if config.threads == 1 else time.perf_counter)
-    samples = stream.samples[-config.timed_requests :]
+    items, samples = stream.items, stream.samples[-config.timed_requests :]
     parts = batches(samples, config.batch_size)
     total = len(parts) + len(samples) + len(config.models)
     learners = {
-        name: Learner(
-            config.model(name), config.training(), stream.items, config.first_seed, clock=clock
-        )
+        name: Learner(config.model(name), config.training(), items, config.first_seed, clock=clock)
         for name in config.models
     }
     train_s: dict[str, list[float]] = {name: [] for name in learners}
-    for done, part in enumerate(parts):
+    for done, part in enumerate(parts, start=1):
         for name, learner in learners.items():
             train_s[name].append(learner.step(part).seconds / len(part))
-        on_progress("training steps", done + 1, total)
-    rankers = {
-        name: ModelRanker(each.model, stream.items, version=0) for name, each in learners.items()
-    }
+        on_progress("training steps", done, total)
+    rankers = {name: ModelRanker(each.model, items, version=0) for name, each in learners.items()}
     for ranker in rankers.values():
         # Once unmeasured: the first call of a version prepares what the others reuse.
         ranker.rank([samples[0].request])
     rank_s: dict[str, list[float]] = {name: [] for name in learners}
-    for done, sample in enumerate(samples):
+    for done, sample in enumerate(samples, start=len(parts) + 1):
         for name, ranker in rankers.items():
             started = clock()
             ranker.rank([sample.request])
             rank_s[name].append(clock() - started)
-        on_progress("ranking", len(parts) + done + 1, total)
-    costs = {}
-    for done, name in enumerate(config.models):
-        costs[name] = Cost(
-            rank_ms=1e3 * statistics.median(rank_s[name]),
-            train_ms=1e3 * statistics.median(train_s[name]),
-            peak_bytes=_peak_in_a_process(config, name, stream.items, samples),
-        )
-        on_progress("memory", len(parts) + len(samples) + done + 1, total)
-    return costs
-
-
-def _peak_in_a_process(
-    config: EvaluationConfig, name: str, items: ItemTable, samples: Sequence[TrainingSample]
-) -> int | None:
+        on_progress("ranking", done, total)
     requests = sorted(
         (sample.request for sample in samples),
         key=lambda request: len(request.history) + len(request.candidates_C),
     )[-_MEMORY_REQUESTS:]
+    costs = {}
+    for done, name in enumerate(config.models, start=total - len(config.models) + 1):
+        costs[name] = Cost(
+            rank_ms=1e3 * statistics.median(rank_s[name]),
+            train_ms=1e3 * statistics.median(train_s[name]),
+            peak_bytes=_peak_in_a_process(config, name, items, requests),
+        )
+        on_progress("memory", done, total)
+    return costs
+
+
+def _peak_in_a_process(
+    config: EvaluationConfig, name: str, items: ItemTable, requests: Sequence[RankRequest]
+) -> int | None:
     with worker_pool(1, torch.set_num_threads, config.threads) as pool:
         arguments = (config.model(name), items, requests, config.first_seed)
         return pool.submit(peak_request_bytes, *arguments).result()
@@ -127,16 +122,22 @@ def peak_request_bytes(
 
     By the kernel's high-water mark of resident memory, so that numpy's and torch's scratch both
     count. Call it in a process that has ranked nothing: freed memory that an allocator keeps would
-    be used again unseen. A request of one candidate and one behaviour goes first, so that what is
+    be used again unseen. A request of one candidate and no history goes first, so that what is
     made once (prepared items, threads, kernels) is not counted.
 
     Returns:
         None where the platform has no such mark, or refuses to reset it.
     """
     ranker = ModelRanker(build_model(config, items, seed), items, version=0)
-    ranker.rank([_smallest(requests[0])])
+    first = requests[0].candidates_C[:1]
+    ranker.rank([
+        dataclasses.replace(
+            requests[0], candidates_C=first, channels_C=None, history=History.empty(), k=1
+        )
+    ])  # fmt: skip
     gc.collect()
-    _trim_heap()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # gives freed memory back, where the C library can (glibc)
     try:
         (_PROC / "clear_refs").write_text("5")  # sets the mark to what is resident now
         before = _status_bytes("VmHWM")
@@ -146,31 +147,7 @@ def peak_request_bytes(
         return None
 
 
-def _smallest(request: RankRequest) -> RankRequest:
-    history = request.history
-    return dataclasses.replace(
-        request,
-        candidates_C=request.candidates_C[:1],
-        channels_C=None if request.channels_C is None else request.channels_C[:1],
-        history=dataclasses.replace(
-            history,
-            ids_T=np.ascontiguousarray(history.ids_T[-1:]),
-            actions_T=np.ascontiguousarray(history.actions_T[-1:]),
-            times_ms_T=np.ascontiguousarray(history.times_ms_T[-1:]),
-        ),
-        k=1,
-    )
-
-
 def _status_bytes(field: str) -> int:
     """A field of this process' status, which the kernel gives in KiB."""
     lines = (line.partition(":") for line in (_PROC / "status").read_text().splitlines())
     return 1024 * int({name: value for name, _, value in lines}[field].split()[0])
-
-
-def _trim_heap() -> None:
-    """Gives freed memory back to the system, where the C library can (glibc)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -18,9 +18,11 @@ from ifa_ray.evaluation.config import EvaluationConfig
 from ifa_ray.evaluation.cost import Cost
 from ifa_ray.evaluation.runs import ModelRun
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.offline_folder import lines_svg
 
 METRICS = ("auc", "gauc")
+
+RANKED_BY = "is_click"
+"""The objective that models rank by: pITCTR is p(click|candidate)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,71 +44,52 @@ class Estimate:
     undefined: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One paired test of a table.
-
-    Attributes:
-        model: whose metric.
-        objective: of `OBJECTIVES`.
-        difference: the model's metric minus the reference's.
-        p_holm: p adjusted for all tests of the table; None where there is no p.
-    """
+class Comparison(NamedTuple):
+    """One paired test of a table: a model's metric minus the reference's."""
 
     model: str
     objective: str
     difference: Estimate
     p_holm: float | None
+    """Adjusted for all tests of the table."""
 
 
 def estimate(values: Sequence[float | None], undefined: str = "not measured") -> Estimate:
     """Mean, standard error, t-interval and t-test of one value for each seed.
 
     Args:
-        values: S of them; None where the value is not defined.
+        values: None where the value is not defined.
         undefined: why, if one is not.
     """
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return Estimate(None, undefined=undefined)
-    mean = statistics.fmean(known)
-    if len(known) == 1:
+    mean, df = statistics.fmean(known), len(known) - 1
+    if df == 0:
         return Estimate(mean)
     error = statistics.stdev(known) / math.sqrt(len(known))
-    return Estimate(mean, error, *t_interval(mean, error, len(known) - 1))
-
-
-def t_interval(mean: float, error: float, df: int) -> tuple[float, float]:
-    """Half width of the 95% t-interval, and the two-sided p of a mean of 0.
-
-    Values that are all equal have no spread: p is 1 where they are 0, and 0 otherwise.
-    """
-    half_width = float(stats.t.ppf(0.975, df)) * error
-    if error == 0:
-        return half_width, 1.0 if mean == 0 else 0.0
-    return half_width, float(2 * stats.t.sf(abs(mean) / error, df))
+    # Values that are all equal have no spread.
+    p = float(2 * stats.t.sf(abs(mean) / error, df)) if error else float(mean == 0)
+    return Estimate(mean, error, float(stats.t.ppf(0.975, df)) * error, p)
 
 
 def model_estimate(runs: Iterable[ModelRun], model: str, metric: str, objective: str) -> Estimate:
     """A model's metric over seeds."""
     mine = _of_model(runs, model)
-    return estimate(
-        [getattr(run.second_half, metric)[objective] for run in mine],
-        _why_undefined(mine, metric, objective),
-    )
+    values = [getattr(run.second_half, metric)[objective] for run in mine]
+    return estimate(values, _why_undefined(mine, metric, objective))
 
 
 def difference(
     runs: Sequence[ModelRun], model: str, reference: str, metric: str, objective: str
 ) -> Estimate:
     """The paired difference, model minus reference, over seeds."""
-    pairs = list(zip(_of_model(runs, model), _of_model(runs, reference), strict=True))
-    values: list[float | None] = []
-    for ours, theirs in pairs:
+    mine, values = _of_model(runs, model), []
+    for ours, theirs in zip(mine, _of_model(runs, reference), strict=True):
         assert (ours.seed, ours.stream) == (theirs.seed, theirs.stream)
         a, b = (getattr(run.second_half, metric)[objective] for run in (ours, theirs))
         values.append(None if a is None or b is None else a - b)
-    return estimate(values, _why_undefined([ours for ours, _ in pairs], metric, objective))
+    return estimate(values, _why_undefined(mine, metric, objective))
 
 
 def compare(
@@ -120,10 +103,7 @@ def compare(
         for objective in OBJECTIVES
     }
     adjusted = holm({key: value.p for key, value in found.items() if value.p is not None})
-    return [
-        Comparison(model=key[0], objective=key[1], difference=value, p_holm=adjusted.get(key))
-        for key, value in found.items()
-    ]
+    return [Comparison(*key, value, adjusted.get(key)) for key, value in found.items()]
 
 
 def _of_model(runs: Iterable[ModelRun], model: str) -> list[ModelRun]:
@@ -167,7 +147,7 @@ class Evaluation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the streams: those of all seeds, each once."""
+        """Notes on the streams of all seeds, each once."""
         return tuple(dict.fromkeys(note for run in self.runs for note in run.notes))
 
 
@@ -192,20 +172,17 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _summary(
-    evaluation: Evaluation,
-) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+def _summary(evaluation: Evaluation) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """By model, metric and objective: the estimate, and the difference to the control.
 
     `p_holm` is adjusted for all models and objectives of one metric.
     """
     config, runs = evaluation.config, evaluation.runs
     against: dict[tuple[str, str, str], dict[str, Any]] = {}
-    if config.control in config.models:
-        for metric in METRICS:
-            for each in compare(runs, config.models, config.control, metric):
-                row = dataclasses.asdict(each.difference) | {"p_holm": each.p_holm}
-                against[each.model, metric, each.objective] = row
+    for metric in METRICS if config.control in config.models else ():
+        for each in compare(runs, config.models, config.control, metric):
+            row = dataclasses.asdict(each.difference) | {"p_holm": each.p_holm}
+            against[each.model, metric, each.objective] = row
     return {
         model: {
             metric: {
@@ -221,15 +198,8 @@ def _summary(
     }
 
 
-# What models rank by: pITCTR is p(click|candidate).
-OBJECTIVE = "is_click"
-MOST_LINES = 5  # more cannot be told apart
-
-
 def part_ends(runs: Sequence[ModelRun]) -> list[int]:
-    """Requests up to the end of each part, the mean over runs; empty where a run has no parts."""
-    if not runs or not all(run.curve for run in runs):
-        return []
+    """Requests up to the end of each part of the stream, the mean over runs."""
     # Streams of different seeds may differ by a few batches, but not in the number of parts.
     parts = min(len(run.curve) for run in runs)
     return [
@@ -243,35 +213,6 @@ def part_means(runs: Sequence[ModelRun], model: str) -> list[float | None]:
 
     None where it is not defined for some seed.
     """
-    mine = [run for run in runs if run.model == model]
-    means: list[float | None] = []
-    for i in range(len(part_ends(runs))):
-        values = [run.curve[i].auc[OBJECTIVE] for run in mine]
-        known = [value for value in values if value is not None]
-        means.append(statistics.fmean(known) if len(known) == len(values) else None)
-    return means
-
-
-def learning_svg(evaluation: Evaluation) -> str | None:
-    """The lines of the control and of the models that ended highest; None where there is nothing.
-
-    At most five: an evaluation of all models would be a tangle, and its table has every number.
-    """
-    config, runs = evaluation.config, evaluation.runs
-    ends = part_ends(runs)
-    means = {model: part_means(runs, model) for model in config.models}
-    if not any(value is not None for values in means.values() for value in values):
-        return None
-
-    def last(model: str) -> float:
-        known = [value for value in means[model] if value is not None]
-        return known[-1] if known else 0.0
-
-    ranked = sorted(config.models, key=lambda model: (model != config.control, -last(model)))
-    shown = ranked[:MOST_LINES]
-    among = "" if len(ranked) == len(shown) else f" ({config.control} and the best of the others)"
-    return lines_svg(
-        {m: list(zip(map(float, ends), means[m], strict=True)) for m in shown},
-        title=f"AUC of p(click|candidate) along the stream{among}",
-        x_label=f"requests learned; mean of {config.seeds} seed(s)",
-    )
+    curves = [run.curve for run in _of_model(runs, model)]
+    parts = zip(*curves, strict=False)
+    return [estimate([part.auc[RANKED_BY] for part in same]).mean for same in parts]

@@ -10,12 +10,7 @@ import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
-import queue
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,9 +19,9 @@ import torch
 
 from ifa_ray.config import require
 from ifa_ray.data.run_folder import write_atomically
-from ifa_ray.errors import ConfigError, LogError, RankerError
+from ifa_ray.errors import ConfigError, LogError
 from ifa_ray.evaluation.config import EvaluationConfig
-from ifa_ray.processes import worker_pool
+from ifa_ray.processes import in_processes
 from ifa_ray.provenance import provenance
 from ifa_ray.training.driver import learn
 from ifa_ray.training.learner import Learner, StreamMetrics, batches, summarise
@@ -49,7 +44,6 @@ class ModelRun:
             longer new; this is what is compared.
         whole: metrics of all batches.
         curve: metrics of each of `PARTS` consecutive parts, fewer where there are fewer batches.
-            Empty in a run that an earlier version of this program kept.
         notes: of the stream.
     """
 
@@ -59,7 +53,7 @@ class ModelRun:
     second_half: StreamMetrics
     whole: StreamMetrics
     notes: tuple[str, ...]
-    curve: tuple[StreamMetrics, ...] = ()
+    curve: tuple[StreamMetrics, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON, measurements included."""
@@ -67,13 +61,9 @@ class ModelRun:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The run that `to_dict` wrote.
-
-        Raises:
-            TypeError, KeyError: if it is something else.
-        """
+        """The run that `to_dict` wrote; TypeError or KeyError if it is something else."""
         halves = {name: StreamMetrics(**values[name]) for name in ("second_half", "whole")}
-        curve = tuple(StreamMetrics(**part) for part in values.get("curve", ()))
+        curve = tuple(StreamMetrics(**part) for part in values["curve"])
         return cls(**{**values, **halves, "curve": curve, "notes": tuple(values["notes"])})
 
 
@@ -113,124 +103,57 @@ def fingerprint(stream: SampleStream) -> str:
     return digest.hexdigest()[:12]
 
 
-def run_model(
-    config: EvaluationConfig,
-    name: str,
-    seed: int,
-    stream: SampleStream,
-    *,
-    on_progress: Progress = lambda *_: None,
-) -> ModelRun:
-    """Tests then trains one model on a stream. A pure function of its arguments, but for seconds.
+_stream = functools.lru_cache(maxsize=1)(read_seed)
 
-    Args:
-        config: settings shared by all models.
-        name: which model.
-        seed: of the weights.
-        stream: of that seed.
-        on_progress: told after every batch.
-    """
-    training = config.training()
+
+def run_model(
+    config: EvaluationConfig, name: str, seed: int, on_progress: Progress = lambda *_: None
+) -> ModelRun:
+    """Tests then trains one model on a seed's stream; repeats exactly, but for seconds."""
+    torch.set_num_threads(config.threads)
+    stream, training = _stream(config, seed), config.training()
     learner = Learner(config.model(name), training, stream.items, seed)
-    parts = batches(stream.samples, training.batch_size)
-    done = itertools.count(1)
-    results = learn(
-        learner, stream.samples, lambda _: on_progress(name, seed, next(done), len(parts))
-    )
+    total, done = len(batches(stream.samples, training.batch_size)), itertools.count(1)
+    results = learn(learner, stream.samples, lambda _: on_progress(name, seed, next(done), total))
+    count = min(PARTS, total)
+    ends = [total * i // count for i in range(count + 1)]
     return ModelRun(
         model=name,
         seed=seed,
         stream=fingerprint(stream),
-        second_half=summarise(results[len(results) // 2 :]),
+        second_half=summarise(results[total // 2 :]),
         whole=summarise(results),
         notes=stream.notes,
-        curve=tuple(summarise(results[start:stop]) for start, stop in _parts(len(results))),
+        curve=tuple(summarise(results[i:j]) for i, j in itertools.pairwise(ends)),
     )
 
 
-def _parts(batches: int) -> list[tuple[int, int]]:
-    """Where each of the parts begins and ends; sizes differ by one batch at most."""
-    count = min(PARTS, batches)
-    ends = [batches * i // count for i in range(count + 1)]
-    return list(itertools.pairwise(ends))
-
-
-_REPORT_EVERY_S = 0.2
-_reports: Any = None  # of a worker process: where it puts its progress
-
-
 def run_all(
-    config: EvaluationConfig,
-    missing: Sequence[tuple[str, int]],
-    jobs: int,
-    on_progress: Progress,
+    config: EvaluationConfig, missing: Sequence[tuple[str, int]], jobs: int, on_progress: Progress
 ) -> Iterator[ModelRun]:
-    """Runs as they are finished.
-
-    A stream is read once for each seed, in each process that has to do with it.
+    """Runs as they are finished; a process reads a stream once for all models of its seed.
 
     Args:
         config: of the comparison.
         missing: (model, seed), those of a seed together.
         jobs: processes that run models; 1 is this process alone.
-        on_progress: told of batches.
+        on_progress: told of batches; of whole runs, where other processes run them.
 
     Raises:
-        LogError, ConfigError: if the data cannot be read.
-        RankerError: if a worker died, or a loss is not finite.
+        LogError, ConfigError: if the data cannot be read, or a process died.
+        RankerError: if a loss is not finite.
     """
-    read = functools.lru_cache(maxsize=1)(functools.partial(read_seed, config))
-    if jobs == 1:
-        for name, seed in missing:
-            yield run_model(config, name, seed, read(seed), on_progress=on_progress)
-        return
-    reports = multiprocessing.get_context("spawn").Queue()
-    processes = min(jobs, max(1, len(missing)))
-    with worker_pool(processes, _prepare, config.threads, reports) as pool:
-        waiting = {pool.submit(_run, config, name, seed) for name, seed in missing}
-        try:
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                _pass_on(reports, on_progress)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool:
-            raise RankerError(
-                "a worker process died, perhaps for want of memory: finished runs are in --out; "
-                "continue with fewer --jobs."
-            ) from None
-
-
-def _pass_on(reports: Any, on_progress: Progress) -> None:
-    while True:
-        try:
-            on_progress(*reports.get_nowait())
-        except queue.Empty:
+    try:
+        if jobs == 1:
+            for name, seed in missing:
+                yield run_model(config, name, seed, on_progress)
             return
-
-
-def _prepare(threads: int, reports: Any) -> None:
-    global _reports
-    _reports = reports
-    torch.set_num_threads(threads)
-
-
-@functools.lru_cache(maxsize=1)
-def _stream(config: EvaluationConfig, seed: int) -> SampleStream:
-    return read_seed(config, seed)
-
-
-def _run(config: EvaluationConfig, name: str, seed: int) -> ModelRun:
-    reported = 0.0
-
-    def on_progress(model: str, seed: int, done: int, total: int) -> None:
-        nonlocal reported
-        now = time.monotonic()
-        if done == total or now - reported >= _REPORT_EVERY_S:
-            reported = now
-            _reports.put((model, seed, done, total))
-
-    return run_model(config, name, seed, _stream(config, seed), on_progress=on_progress)
+        wanted = [(config, name, seed) for name, seed in missing]
+        for (_, name, seed), run in in_processes(run_model, wanted, min(jobs, len(wanted) or 1)):
+            on_progress(name, seed, run.whole.steps, run.whole.steps)
+            yield run
+    finally:
+        _stream.cache_clear()
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -251,32 +174,27 @@ class EvaluationFolder:
         Raises:
             ConfigError: if it holds something else, or runs of other settings.
         """
-        path = self.root / "settings.json"
-        if not path.exists():
-            if self.root.exists():
-                require(self.root.is_dir(), "out", str(self.root), "a folder")
-                found = sorted(entry.name for entry in self.root.iterdir())
-                rule = f"absent, empty or of an evaluation: it holds {', '.join(found[:3])}"
-                require(not found, "out", str(self.root), rule)
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                record = {"hash": self.config.settings_hash, "settings": self.config.settings}
-                write_json(path, record)
-            except OSError as error:
-                raise ConfigError(
-                    f"out == {str(self.root)!r}, must be writable: {error.strerror}."
-                ) from None
+        path, now = self.root / "settings.json", self.config.settings
+        if path.exists():
+            saved = self.read(path)
+            for name in sorted({*saved, *now}):
+                if saved.get(name) != now.get(name):
+                    raise ConfigError(
+                        f"{name} == {now.get(name)!r}, must be {saved.get(name)!r}, with which "
+                        f"{self.root} was begun."
+                    )
             return
-        saved = self.read(path)
-        now = json.loads(json.dumps(self.config.settings))
-        for name, value in now.items():
-            was = saved["settings"].get(name)
-            if value != was:
-                raise ConfigError(
-                    f"{name} == {value!r}, must be {was!r}, with which {self.root} was begun."
-                )
-        if saved["hash"] != self.config.settings_hash:
-            raise ConfigError(f"{path}: settings of another version of this program.")
+        if self.root.exists():
+            require(self.root.is_dir(), "out", str(self.root), "a folder")
+            found = sorted(entry.name for entry in self.root.iterdir())
+            rule = f"absent, empty or of an evaluation: it holds {', '.join(found[:3])}"
+            require(not found, "out", str(self.root), rule)
+        try:
+            write_json(path, now)
+        except OSError as error:
+            raise ConfigError(
+                f"out == {str(self.root)!r}, must be writable: {error.strerror}."
+            ) from None
 
     def path(self, model: str, seed: int) -> Path:
         """The file of a finished run."""
@@ -285,48 +203,28 @@ class EvaluationFolder:
     def save(self, run: ModelRun) -> None:
         """Keeps a finished run, with the program that made it."""
         here = provenance()
-        record = {
-            "hash": self.config.settings_hash,
-            "program": {name: here[name] for name in ("git_commit", "git_dirty", "versions")},
-            "run": run.to_dict(),
-        }
-        write_json(self.path(run.model, run.seed), record)
+        program = {name: here[name] for name in ("git_commit", "git_dirty", "versions")}
+        write_json(self.path(run.model, run.seed), {"program": program, "run": run.to_dict()})
 
     def load(self, model: str, seed: int) -> ModelRun | None:
         """A finished run, or None.
 
         Raises:
             LogError: if its file is damaged.
-            ConfigError: if it is of other settings.
         """
         path = self.path(model, seed)
         if not path.exists():
             return None
-        record = self.read(path)
         try:
-            run = ModelRun.from_dict(record["run"])
-            same = (run.model, run.seed) == (model, seed)
+            return ModelRun.from_dict(self.read(path)["run"])
         except (TypeError, KeyError):
-            same = False
-        if not same:
-            raise LogError(f"{path}: not a run of {model}, seed {seed}; delete it to do it again.")
-        if record["hash"] != self.config.settings_hash:
-            raise ConfigError(
-                f"{path}: hash == {record['hash']}, must be {self.config.settings_hash}: it is a "
-                "run of other settings."
-            )
-        return run
+            raise LogError(f"{path}: not a run of a model; delete it to do it again.") from None
 
     def programs(self) -> list[dict[str, Any]]:
         """The different programs that made the runs of this comparison, each once."""
-        found: dict[str, dict[str, Any]] = {}
-        for model in self.config.models:
-            for seed in self.config.seed_range:
-                path = self.path(model, seed)
-                if path.exists():
-                    program = self.read(path)["program"]
-                    found[json.dumps(program, sort_keys=True)] = program
-        return list(found.values())
+        paths = [self.path(m, seed) for m in self.config.models for seed in self.config.seed_range]
+        programs = [self.read(path)["program"] for path in paths if path.exists()]
+        return [each for i, each in enumerate(programs) if each not in programs[:i]]
 
     def read(self, path: Path) -> dict[str, Any]:
         """One of the folder's JSON files.
@@ -335,9 +233,6 @@ class EvaluationFolder:
             LogError: if it is damaged.
         """
         try:
-            record = json.loads(path.read_bytes())
-            if not isinstance(record, dict) or "hash" not in record:
-                raise TypeError
+            return dict(json.loads(path.read_bytes()))
         except (ValueError, TypeError):
             raise LogError(f"{path}: not a record of an evaluation; it is damaged.") from None
-        return record

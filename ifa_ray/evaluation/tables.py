@@ -7,18 +7,18 @@ taken for a finding.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ifa_ray.evaluation.config import (
+    MODEL_LISTS,
     PAPER_TABLES,
     REFERENCES,
     TITLES,
-    EvaluationConfig,
     covered_lists,
-    model_lists,
 )
+from ifa_ray.evaluation.figures import time_kind
 from ifa_ray.evaluation.result import (
     METRICS,
     Comparison,
@@ -35,51 +35,38 @@ ALPHA = 0.05
 PAPER_NOTE = "Paper: another data set, not comparable. AUC of impression, click, long view, like."
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextTable:
-    """One table.
-
-    Attributes:
-        title: above it.
-        columns: the heads; the first column is of names, the others of numbers.
-        rows: as many cells each.
-        notes: below it, one sentence or two each.
-    """
+class TextTable(NamedTuple):
+    """One table; its first column is of names, the others of numbers."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]]
+    notes: list[str]
 
 
 def tables(evaluation: Evaluation) -> list[TextTable]:
     """All tables: for each list of models that was asked for whole, then the rest, then cost."""
     config = evaluation.config
     lists = covered_lists(config.models)
-    groups = [(TITLES[name], model_lists()[name], name) for name in lists]
-    named = {model for _, models, _ in groups for model in models}
-    rest = [model for model in config.models if model not in named]
-    if not groups:
-        groups = [("", config.models, "")]
-    elif rest:
-        groups.append(("Other models", tuple(rest), ""))
+    rest = [m for m in config.models if not any(m in MODEL_LISTS[name] for name in lists)]
+    groups = [(f"{TITLES[name]}. ", MODEL_LISTS[name], name) for name in lists]
+    if rest:
+        groups.append(("Other models. " if lists else "", tuple(rest), ""))
     found: list[TextTable] = []
-    for title, models, name in groups:
-        prefix = f"{title}. " if title else ""
+    for prefix, models, name in groups:
         found += [_metric_table(evaluation, prefix, models, name, metric) for metric in METRICS]
         reference = REFERENCES.get(name, config.control)
-        if reference in config.models and any(model != reference for model in models):
+        if reference in config.models and set(models) != {reference}:
             found += [
                 _difference_table(evaluation, prefix, models, reference, metric)
                 for metric in METRICS
             ]
-    if part_ends(evaluation.runs):
-        found.append(_curve_table(evaluation))
+    found.append(_curve_table(evaluation))
     return [*found, _cost_table(evaluation)] if evaluation.costs else found
 
 
 def facts(evaluation: Evaluation) -> list[str]:
-    """What was the same for all models, one sentence or two each."""
+    """The settings that were the same for all models, one sentence or two each."""
     config = evaluation.config
     whole, half = evaluation.runs[0].whole, evaluation.runs[0].second_half
     streams = len({run.stream for run in evaluation.runs})
@@ -88,9 +75,8 @@ def facts(evaluation: Evaluation) -> list[str]:
     elif streams == config.seeds:
         spread = "Each seed has its own data and weights."
     else:
-        spread = (
-            f"{config.seeds} seeds share {streams} stream(s): the spread tells of weights alone."
-        )
+        shared = f"{config.seeds} seeds share {streams} stream(s)"
+        spread = f"{shared}: the spread tells of weights alone."
     first, last = config.seed_range[0], config.seed_range[-1]
     seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
     return [
@@ -131,20 +117,11 @@ def markdown(evaluation: Evaluation) -> str:
     """All of it, ready to paste into a page."""
     lines = [f"- {fact}" for fact in facts(evaluation)]
     for table in tables(evaluation):
-        lines += ["", f"**{table.title}**", ""]
-        lines.append(f"| {' | '.join(table.columns)} |")
+        lines += ["", f"**{table.title}**", "", f"| {' | '.join(table.columns)} |"]
         lines.append("|---|" + "---:|" * (len(table.columns) - 1))
         lines += [f"| {' | '.join(row)} |" for row in table.rows]
         lines += [f"\n{note}" for note in table.notes]
-    lines += ["", *footer(evaluation)]
-    return "\n".join(lines) + "\n"
-
-
-def time_kind(config: EvaluationConfig) -> str:
-    """What a measured millisecond is."""
-    return (
-        "CPU time of one thread" if config.threads == 1 else f"Wall time, {config.threads} threads"
-    )
+    return "\n".join([*lines, "", *footer(evaluation), ""])
 
 
 def _metric_table(
@@ -154,17 +131,13 @@ def _metric_table(
         model: [model_estimate(evaluation.runs, model, metric, goal) for goal in OBJECTIVES]
         for model in models
     }
-    rows = [(model, *map(_mean, cells[model])) for model in models]
-    columns: tuple[str, ...] = ("model", *OBJECTIVES)
-    notes: list[str] = []
-    paper = PAPER_TABLES.get(name)
-    if paper is not None and metric == "auc":
-        columns += ("paper",)
-        rows = [(*row, " ".join(f"{value:.4f}" for value in paper[row[0]])) for row in rows]
-        notes = [PAPER_NOTE, _order_note(cells, paper)]
-    return TextTable(
-        title=f"{prefix}{metric.upper()}", columns=columns, rows=tuple(rows), notes=tuple(notes)
-    )
+    rows = [(model, *map(_mean, found)) for model, found in cells.items()]
+    title, columns = f"{prefix}{metric.upper()}", ("model", *OBJECTIVES)
+    paper = PAPER_TABLES.get(name) if metric == "auc" else None
+    if paper is None:
+        return TextTable(title, columns, rows, [])
+    rows = [(*row, " ".join(f"{value:.4f}" for value in paper[row[0]])) for row in rows]
+    return TextTable(title, (*columns, "paper"), rows, [PAPER_NOTE, _order_note(cells, paper)])
 
 
 def _order_note(
@@ -173,12 +146,8 @@ def _order_note(
     """How many pairs of models stand in the paper's order here, objective by objective."""
     texts = []
     for place, objective in enumerate(OBJECTIVES):
-        # Pairs of (the paper's, ours).
-        known = [
-            (paper[model][place], found[place].mean or 0.0)
-            for model, found in cells.items()
-            if found[place].mean is not None
-        ]
+        means = {model: found[place].mean for model, found in cells.items()}
+        known = [(paper[model][place], mean) for model, mean in means.items() if mean is not None]
         pairs = list(itertools.combinations(known, 2))
         same = sum((a[0] < b[0]) == (a[1] < b[1]) for a, b in pairs)
         texts.append(f"{objective} {same} of {len(pairs)}")
@@ -189,12 +158,11 @@ def _difference_table(
     evaluation: Evaluation, prefix: str, models: Sequence[str], reference: str, metric: str
 ) -> TextTable:
     found = compare(evaluation.runs, models, reference, metric)
-    rows = tuple((f"{each.model} {each.objective}", *_comparison(each)) for each in found)
     return TextTable(
-        title=f"{prefix}{metric.upper()} minus {reference}'s, paired by seed",
-        columns=("model, objective", "difference", "s.e.", "95% t-interval", "p", "p, Holm"),
-        rows=rows,
-        notes=(_count_note(found),),
+        f"{prefix}{metric.upper()} minus {reference}'s, paired by seed",
+        ("model, objective", "difference", "s.e.", "95% t-interval", "p", "p, Holm"),
+        [(f"{each.model} {each.objective}", *_comparison(each)) for each in found],
+        [_count_note(found)],
     )
 
 
@@ -213,39 +181,36 @@ def _count_note(found: Sequence[Comparison]) -> str:
 def _curve_table(evaluation: Evaluation) -> TextTable:
     runs, models = evaluation.runs, evaluation.config.models
     ends = part_ends(runs)
-    rows = [(m, *("-" if v is None else f"{v:.4f}" for v in part_means(runs, m))) for m in models]
+    note = (
+        f"Mean over seeds, in {len(ends)} consecutive parts, of the requests up to that number; "
+        "each was tested before it was learned. A model that still rises at the end has not "
+        "learned all that it can. A dash: not defined for some seed."
+    )
     return TextTable(
-        title="Along the stream: AUC of p(click|candidate)",
-        columns=("model", *(f"to {end:,}" for end in ends)),
-        rows=tuple(rows),
-        notes=(
-            f"Mean over seeds, in {len(ends)} consecutive parts, of the requests up to that "
-            "number; each was tested before it was learned. A model that still rises at the end "
-            "has not learned all that it can. A dash: not defined for some seed.",
-        ),
+        "Along the stream: AUC of p(click|candidate)",
+        ("model", *(f"to {end:,}" for end in ends)),
+        [(m, *("-" if v is None else f"{v:.4f}" for v in part_means(runs, m))) for m in models],
+        [note],
     )
 
 
 def _cost_table(evaluation: Evaluation) -> TextTable:
-    rows = tuple(
-        (
-            model,
-            f"{cost.rank_ms:.2f}",
-            f"{cost.train_ms:.2f}",
-            "not known" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f}",
-        )
-        for model, cost in ((name, evaluation.costs[name]) for name in evaluation.config.models)
+    costs = [(name, evaluation.costs[name]) for name in evaluation.config.models]
+    peaks = [c.peak_bytes and f"{c.peak_bytes / 2**20:.1f}" for _, c in costs]
+    note = (
+        f"{time_kind(evaluation.config)}. Medians over the stream's last "
+        f"{evaluation.config.timed_requests} requests, models taking turns; training is a "
+        "request's share of its batch. Peak: resident memory while ranking beyond model and "
+        "catalogue, in a fresh process, of the largest 3 requests."
     )
     return TextTable(
-        title="Cost of a request, measured alone after the comparison",
-        columns=("model", "rank, ms", "train, ms", "peak, MiB"),
-        rows=rows,
-        notes=(
-            f"{time_kind(evaluation.config)}. Medians over the stream's last "
-            f"{evaluation.config.timed_requests} requests, models taking turns; training is a "
-            "request's share of its batch. Peak: resident memory while ranking beyond model and "
-            "catalogue, in a fresh process, of the largest 3 requests.",
-        ),
+        "Cost of a request, measured alone after the comparison",
+        ("model", "rank, ms", "train, ms", "peak, MiB"),
+        [
+            (name, f"{cost.rank_ms:.2f}", f"{cost.train_ms:.2f}", str(peak or "not known"))
+            for (name, cost), peak in zip(costs, peaks, strict=True)
+        ],
+        [note],
     )
 
 
@@ -253,21 +218,12 @@ def _comparison(each: Comparison) -> tuple[str, ...]:
     value = each.difference
     if value.mean is None:
         return (f"not defined: {value.undefined}", "", "", "", "")
-    if value.standard_error is None or value.half_width is None or value.p is None:
+    if value.half_width is None or value.p is None or each.p_holm is None:
         return (f"{value.mean:+.4f}", "", "", "", "")
     low, high = value.mean - value.half_width, value.mean + value.half_width
-    assert each.p_holm is not None
-    return (
-        f"{value.mean:+.4f}",
-        f"{value.standard_error:.4f}",
-        f"{low:+.4f} to {high:+.4f}",
-        _p(value.p),
-        _p(each.p_holm),
-    )
-
-
-def _p(value: float) -> str:
-    return "< .0001" if value < 0.0001 else f"{value:.4f}"
+    ps = ("< .0001" if p < 0.0001 else f"{p:.4f}" for p in (value.p, each.p_holm))
+    interval = f"{low:+.4f} to {high:+.4f}"
+    return (f"{value.mean:+.4f}", f"{value.standard_error:.4f}", interval, *ps)
 
 
 def _mean(value: Estimate) -> str:

@@ -1,11 +1,14 @@
 """A small ratings log, settings for it, and runs that were never run."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ifa_ray.evaluation import EvaluationConfig, ModelRun
+from ifa_ray.evaluation import Evaluation, EvaluationConfig, ModelRun
+from ifa_ray.evaluation.cost import Cost
+from ifa_ray.provenance import provenance
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.learner import StreamMetrics
 
@@ -47,5 +50,18 @@ def fake_run(
     )  # fmt: skip
     return ModelRun(
         model=model, seed=seed, stream=f"stream {seed}", second_half=metrics, whole=metrics,
-        notes=("Fake.",),
+        notes=("Fake.",), curve=(metrics,),
     )  # fmt: skip
+
+
+def fake_evaluation(runs: Sequence[ModelRun], **settings: object) -> Evaluation:
+    """An evaluation of runs that were never run, all models of one cost."""
+    models = list(dict.fromkeys(run.model for run in runs))
+    return Evaluation(
+        config=config(Path("films"), models=models, seeds=len(runs) // len(models), **settings),
+        runs=tuple(runs),
+        costs={m: Cost(rank_ms=2.0, train_ms=3.0, peak_bytes=2**20) for m in models},
+        cost_provenance=provenance(),
+        programs=(),
+        provenance=provenance(),
+    )

@@ -76,7 +76,7 @@ def test_models_take_turns_request_by_request(films: Path, monkeypatch) -> None:
     ticks = itertools.count()
     steps: list[tuple[str, int, int]] = []
     costs = measure_costs(
-        settings, stream, on_progress=lambda *s: steps.append(s), clock=lambda: float(next(ticks))
+        settings, stream, lambda *s: steps.append(s), clock=lambda: float(next(ticks))
     )
     assert order == ["avg_pooling", "twin"] * 4  # once unmeasured
     # This clock ticks once a reading: a step of 3 requests takes 1 s, a ranking 1 s.

@@ -1,34 +1,21 @@
 """Quality along the stream: parts that are all of it, in order, and lines one can tell apart."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from films import config, fake_run
+from films import config, fake_evaluation, fake_run
 
-from ifa_ray.evaluation import Evaluation, ModelRun, evaluate
-from ifa_ray.evaluation.result import learning_svg, part_ends, part_means
+from ifa_ray.evaluation import ModelRun, evaluate
+from ifa_ray.evaluation.figures import learning_svg
+from ifa_ray.evaluation.result import part_ends, part_means
 from ifa_ray.evaluation.tables import tables
-from ifa_ray.provenance import provenance
 
 
 def rising(model: str, seed: int, values: list[float | None]) -> ModelRun:
     parts = [fake_run(model, seed, value).whole for value in values]
     parts = [dataclasses.replace(part, samples=10) for part in parts]
     return dataclasses.replace(fake_run(model, seed, 0.5), curve=tuple(parts))
-
-
-def of(runs: list[ModelRun], data: Path) -> Evaluation:
-    models = list(dict.fromkeys(run.model for run in runs))
-    return Evaluation(
-        config=config(data, models=models, seeds=len(runs) // len(models)),
-        runs=tuple(runs),
-        costs={},
-        cost_provenance=None,
-        programs=(),
-        provenance=provenance(),
-    )
 
 
 def test_the_parts_are_the_whole_stream_in_order(films: Path, tmp_path: Path) -> None:
@@ -53,21 +40,11 @@ def test_means_are_over_seeds_and_not_defined_where_one_is_not() -> None:
     assert [round(mean, 9) for mean in means[:2] if mean is not None] == [0.6, 0.65]
 
 
-def test_five_lines_are_drawn_the_control_among_them(tmp_path: Path) -> None:
+def test_five_lines_are_drawn_the_control_among_them() -> None:
     models = ["avg_pooling", "din", "sim_hard", "sim_soft", "ifa", "ifa_plus", "twin"]
     runs = [rising(m, 0, [0.5, 0.6 + i / 100]) for i, m in enumerate(reversed(models))]
-    text = learning_svg(of(runs, tmp_path))
+    text = learning_svg(fake_evaluation(runs))
     assert text is not None
     drawn = [model for model in models if f">{model} " in text]
     assert drawn == ["avg_pooling", "din", "sim_hard", "sim_soft", "twin"]
     assert "twin and the best of the others" in text
-
-
-def test_runs_of_an_earlier_version_have_no_curve_and_need_none(tmp_path: Path) -> None:
-    values = json.loads(json.dumps(fake_run("twin", 0, 0.5).to_dict()))
-    del values["curve"]
-    run = ModelRun.from_dict(values)
-    assert run.curve == ()
-    evaluation = of([run, rising("ifa", 0, [0.5])], tmp_path)
-    assert learning_svg(evaluation) is None
-    assert not any(table.title.startswith("Along") for table in tables(evaluation))

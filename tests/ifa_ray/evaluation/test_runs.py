@@ -60,7 +60,7 @@ def test_two_jobs_give_the_numbers_of_one(films: Path) -> None:
     calls: list[tuple[str, int, int, int]] = []
     two = run_here(settings, jobs=2, on_progress=lambda *c: calls.append(c))
     assert quality(two) == quality(run_here(settings))
-    assert {call[3] for call in calls} == {10}
+    assert {call[2:] for call in calls} == {(10, 10)}
 
 
 def test_a_failure_in_a_job_is_raised_as_it_was(films: Path) -> None:

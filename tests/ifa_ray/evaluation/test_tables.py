@@ -2,31 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-from films import config, fake_run
+from films import fake_evaluation, fake_run
 
 from ifa_ray.evaluation import Evaluation, ModelRun, to_json
-from ifa_ray.evaluation.config import model_lists
-from ifa_ray.evaluation.cost import Cost
-from ifa_ray.evaluation.protocol import pareto
+from ifa_ray.evaluation.config import MODEL_LISTS
+from ifa_ray.evaluation.figures import pareto
 from ifa_ray.evaluation.tables import facts, footer, markdown, tables
-from ifa_ray.models import MODELS
-from ifa_ray.provenance import provenance
-
-
-def made_of(runs: Sequence[ModelRun], data: Path, **settings: object) -> Evaluation:
-    models = list(dict.fromkeys(run.model for run in runs))
-    seeds = len({run.seed for run in runs})
-    return Evaluation(
-        config=config(data, models=models, seeds=seeds, **settings),
-        runs=tuple(runs),
-        costs={m: Cost(rank_ms=2.0, train_ms=3.0, peak_bytes=2**20) for m in models},
-        cost_provenance=provenance(),
-        programs=(),
-        provenance=provenance(),
-    )
 
 
 def plain(models: Sequence[str], seeds: int = 3) -> list[ModelRun]:
@@ -38,21 +21,21 @@ def plain(models: Sequence[str], seeds: int = 3) -> list[ModelRun]:
     ]
 
 
-def test_every_table_of_tests_counts_them(tmp_path: Path) -> None:
-    evaluation = made_of(plain(["twin", "ifa", "avg_pooling"]), tmp_path)
+def test_every_table_of_tests_counts_them() -> None:
+    evaluation = fake_evaluation(plain(["twin", "ifa", "avg_pooling"]))
     [auc] = [t for t in tables(evaluation) if t.title == "AUC minus twin's, paired by seed"]
     assert len(auc.rows) == 8
     assert auc.notes[0].startswith(
         "8 comparisons in this table: 8 have p < 0.05, where chance alone gives 0.4; 8 after Holm"
     )
-    single = made_of(plain(["twin", "ifa"], seeds=1), tmp_path)
+    single = fake_evaluation(plain(["twin", "ifa"], seeds=1))
     [auc] = [t for t in tables(single) if t.title.startswith("AUC minus")]
-    assert auc.notes == ("4 comparisons and no test: 2 or more seeds are needed.",)
+    assert auc.notes == ["4 comparisons and no test: 2 or more seeds are needed."]
 
 
-def test_an_undefined_metric_is_said_and_never_nan(tmp_path: Path) -> None:
+def test_an_undefined_metric_is_said_and_never_nan() -> None:
     runs = [fake_run(m, s, None, None) for m in ("twin", "ifa") for s in (0, 1)]
-    evaluation = made_of(runs, tmp_path)
+    evaluation = fake_evaluation(runs)
     text = markdown(evaluation)
     assert "not defined: no positives (seed 0)" in text
     assert "nan" not in text.lower()
@@ -61,13 +44,9 @@ def test_an_undefined_metric_is_said_and_never_nan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["table2", "table3"])
-def test_the_papers_numbers_stand_beside_marked_as_anothers(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models = model_lists()[name]
-    for model in models:  # the names alone matter here
-        monkeypatch.setitem(MODELS, model, MODELS["ifa"])
-    evaluation = made_of(plain(models), tmp_path)
+def test_the_papers_numbers_stand_beside_marked_as_anothers(name: str) -> None:
+    models = MODEL_LISTS[name]
+    evaluation = fake_evaluation(plain(models))
     first = tables(evaluation)[0]
     assert first.columns[-1] == "paper"
     rows = {row[0]: row for row in first.rows}
@@ -81,13 +60,9 @@ def test_the_papers_numbers_stand_beside_marked_as_anothers(
     assert all("paper" not in table.columns for table in tables(evaluation)[1:])
 
 
-def test_lists_are_compared_with_their_own_reference(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for model in model_lists()["table3"]:
-        monkeypatch.setitem(MODELS, model, MODELS["ifa"])
-    models = ["avg_pooling", "twin", *model_lists()["table3"]]
-    titles = [table.title for table in tables(made_of(plain(models), tmp_path))]
+def test_lists_are_compared_with_their_own_reference() -> None:
+    models = ["avg_pooling", "twin", *MODEL_LISTS["table3"]]
+    titles = [table.title for table in tables(fake_evaluation(plain(models)))]
     assert titles == [
         "Table 3: ablation of IFA. AUC",
         "Table 3: ablation of IFA. GAUC",
@@ -97,12 +72,13 @@ def test_lists_are_compared_with_their_own_reference(
         "Other models. GAUC",
         "Other models. AUC minus twin's, paired by seed",
         "Other models. GAUC minus twin's, paired by seed",
+        "Along the stream: AUC of p(click|candidate)",
         "Cost of a request, measured alone after the comparison",
     ]
 
 
-def test_the_markdown_has_whole_tables_and_its_context(tmp_path: Path) -> None:
-    evaluation = made_of(plain(["twin", "ifa"]), tmp_path, cross_features=["channel", "author"])
+def test_the_markdown_has_whole_tables_and_its_context() -> None:
+    evaluation = fake_evaluation(plain(["twin", "ifa"]), cross_features=["channel", "author"])
     text = markdown(evaluation)
     for block in text.split("\n\n"):
         rows = [line for line in block.splitlines() if line.startswith("|")]
@@ -115,23 +91,23 @@ def test_the_markdown_has_whole_tables_and_its_context(tmp_path: Path) -> None:
     assert evaluation.config.settings_hash in text
 
 
-def test_what_a_spread_tells_is_said(tmp_path: Path) -> None:
-    own = made_of(plain(["twin", "ifa"]), tmp_path)
+def test_what_a_spread_tells_is_said() -> None:
+    own = fake_evaluation(plain(["twin", "ifa"]))
     assert "Each seed has its own data and weights." in " ".join(facts(own))
-    alone = made_of(plain(["twin", "ifa"], seeds=1), tmp_path)
+    alone = fake_evaluation(plain(["twin", "ifa"], seeds=1))
     assert "One seed: no spread is known." in " ".join(facts(alone))
 
 
-def test_runs_of_several_programs_are_told(tmp_path: Path) -> None:
-    evaluation = made_of(plain(["twin"]), tmp_path)
+def test_runs_of_several_programs_are_told() -> None:
+    evaluation = fake_evaluation(plain(["twin"]))
     programs = tuple({"git_commit": c, "git_dirty": False, "versions": {}} for c in ("aa", "bb"))
     mixed = Evaluation(**{**vars(evaluation), "programs": programs})
     assert "2 different programs (commits aa, bb)" in footer(mixed)[-1]
     assert len(footer(evaluation)) == 1
 
 
-def test_without_costs_there_is_no_cost_table_and_no_figure(tmp_path: Path) -> None:
-    measured = made_of(plain(["twin", "ifa"]), tmp_path)
+def test_without_costs_there_is_no_cost_table_and_no_figure() -> None:
+    measured = fake_evaluation(plain(["twin", "ifa"]))
     without = Evaluation(**{**vars(measured), "costs": {}, "cost_provenance": None})
     assert tables(without) == tables(measured)[:-1]
     assert pareto(measured) is not None

@@ -144,8 +144,9 @@ class HistoryState:
     @property
     def nbytes(self) -> int:
         """Memory of all arrays, their headers and the objects that hold them."""
-        arrays = [self.latest.ids_T, self.latest.actions_T, self.latest.times_ms_T]
-        objects: list[object] = [self, self.latest]
+        latest = self.latest
+        arrays: list[np.ndarray] = [latest.ids_T, latest.actions_T, latest.times_ms_T]
+        objects: list[object] = [self, latest]
         if self.dense_FE is not None:
             arrays.append(self.dense_FE)
         if self.codes is not None:

@@ -41,12 +41,7 @@ class StoredHistories:
     ) -> tuple[int, RankRequest]:
         """A user's watermark at the request's time, and the request with what is before it.
 
-        Args:
-            request: of a user.
-            begins_at: from a watermark, the first behaviour to read.
-
-        Raises:
-            ErasedMeanwhileError: if the user is erased again and again.
+        `begins_at` tells from a watermark the first behaviour to read.
         """
         user_id = request.user_id
         for left in reversed(range(_ATTEMPTS)):
@@ -84,12 +79,7 @@ class HistoryRanker:
         self._ranker, self._histories = ranker, histories
 
     def rank(self, requests: Sequence[RankRequest]) -> list[RankResponse]:
-        """Ranks requests; those of `FROM_STORE` with what had happened by their `time_ms`.
-
-        Raises:
-            RequestError, RankerError: as the ranker.
-            StoreError: if a history cannot be read.
-        """
+        """Ranks requests; those of `FROM_STORE` with what had happened by their `time_ms`."""
         if isinstance(self._ranker, StatefulRanker):
             return [self._rank_cached(self._ranker, request) for request in requests]
         asked = [

@@ -157,14 +157,9 @@ class ErrorBody(_Body):
 
 
 def decode_request(body: bytes, *, stored: bool) -> tuple[RankRequest, bool]:
-    """Reads one request and whether it wants probabilities.
+    """Reads one request and whether it wants probabilities; names the first field that is wrong.
 
-    Args:
-        body: from outside.
-        stored: True reads a history that is left out as `FROM_STORE`, else as an empty one.
-
-    Raises:
-        RequestError: naming the first field that is wrong.
+    A history that is left out is `FROM_STORE` where they are `stored`, else empty.
     """
     read = _read(RequestBody, body, 2 * MAX_CANDIDATES + 3 * MAX_HISTORY + _MAX_NAMES)
     history = FROM_STORE if stored else History.empty()

@@ -109,11 +109,9 @@ class HistoryStore(Protocol):
             RequestError: if an append breaks a rule (`check_append`), or none can be appended here.
             SequenceConflictError: if it does not follow what is stored.
         """
-        ...
 
     def watermark(self, user_id: int, at_ms: int | None = None) -> Watermark:
         """The end of a user's history, or of what had happened by `at_ms`."""
-        ...
 
     def read(
         self, user_id: int, begin: int = 0, stop: int = MAX_HISTORY, generation: int | None = None
@@ -123,15 +121,12 @@ class HistoryStore(Protocol):
         Raises:
             ErasedMeanwhileError: if the user's generation is another than the one given.
         """
-        ...
 
     def erase(self, user_id: int) -> int:
         """Removes a user; returns how many behaviours there were."""
-        ...
 
     def close(self) -> None:
         """Gives up what it holds; nothing is called after it."""
-        ...
 
 
 def open_store(settings: AppSettings) -> HistoryStore | None:

@@ -36,13 +36,7 @@ class Slot:
     def __init__(
         self, first: Loaded, load_version: Callable[[int], Ranker] | None = None, name: str = "slot"
     ) -> None:
-        """Opens the slot with one version; without `load_version` it is fixed to that.
-
-        Args:
-            first: the version to start with.
-            load_version: reads a version; raises `CheckpointError` where it does not exist.
-            name: for messages.
-        """
+        """Opens the slot with one version; without `load_version` it is fixed to that."""
         self._held: tuple[Loaded, ...] = (first,)  # newest first
         self._load_version = load_version
         self._lock = threading.Lock()

@@ -71,23 +71,15 @@ APPENDED_SCHEMA = pa.schema(
 _LISTED_COLUMNS = 20  # in an error
 
 
-# Columns that are a field of the dataclass.
-_REQUEST_FIELDS = {
-    "request_id": "request_id",
-    "user_id": "user_id",
-    "time_ms": "time_ms",
+# Columns that are a field of the dataclass, some under another name.
+_FIELDS = {
     "candidates": "candidates_C",
     "channels": "channels_C",
-    "k": "k",
-}
-_RESPONSE_FIELDS = {
-    "request_id": "request_id",
     "ids": "ids_K",
     "scores": "scores_K",
-    "model_version": "model_version",
-    "rank_ms": "rank_ms",
-    "watermark": "watermark",
 }
+_REQUEST = ("request_id", "user_id", "time_ms", "candidates", "channels", "k")
+_RESPONSE = ("request_id", "ids", "scores", "model_version", "rank_ms", "watermark")
 
 
 def encode_requests(requests: Sequence[RankRequest], *, probabilities: bool = False) -> bytes:
@@ -98,19 +90,10 @@ def encode_requests(requests: Sequence[RankRequest], *, probabilities: bool = Fa
 def decode_requests(
     body: bytes, media_type: str, max_requests: int, *, stored: bool = False
 ) -> tuple[list[RankRequest], list[bool]]:
-    """Reads one body: the requests, and whether each wants probabilities.
+    """Reads one body: the requests, one in JSON, and whether each wants probabilities.
 
-    Types and sizes are checked here, everything else by `ifa_ray.schema.validate_request`.
-
-    Args:
-        body: from outside.
-        media_type: `ARROW`, or `JSON` of exactly one request.
-        max_requests: at most.
-        stored: True where the service keeps histories: a request may name its user alone, and is
-            read as one whose history is `FROM_STORE`.
-
-    Raises:
-        RequestError: naming what is wrong.
+    Types and sizes are checked here, everything else by `ifa_ray.schema.validate_request`. Where
+    histories are `stored`, a request without one is read as of `FROM_STORE`.
     """
     if media_type == JSON:
         request, wanted = json_form.decode_request(body, stored=stored)
@@ -149,11 +132,7 @@ def encode_appends(appends: Sequence[Append]) -> bytes:
 
 
 def decode_appends(body: bytes, media_type: str, max_appends: int) -> list[Append]:
-    """Reads one body; values are checked by the store.
-
-    Raises:
-        RequestError: naming the first field that is wrong.
-    """
+    """Reads one body, of one append in JSON; values are checked by the store."""
     if media_type == JSON:
         return [json_form.decode_append(body)]
     return [
@@ -188,7 +167,7 @@ def _history(row: dict[str, Any], names: Sequence[str]) -> History:
 
 
 def _request_row(request: RankRequest, probabilities: bool) -> dict[str, Any]:
-    row = {column: getattr(request, field) for column, field in _REQUEST_FIELDS.items()}
+    row = {name: getattr(request, _FIELDS.get(name, name)) for name in _REQUEST}
     return {**row, **_columns(request.history, _HISTORY), "probabilities": probabilities}
 
 
@@ -197,19 +176,19 @@ def _request(row: dict[str, Any]) -> RankRequest:
     if 0 < len(absent) < len(_HISTORY):
         rule = f"must be null with all of {', '.join(_HISTORY)}"
         raise RequestError(f"{absent[0]} holds null, {rule}.")
-    fields = {field: row[column] for column, field in _REQUEST_FIELDS.items()}
+    fields = {_FIELDS.get(name, name): row[name] for name in _REQUEST}
     return RankRequest(**fields, history=FROM_STORE if absent else _history(row, _HISTORY))
 
 
 def _response_row(response: RankResponse, wanted: bool) -> dict[str, Any]:
     p_KL = response.probabilities_KL if wanted else None
     p = {name: None if p_KL is None else p_KL[:, at] for at, name in enumerate(_PROBABILITIES)}
-    return {column: getattr(response, field) for column, field in _RESPONSE_FIELDS.items()} | p
+    return {name: getattr(response, _FIELDS.get(name, name)) for name in _RESPONSE} | p
 
 
 def _response(row: dict[str, Any]) -> RankResponse:
     p = [row[name] for name in _PROBABILITIES]
-    fields = {field: row[column] for column, field in _RESPONSE_FIELDS.items() if column in row}
+    fields = {_FIELDS.get(name, name): row[name] for name in _RESPONSE if name in row}
     p_KL = None if any(one is None for one in p) else np.stack(p, axis=1)
     return RankResponse(**fields, probabilities_KL=p_KL)
 

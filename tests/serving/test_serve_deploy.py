@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -27,13 +26,13 @@ from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History, RankRequest
 from ifa_ray.serving import wire
 from ifa_ray.serving.client import RankClient
-from ifa_ray.serving.sequence_store import Append
+from ifa_ray.serving.sequence_store import Append, part
 from ifa_ray.training.learner import Learner
 
 pytestmark = pytest.mark.cluster
 
 NUM_ITEMS = 60
-TOKEN = "a-token-of-some-length"
+SLOT = {"items": "runs/latest/worlds/replicate=0/items.parquet"}
 (SPANS,) = re.findall(
     r"```py spans.py\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(), flags=re.DOTALL
 )
@@ -89,7 +88,6 @@ class Deployed:
         self.cluster = PrivateCluster(folder)
         (folder / "spans.py").write_text(SPANS)
         self.cluster.environment.update(
-            RANKER_TOKEN=TOKEN,
             RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH="spans:processors",
             RAY_SERVE_TRACING_SAMPLING_RATIO="0",  # a caller's own trace says itself if it is
         )
@@ -232,16 +230,6 @@ def test_a_request_that_breaks_the_contract_is_refused_with_the_rule(deployed):
             client.rank([make_request()], min_version=77)
 
 
-def test_a_body_that_is_too_long_is_refused(deployed):
-    answer = httpx.post(
-        f"{deployed.url}/ifa/v1/rank",
-        content=b" " * (16 * 2**20 + 1),
-        headers={"content-type": "application/json"},
-    )
-    assert answer.status_code == 413
-    assert "must be <= 16777216" in answer.json()["error"]
-
-
 def test_a_new_version_is_served_without_a_restart(deployed):
     with RankClient(f"{deployed.url}/ifa") as client:
         (before,) = client.rank([make_request()])
@@ -256,11 +244,10 @@ def test_a_new_version_is_served_without_a_restart(deployed):
 
 
 def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
-    slot = {"items": "runs/latest/worlds/replicate=0/items.parquet"}
     deployed.deploy(
-        broken={"slots": [{**slot, "checkpoints": "runs/nowhere"}]},
+        broken={"slots": [{**SLOT, "checkpoints": "runs/nowhere"}]},
         slow={
-            "slots": [slot],
+            "slots": [SLOT],
             "ranker": "slow_ranker:SlowRanker",
             "max_ongoing_requests": 1,
             "max_queued_requests": 1,
@@ -295,47 +282,9 @@ def test_a_missing_path_shows_in_serve_status_and_a_full_queue_is_503(deployed):
     assert deployed.status()["ifa"]["status"] == "RUNNING"  # left alone by its neighbours
 
 
-BY_HANDLE = """
-import os, pickle, sys
-import ray
-from ray import serve
-
-requests, application = pickle.load(open("requests.pickle", "rb"))
-ray.init(address=sys.argv[1], log_to_driver=False)
-handle = serve.get_app_handle(application)
-responses = handle.rank.remote(0, requests).result(timeout_s=30)
-pickle.dump(responses, open("responses.pickle", "wb"))
-os._exit(0)  # the rest is Ray's leave-taking
-"""
-
-
-def test_handle_and_http_give_one_answer(deployed):
-    slot = {
-        "items": "runs/latest/worlds/replicate=0/items.parquet",
-        "checkpoints": "runs/latest/models/ifa/replicate=0",
-    }
-    deployed.deploy(faces={"slots": [slot], "token_env": "RANKER_TOKEN"})
-    assert deployed.status_once_settled("faces")["status"] == "RUNNING"
-    requests = [make_request(1), make_request(2)]
-    with RankClient(f"{deployed.url}/faces", token=TOKEN) as client:
-        by_http = client.rank(requests)
-    (deployed.folder / "requests.pickle").write_bytes(pickle.dumps((requests, "faces")))
-    (deployed.folder / "by_handle.py").write_text(BY_HANDLE)
-    deployed.cluster.shell(f"python by_handle.py 127.0.0.1:{deployed.cluster.gcs}")
-    by_handle = pickle.loads((deployed.folder / "responses.pickle").read_bytes())
-    expected = deployed.rank_here(requests, by_http[0].model_version)
-    for served in (by_handle, by_http):
-        assert_same_ranking(served, expected)
-
-
 def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
     kept = {
-        "slots": [
-            {
-                "items": "runs/latest/worlds/replicate=0/items.parquet",
-                "checkpoints": "runs/latest/models/ifa/replicate=0",
-            }
-        ],
+        "slots": [{**SLOT, "checkpoints": "runs/latest/models/ifa/replicate=0"}],
         "sequence_store": "histories",
         "state_bytes": 10**7,
     }
@@ -349,27 +298,15 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
 
     def assert_ranked_alike(client, watermark):
         """By user id alone, as with the history in the request."""
-        part = History(
-            ids_T=whole.history.ids_T[:watermark],
-            actions_T=whole.history.actions_T[:watermark],
-            times_ms_T=whole.history.times_ms_T[:watermark],
-        )
-        (stored,) = client.rank([alone])
-        (brought,) = client.rank([dataclasses.replace(whole, history=part)])
+        asked = dataclasses.replace(whole, history=part(whole.history, 0, watermark))
+        (stored,), (brought,) = client.rank([alone]), client.rank([asked])
         assert (stored.watermark, brought.watermark) == (watermark, None)
-        assert_same_ranking(
-            [brought],
-            deployed.rank_here([dataclasses.replace(whole, history=part)], brought.model_version),
-        )
+        assert_same_ranking([brought], deployed.rank_here([asked], brought.model_version))
         np.testing.assert_allclose(stored.scores_K, brought.scores_K, rtol=0, atol=3e-5)
 
     def append_of(begin, stop):
-        history = History(
-            ids_T=whole.history.ids_T[begin:stop],
-            actions_T=whole.history.actions_T[begin:stop],
-            times_ms_T=whole.history.times_ms_T[begin:stop],
-        )
-        return Append(user_id=whole.user_id, begin=begin, history=history)
+        new = part(whole.history, begin, stop)
+        return Append(user_id=whole.user_id, begin=begin, history=new)
 
     def replica():
         (process,) = [
@@ -414,45 +351,6 @@ def test_histories_live_with_the_service_through_kills_and_restarts(deployed):
         assert_ranked_alike(client, 50)
         assert client.erase(whole.user_id) == 50
         assert_ranked_alike(client, 0)
-
-
-def test_a_user_is_answered_by_one_replica(deployed):
-    """Which clients see to by what they tell beside the body; without it a call goes anywhere."""
-    slot = {
-        "items": "runs/latest/worlds/replicate=0/items.parquet",
-        "checkpoints": "runs/latest/models/ifa/replicate=0",
-    }
-    shared = {
-        "slots": [slot], "token_env": "RANKER_TOKEN", "num_replicas": 2, "num_cpus": 0.25,
-        "sequence_store": "shared", "state_bytes": 10**7, "session_affinity": True,
-        "store_class": "ifa_ray.serving.sharded_histories:ShardedHistories",
-    }  # fmt: skip
-    deployed.deploy(shared=shared)
-    status = deployed.status_once_settled("shared")
-    assert status["status"] == "RUNNING", status["message"]
-    asked = [
-        dataclasses.replace(make_request(number), user_id=number, history=FROM_STORE)
-        for number in range(7)  # an odd number, so that two replicas do not look alike
-    ]
-    url = f"{deployed.url}/shared/v1/models"
-    authorization = {"authorization": f"Bearer {TOKEN}"}
-
-    def states(headers):
-        (found,) = httpx.get(url, headers=authorization | headers, timeout=30).json()["states"]
-        return found["states"], found["outcomes"]["missing"], found["outcomes"]["hit"]
-
-    with RankClient(f"{deployed.url}/shared", token=TOKEN, timeout_s=60) as http:
-        for one in asked:
-            http.append([Append(user_id=one.user_id, begin=0, history=make_request().history)])
-            for _ in range(4):
-                http.rank([one])
-        replicas = {states({}) for _ in range(30)}
-        own = [states({"x-session-id": str(one.user_id)}) for one in asked]
-        assert sum(missing for _, missing, _ in replicas) == len(asked)
-        assert sum(hits for _, _, hits in replicas) == 3 * len(asked)
-        assert set(own) <= replicas
-        assert http.erase(0) == 50
-        assert http.watermark(0) == 0
 
 
 def ranked(client, request):

@@ -27,7 +27,7 @@ from test_serve_deploy import make_items, make_learner, make_request
 
 from ifa_ray.checkpoints.format import load_model, save_checkpoint, version_folder
 from ifa_ray.data.log import write_items
-from ifa_ray.errors import ConfigError, StoreError
+from ifa_ray.errors import CheckpointError, ConfigError, RequestError, StoreError
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import FROM_STORE, History
 from ifa_ray.serving.sequence_store import Append, part
@@ -219,6 +219,13 @@ def test_a_replica_that_is_killed_leaves_its_users_to_the_other(shared):
     wait_until(lambda: len(shared.handle.broadcast("models").results(timeout_s=60)) == 2, 60, "two")
     for user in USERS:
         shared.rank(user, LENGTH, session=str(user))
+
+
+def test_errors_keep_their_class_across_processes(shared):
+    with pytest.raises(RequestError, match=r"slot == 5, must be in \[0, 0\]"):
+        shared.ask("rank", 5, [make_request()])
+    with pytest.raises(CheckpointError, match="version=00009"):
+        shared.ask("rank", 0, [make_request()], 9)
 
 
 def test_another_number_of_shards_and_another_owner_are_refused(shared):

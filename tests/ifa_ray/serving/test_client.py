@@ -58,18 +58,15 @@ def test_requests_are_ranked_in_their_order_by_one_call():
     client, seen = client_of([200])
     with client:
         responses = client.rank(
-            [make_request(8), make_request(2, candidates=[1, 6], k=1)], slot=1, min_version=4
+            [make_request(8), make_request(2, candidates=[1, 6], k=1)],
+            slot=1,
+            min_version=4,
+            probabilities=True,
         )
     assert [r.request_id for r in responses] == [8, 2]
     assert [r.ids_K.tolist() for r in responses] == [[9, 4], [6]]
-    assert responses[0].probabilities_KL is None
+    assert responses[0].probabilities_KL.shape == (2, 4)
     assert [str(r.url) for r in seen] == ["http://ranker/ifa/v1/rank?slot=1&min_version=4"]
-
-
-def test_probabilities_come_if_asked():
-    client, _ = client_of([200])
-    (response,) = client.rank([make_request()], probabilities=True)
-    assert response.probabilities_KL.shape == (2, 4)
 
 
 @pytest.mark.parametrize("failure", [502, 503, 504, httpx.ConnectError("no"), httpx.ReadError("x")])

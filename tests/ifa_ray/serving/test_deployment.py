@@ -16,13 +16,6 @@ def replica(slots=1, first=0, load_version=LargestIdFirst):
     )
 
 
-def test_requests_are_answered_in_their_order():
-    requests = [make_request(5), make_request(3, candidates=[1, 2], k=1)]
-    responses = asyncio.run(replica().rank(0, requests))
-    assert [response.request_id for response in responses] == [5, 3]
-    assert [response.ids_K.tolist() for response in responses] == [[9, 4], [2]]
-
-
 def test_a_replica_that_is_behind_pulls_the_version_it_is_asked_for():
     async def story():
         served = replica()

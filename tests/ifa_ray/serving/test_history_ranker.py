@@ -236,12 +236,6 @@ def test_an_erased_user_begins_anew_whatever_a_state_held(serve):
     asyncio.run(story())
 
 
-def test_a_user_who_is_unknown_is_ranked_with_the_empty_history_and_the_answer_says_so(serve):
-    (response,) = asyncio.run(serve().rank(0, [request_of(9, 0, FROM_STORE)]))
-    assert response.watermark == 0
-    assert_same_slate(response, request_of(9, 0))
-
-
 def test_any_ranker_is_given_the_history(serve):
     seen = []
 

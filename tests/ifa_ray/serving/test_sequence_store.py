@@ -102,14 +102,6 @@ def test_an_append_that_breaks_a_rule_is_refused_with_it(store, change, message)
     assert store.watermark(7).length == 0  # none of the call
 
 
-def test_a_call_is_stored_whole_or_not_at_all(store):
-    with pytest.raises(SequenceConflictError):
-        store.append([append_of(1, 0, 5), append_of(2, 3, 5)])
-    assert store.watermark(1).length == 0
-    done = store.append([append_of(1, 0, 5), append_of(2, 0, 5), append_of(1, 5, 9)])
-    assert [one.watermark for one in done] == [5, 5, 9]
-
-
 WRITER = """
 import sys
 from pathlib import Path
@@ -273,16 +265,6 @@ def test_a_damaged_history_is_never_read_as_a_sound_one(store, damage):
     assert_same_history(again.read(7, 0, CHUNK), life_of(7, CHUNK))  # what is sound is
     assert_same_history(again.read(8), life_of(8, 5))
     again.close()
-
-
-def test_damaged_pages_are_an_error_with_the_files_name(store):
-    store.append([append_of(user, 0, 1000) for user in range(5)])
-    store.close()
-    data = bytearray(store.path.read_bytes())
-    data[4096:] = b"\xff" * (len(data) - 4096)
-    store.path.write_bytes(data)
-    with pytest.raises(StoreCorruptError, match=r"histories.sqlite3"):
-        SequenceStore(store.path.parent, patience_s=0).read(3)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -8,7 +8,7 @@ from lives import append_of
 from serving_fakes import LargestIdFirst, body_of, make_request
 
 from ifa_ray.errors import RequestError, ServingError
-from ifa_ray.schema import FROM_STORE, MAX_CANDIDATES, History, StoredHistory, validate_request
+from ifa_ray.schema import FROM_STORE, MAX_CANDIDATES, StoredHistory, validate_request
 from ifa_ray.serving import wire
 
 BOTH = pytest.mark.parametrize("media_type", [wire.ARROW, wire.JSON])
@@ -87,14 +87,6 @@ def test_a_response_survives_the_wire_and_carries_what_is_asked_for_or_set(asked
         **optional,
     }
     assert (b"watermark" in body) == ("watermark" in optional)
-
-
-def test_only_the_rows_that_asked_carry_probabilities():
-    ranked = [LargestIdFirst().answer(make_request(i)) for i in (1, 2)]
-    body = wire.encode_responses(ranked, wire.ARROW, [False, True])
-    first, second = wire.decode_responses(body, 2)
-    assert first.probabilities_KL is None
-    assert second.probabilities_KL.shape == (2, 4)
 
 
 def test_float_scores_keep_every_bit_in_json():
@@ -239,14 +231,6 @@ def test_a_client_refuses_too_few_responses():
     body = wire.encode_responses([LargestIdFirst().answer(make_request())], wire.ARROW, [False])
     with pytest.raises(ServingError, match=r"len\(answers\) == 1, must be 2"):
         wire.decode_responses(body, 2)
-
-
-def test_an_empty_history_is_typed():
-    body = wire.encode_requests([make_request(history=())])
-    (request,), _ = wire.decode_requests(body, wire.ARROW, 1)
-    empty = History.empty()
-    assert request.history.ids_T.dtype == empty.ids_T.dtype
-    assert len(request.history) == 0
 
 
 @BOTH

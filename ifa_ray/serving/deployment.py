@@ -76,9 +76,8 @@ class RankerDeployment:
             slots = [open_slot(settings, place, self._states[place]) for place in places]
         self._slots = list(slots)
         self._store = open_store(settings)
-        self._histories = [
-            StoredHistories(self._store, states) for states in self._states if self._store
-        ]
+        store = self._store
+        self._histories = [StoredHistories(store, one) for one in self._states if store is not None]
 
     async def rank(
         self,

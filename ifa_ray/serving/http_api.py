@@ -22,7 +22,17 @@ from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi import (
+    APIRouter,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -54,27 +64,12 @@ _UserId = Annotated[int, Path(ge=0, le=2**63 - 1, examples=[7])]
 _SCHEME = HTTPBearer(auto_error=False, description="The application's token.")
 
 
-class TokenError(RequestError):
-    """A call brought no token, or another one."""
-
-
-class BodyTooLongError(RequestError):
-    """A body is longer than the limit; it was not read further."""
-
-
-class MediaTypeError(RequestError):
-    """A body is neither JSON nor Arrow."""
-
-
 # The first class that fits decides: subclasses stand before RequestError.
 _STATUS: dict[type[Exception], int] = {
-    TokenError: 401,
     UnknownSlotError: 404,
     NoStoreError: 404,
     DeadlineError: 408,
     SequenceConflictError: 409,
-    BodyTooLongError: 413,
-    MediaTypeError: 415,
     RequestError: 422,
     CheckpointError: 409,
     RankerError: 500,
@@ -84,12 +79,7 @@ _STATUS: dict[type[Exception], int] = {
 
 
 def read_token(name: str, environment: Mapping[str, str]) -> str:
-    """The token in an environment variable.
-
-    Raises:
-        ConfigError: if there is none, or one that could be guessed or cannot be sent; the message
-            does not hold it.
-    """
+    """The token in an environment variable, if it can be sent and not be guessed."""
     token = environment.get(name, "")
     sendable = all("!" <= letter <= "~" for letter in token)
     rule = (
@@ -105,7 +95,9 @@ def _token_check(token: str) -> Callable[..., None]:
         found = "" if sent is None else sent.credentials
         # In a time that does not depend on how much is right.
         if not hmac.compare_digest(found.encode(), token.encode()):
-            raise TokenError("authorization == ..., must be 'Bearer ' and the application's token.")
+            rule = "must be 'Bearer ' and the application's token."
+            headers = {"www-authenticate": "Bearer"}
+            raise HTTPException(401, f"authorization == ..., {rule}", headers)
 
     return check
 
@@ -114,26 +106,21 @@ async def _read_body(request: Request, limit: int) -> tuple[bytes, str]:
     """A whole body and its media type."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (wire.JSON, wire.ARROW):
-        raise MediaTypeError(
-            f"content-type == {media_type!r}, must be {wire.JSON!r} or {wire.ARROW!r}."
-        )
+        rule = f"must be {wire.JSON!r} or {wire.ARROW!r}."
+        raise HTTPException(415, f"content-type == {media_type!r}, {rule}")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise BodyTooLongError(f"content-length == {declared}, must be <= {limit}.")
+        raise HTTPException(413, f"content-length == {declared}, must be <= {limit}.")
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > limit:
-            raise BodyTooLongError(f"len(body) > {limit}, must be <= {limit}.")
+            raise HTTPException(413, f"len(body) > {limit}, must be <= {limit}.")
         body += chunk
     return bytes(body), media_type
 
 
 def build_http(service: RankerDeployment) -> FastAPI:
-    """The routes of one replica.
-
-    Raises:
-        ConfigError: if the environment holds no token where the settings ask for one.
-    """
+    """The routes of one replica."""
     try:
         release = version("ifa-ray")
     except PackageNotFoundError:  # run from a source tree that is not installed
@@ -215,16 +202,21 @@ def build_http(service: RankerDeployment) -> FastAPI:
     for kind, status in _STATUS.items():
         api.add_exception_handler(kind, _answer(status))
     api.add_exception_handler(RequestValidationError, _answer_query_error)
+    api.add_exception_handler(HTTPException, _answer_refusal)
     api.openapi = _with_schemas(api.openapi)  # type: ignore[method-assign]
     return api
 
 
 def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
     def handler(_: Request, error: Exception) -> JSONResponse:
-        headers = {"www-authenticate": "Bearer"} if status == 401 else None
-        return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+        return JSONResponse({"error": str(error)}, status_code=status)
 
     return handler
+
+
+def _answer_refusal(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _answer_query_error(_: Request, error: Exception) -> JSONResponse:

@@ -31,6 +31,18 @@ _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Channel = Annotated[int, Field(ge=-128, le=127)]
 
+_HISTORY: dict[str, Any] = {"ids": [5, 6], "actions": [1, 3], "times_ms": [1_000, 2_000]}
+_APPEND: dict[str, Any] = {"user_id": 7, "begin": 0, **_HISTORY}
+_REQUEST: dict[str, Any] = {
+    "request_id": 1,
+    "user_id": 7,
+    "time_ms": 3_000,
+    "candidates": [1, 2, 3, 4],
+    "history": _HISTORY,
+    "k": 2,
+    "probabilities": True,
+}
+
 
 class _Body(BaseModel):
     # strict: true is not 1 and "7" is not 7; what is mistyped is refused, not guessed.
@@ -53,19 +65,7 @@ class HistoryBody(_Body):
 class RequestBody(_Body):
     """Rank these candidates for this user."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "request_id": 1,
-                "user_id": 7,
-                "time_ms": 3_000,
-                "candidates": [1, 2, 3, 4],
-                "history": {"ids": [5, 6], "actions": [1, 3], "times_ms": [1_000, 2_000]},
-                "k": 2,
-                "probabilities": True,
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _REQUEST})
 
     request_id: _Int64
     user_id: _UserId
@@ -75,9 +75,7 @@ class RequestBody(_Body):
         default=None, max_length=MAX_CANDIDATES
     )
     history: HistoryBody | None = Field(
-        default=None,
-        description="Left out: the one that the service keeps of the user; none where it keeps "
-        "none.",
+        default=None, description="Left out: the one that the service keeps of the user, if any."
     )
     k: int = Field(ge=1, le=MAX_CANDIDATES)
     probabilities: bool = False
@@ -92,38 +90,21 @@ class ResponseBody(_Body):
     model_version: int
     rank_ms: float
     probabilities: dict[str, list[float]] | None = Field(
-        default=None,
-        description="By objective: of each id, its p given the candidate; null if the ranker "
-        "gives none.",
+        default=None, description="By objective, of each id; null if the ranker gives none."
     )
     watermark: int | None = Field(
-        default=None,
-        description="Behaviours in the history that the service keeps of the user, 0 of one it "
-        "does not know; only where the request left its history out.",
+        default=None, description="Length of the service's history, where the request left it out."
     )
 
 
 class AppendBody(HistoryBody):
     """These impressions, 1 to 10,000, follow the first `begin` ones of the user."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "user_id": 7,
-                "begin": 0,
-                "ids": [5, 6],
-                "actions": [1, 3],
-                "times_ms": [1_000, 2_000],
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": _APPEND})
 
     user_id: _UserId
     begin: int = Field(
-        ge=0,
-        le=MAX_LENGTH,
-        description="How many impressions of the user came before. Sent again, they are compared "
-        "and not stored twice.",
+        ge=0, le=MAX_LENGTH, description="Impressions before these; makes it safe to send twice."
     )
 
 

@@ -4,9 +4,10 @@ Knows states by their size alone; whether one may answer a request is for
 `ifa_ray.ranking.state_ranker` to decide. No Ray, no event loop, no files: a lost state is made
 again from the history.
 
-Threads: any may call anything. A state that is worked on is taken out and put back, so a second
-thread that wants it finds nothing, as after an eviction. One that was not put back, because
-something failed half way, is gone, not half right.
+Any thread may call anything. A state that is worked on is taken out and put back, so a second
+thread that wants it finds nothing, as after an eviction; one that was not put back, because
+something failed half way, is gone, not half right. Ranking and erasing a user are for one thread:
+a state that is out while its user is forgotten would be put back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import dataclasses
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
 from ifa_ray.config import require
 from ifa_ray.ranking.cached_state import HistoryState
@@ -30,6 +30,9 @@ without one. `beyond`: the history is longer than what the model reads, and was 
 `gap`: the request brought too few behaviours, and was refused.
 """
 
+# Of the map, for each state: the key, two integers, the pair and the map's links.
+_ENTRY_BYTES = 300
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateStats:
@@ -39,8 +42,7 @@ class StateStats:
         outcomes: of requests, by name of `OUTCOMES`.
         appended: behaviours added to states that were there.
         evictions: states that made room for others.
-        states: held now.
-        state_bytes: of these.
+        states, state_bytes: held now.
         max_bytes: the budget.
     """
 
@@ -58,14 +60,6 @@ class StateStats:
         return (self.outcomes["hit"] + self.outcomes["behind"]) / max(1, answered)
 
 
-class Borrowed(NamedTuple):
-    """A state that `SequenceStates.take` hands over and `put` wants back."""
-
-    key: tuple[int, int]
-    state: HistoryState | None
-    forgets: int
-
-
 class SequenceStates:
     """States by (user id, model version), within a budget of bytes.
 
@@ -74,46 +68,35 @@ class SequenceStates:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        """Holds none.
-
-        Args:
-            max_bytes: of all states together. States in a thread's hands come on top: one a thread.
-
-        Raises:
-            ConfigError: if it is negative.
-        """
+        """Holds none, and at most `max_bytes` of states, those in a thread's hands aside."""
         require(max_bytes >= 0, "max_bytes", max_bytes, ">= 0")
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], tuple[HistoryState, int]] = OrderedDict()
-        self._bytes = self._appended = self._evictions = self._forgets = 0
+        self._bytes = self._appended = self._evictions = 0
         self._outcomes: Counter[str] = Counter()
 
-    def take(self, user_id: int, version: int) -> Borrowed:
+    def take(self, user_id: int, version: int) -> HistoryState | None:
         """Removes a state, if there is one, and hands it over."""
         with self._lock:
-            key = (user_id, version)
-            return Borrowed(key, self._remove(key), self._forgets)
+            return self._remove((user_id, version))
 
-    def put(self, borrowed: Borrowed, state: HistoryState) -> None:
-        """Stores a state, the borrowed one or its successor, as the one used last.
+    def put(self, user_id: int, version: int, state: HistoryState) -> None:
+        """Stores a state as the one used last; the least recently used make room.
 
-        Others make room; one that is larger than the budget is not kept. Should another thread have
-        put one for the same user meanwhile, the longer one stays. If anything was forgotten since
-        it was borrowed, the state is too: it may be what was meant.
+        One that is larger than the budget is not kept. Should another thread have put one for the
+        same user meanwhile, the longer one stays.
         """
-        size = state.nbytes + _ENTRY_BYTES
+        key, size = (user_id, version), state.nbytes + _ENTRY_BYTES
         with self._lock:
-            if borrowed.forgets != self._forgets:
-                return
-            held, held_size = self._held.get(borrowed.key, (None, 0))
+            held, held_size = self._held.get(key, (None, 0))
             if held is not None and held.length > state.length:
                 state, size = held, held_size
-            self._remove(borrowed.key)
+            self._remove(key)
             if size > self._max_bytes:
                 self._evictions += 1
                 return
-            self._held[borrowed.key] = (state, size)
+            self._held[key] = (state, size)
             self._bytes += size
             while self._bytes > self._max_bytes:
                 self._remove(next(iter(self._held)))
@@ -122,13 +105,12 @@ class SequenceStates:
     def watermark(self, user_id: int, version: int) -> int | None:
         """The history length of a state; None where there is none. It counts as no use."""
         with self._lock:
-            held = self._held.get((user_id, version))
-            return None if held is None else held[0].length
+            held, _ = self._held.get((user_id, version), (None, 0))
+            return None if held is None else held.length
 
     def forget(self, is_meant: Callable[[int, int], bool]) -> None:
-        """Drops the states of (user id, version) that are meant, O(states); borrowed ones too."""
+        """Drops the states of each (user id, version) that is meant, O(states)."""
         with self._lock:
-            self._forgets += 1
             for key in [key for key in self._held if is_meant(*key)]:
                 self._remove(key)
 
@@ -154,7 +136,3 @@ class SequenceStates:
         held, size = self._held.pop(key, (None, 0))
         self._bytes -= size
         return held
-
-
-# Of the map, for each state: the key, two integers, the pair and the map's links.
-_ENTRY_BYTES = 300

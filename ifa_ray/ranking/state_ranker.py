@@ -93,11 +93,10 @@ class StatefulRanker(ModelRanker):
             raise RequestError(
                 f"watermark == {watermark}, must be >= len(history) == {len(request.history)}."
             )
-        borrowed = self._states.take(request.user_id, self._version)
-        state = borrowed.state
+        state = self._states.take(request.user_id, self._version)
         outcome, needs_from = self._decide(None if state is None else state.length, watermark)
         if state is not None and (begin > needs_from or outcome == "older"):
-            self._states.put(borrowed, state)
+            self._states.put(request.user_id, self._version, state)
         if begin > needs_from:
             raise self._gap(request, watermark, needs_from)
         if outcome in ("older", "beyond"):
@@ -117,10 +116,10 @@ class StatefulRanker(ModelRanker):
             batch, cached = self._keeper.read(state, request)
         except RequestError:  # a refusal leaves a state right; after anything else it is not kept
             if state.length:
-                self._states.put(borrowed, state)
+                self._states.put(request.user_id, self._version, state)
             raise
         latest = state.latest
-        self._states.put(borrowed, state)
+        self._states.put(request.user_id, self._version, state)
         self._states.count(outcome, appended)
         return self._answer(dataclasses.replace(request, history=latest), batch, cached, start)
 

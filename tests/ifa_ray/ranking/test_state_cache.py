@@ -1,4 +1,4 @@
-"""The cache of sequence states: budget, order of eviction, forgetting, and threads."""
+"""The cache of attention states: budget, order of eviction, forgetting, and threads."""
 
 import threading
 
@@ -10,113 +10,88 @@ from ifa_ray.ranking.cached_state import HistoryState
 from ifa_ray.ranking.state_cache import SequenceStates
 
 
-def make_state(length, features=8):
-    return HistoryState(dense_FE=np.zeros((features, 9), np.float32), codes=None, length=length)
-
-
-def hold(states, user_id, version=0, length=1, features=8):
-    """Puts a state there, as a ranker does."""
-    states.put(states.take(user_id, version), make_state(length, features))
+def make_state(length=1, features=8):
+    dense_FE = np.zeros((features, 9), np.float32)
+    return HistoryState(dense_FE=dense_FE, codes=None, length=length)
 
 
 @pytest.fixture
-def size():
-    """What one small state costs in the cache."""
-    states = SequenceStates(10**6)
-    hold(states, 1)
-    return states.stats().state_bytes
+def states():
+    return SequenceStates(10**6)
 
 
-def test_what_was_put_is_taken_once():
-    states = SequenceStates(10**6)
-    assert states.take(5, 0).state is None
-    hold(states, 5, length=7)
+@pytest.fixture
+def size(states):
+    """The cost of one small state in a cache."""
+    states.put(0, 0, make_state())
+    cost = states.stats().state_bytes
+    states.take(0, 0)
+    return cost
+
+
+def lengths(states, users=4, version=0):
+    return [states.watermark(user_id, version) for user_id in range(1, users + 1)]
+
+
+def test_what_was_put_is_taken_once(states):
+    assert states.take(5, 0) is None
+    states.put(5, 0, make_state(7))
     assert states.watermark(5, 0) == 7
-    borrowed = states.take(5, 0)
-    assert borrowed.state.length == 7
-    assert states.watermark(5, 0) is None
-    assert states.take(5, 0).state is None
+    assert states.take(5, 0).length == 7
+    assert states.watermark(5, 0) is states.take(5, 0) is None
     assert states.stats().state_bytes == 0
 
 
-def test_bytes_are_those_of_the_states_and_a_fixed_share_of_the_map(size):
-    states = SequenceStates(10**6)
-    share = size - make_state(1).nbytes
+def test_bytes_are_those_of_the_states_and_a_fixed_share_of_the_map(states, size):
+    share = size - make_state().nbytes
     for user_id in range(10):
-        hold(states, user_id, features=8 + user_id)
+        states.put(user_id, 0, make_state(1, 8 + user_id))
     expected = sum(make_state(1, 8 + user_id).nbytes for user_id in range(10)) + 10 * share
     assert states.stats().state_bytes == expected
-    hold(states, 0, features=100)  # a state that has grown
+    states.put(0, 0, make_state(1, 100))  # a state that has grown
     expected += make_state(1, 100).nbytes - make_state(1, 8).nbytes
     assert states.stats().state_bytes == expected
-    for user_id in range(10):
-        states.take(user_id, 0)
-    assert states.stats().state_bytes == 0
 
 
-def test_the_least_lately_used_states_make_room(size):
+def test_the_least_recently_used_states_make_room(size):
     states = SequenceStates(3 * size)
     for user_id in (1, 2, 3):
-        hold(states, user_id)
-    states.put(borrowed := states.take(1, 0), borrowed.state)  # used again
+        states.put(user_id, 0, make_state())
+    states.put(1, 0, states.take(1, 0))  # used again
     assert states.watermark(2, 0) == 1  # a look is no use
-    hold(states, 4)
-    assert [states.watermark(user_id, 0) for user_id in (1, 2, 3, 4)] == [1, None, 1, 1]
+    states.put(4, 0, make_state())
+    assert lengths(states) == [1, None, 1, 1]
     assert states.stats().evictions == 1
+    states.put(9, 0, make_state(features=1000))  # larger than the budget: drives nobody out
+    assert states.watermark(9, 0) is None
     assert states.stats().state_bytes == 3 * size <= states.stats().max_bytes
 
 
-def test_a_state_that_is_larger_than_the_budget_drives_nobody_out(size):
-    states = SequenceStates(3 * size)
-    for user_id in (1, 2):
-        hold(states, user_id)
-    hold(states, 3, features=1000)
-    assert [states.watermark(user_id, 0) for user_id in (1, 2, 3)] == [1, 1, None]
-    hold(SequenceStates(0), 1)
-
-
-def test_of_two_states_of_one_user_the_longer_stays():
-    states = SequenceStates(10**6)
-    first, second = states.take(1, 0), states.take(1, 0)
-    states.put(first, make_state(9))
-    states.put(second, make_state(4))
+def test_of_two_states_of_one_user_the_longer_stays(states):
+    states.put(1, 0, make_state(9))
+    states.put(1, 0, make_state(4))
     assert states.watermark(1, 0) == 9
     assert states.stats().states == 1
 
 
-def test_a_user_is_forgotten_in_all_versions_even_while_one_works_on_the_state():
-    states = SequenceStates(10**6)
-    for user_id in (1, 2):
+def test_a_user_or_a_version_is_forgotten(states):
+    for user_id in (1, 2, 3):
         for version in (1, 2):
-            hold(states, user_id, version)
-    borrowed = states.take(1, 2)
+            states.put(user_id, version, make_state(10 * user_id + version))
     states.forget(lambda user_id, _: user_id == 1)
-    states.put(borrowed, borrowed.state)
-    assert states.watermark(1, 1) is states.watermark(1, 2) is None
-    assert states.watermark(2, 1) == states.watermark(2, 2) == 1
-
-
-def test_a_version_is_forgotten_for_all_users():
-    states = SequenceStates(10**6)
-    for user_id in range(3):
-        hold(states, user_id, version=1)
-        hold(states, user_id, version=2)
+    assert lengths(states, 3, 1) == [None, 21, 31]
     states.forget(lambda _, version: version == 1)
-    assert [states.watermark(user_id, 1) for user_id in range(3)] == [None] * 3
-    assert [states.watermark(user_id, 2) for user_id in range(3)] == [1] * 3
+    assert lengths(states, 3, 1) == [None] * 3
+    assert lengths(states, 3, 2) == [None, 22, 32]
 
 
-def test_hit_rates_are_counted_over_answered_requests():
-    states = SequenceStates(10**6)
+def test_hit_rates_are_counted_over_answered_requests(states):
     assert states.stats().hit_rate == 0
     for outcome, times in [("hit", 5), ("behind", 1), ("missing", 2), ("gap", 7)]:
         for _ in range(times):
             states.count(outcome, appended=3 if outcome == "behind" else 0)
     stats = states.stats()
-    assert stats.hit_rate == 6 / 8
-    assert stats.appended == 3
-    assert stats.outcomes["gap"] == 7
-    assert stats.outcomes["older"] == 0
+    assert (stats.hit_rate, stats.appended, stats.outcomes["gap"]) == (6 / 8, 3, 7)
 
 
 def test_a_negative_budget_is_refused():
@@ -132,14 +107,13 @@ def test_threads_never_hold_one_state_together_and_bytes_add_up(size):
         rng = np.random.default_rng(seed)
         for _ in range(2000):
             user_id = int(rng.integers(0, 8))
-            borrowed = states.take(user_id, 0)
-            state = borrowed.state or make_state(1)
+            state = states.take(user_id, 0) or make_state()
             if id(state) in at_work:
                 failures.append(user_id)
             at_work.add(id(state))
             state.length += 1
             at_work.discard(id(state))
-            states.put(borrowed, state)
+            states.put(user_id, 0, state)
             if rng.random() < 0.01:
                 states.forget(lambda user, _, gone=user_id: user == gone)
             stats = states.stats()

@@ -83,6 +83,10 @@ EACH = "each"
 
 # A comparison may add or change these without making its finished runs another's.
 _MAY_GROW = ("models", "control", "seeds", "first_seed", "timed_requests")
+_OF_MODELS = (
+    *("width", "top_k", "max_history", "tower_widths", "id_buckets", "author_buckets"),
+    *("user_buckets", "cross_features"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,14 +141,7 @@ class EvaluationConfig(Config):
         return ModelConfig(
             name=name if is_whole else "ifa_plus",
             ifa_plus_without=() if is_whole else (name.removeprefix(_ABLATED),),
-            width=self.width,
-            top_k=self.top_k,
-            max_history=self.max_history,
-            tower_widths=self.tower_widths,
-            id_buckets=self.id_buckets,
-            author_buckets=self.author_buckets,
-            user_buckets=self.user_buckets,
-            cross_features=self.cross_features,
+            **{name: getattr(self, name) for name in _OF_MODELS},
         )
 
     def training(self) -> TrainingConfig:

@@ -48,12 +48,9 @@ class Point(NamedTuple):
     """One model."""
 
     name: str
-    cost: float
-    """Positive; drawn on a log axis."""
-    quality: float
-    """Its difference to the control; 0 is the control."""
-    half_width: float | None = None
-    """Of the interval of `quality`; None for none."""
+    cost: float  # > 0
+    quality: float  # minus the control's
+    half_width: float | None = None  # of the interval of `quality`
     is_control: bool = False
 
 

@@ -15,6 +15,7 @@ features of phi, E width of values, G families of codes, K codes looked up, V va
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ from ifa_ray.schema import ACTIONS, History, RankRequest
 # cost more, and at a million behaviours the sums would be off by 0.3%: float32 rounds every one.
 _PENDING = 64
 _ROWS_AT_ONCE = 8192
+COLUMNS = ("ids_T", "actions_T", "times_ms_T")
 _ACTION_MASK = np.uint8((1 << len(ACTIONS)) - 1)
 # Of a family with no more codes than this all are read, of a larger one those of the candidates.
 _FEW_CODES = 1024
@@ -190,30 +192,31 @@ class HistoryKeeper:
                     found[_counted_family(key)], request.time_ms
                 )
                 counts_CX.append(counts_C4)
-            blocks = self._code_blocks(found, C)
+            blocks = [block.to(self._model.device) for block in self._code_blocks(found, C)]
         # Beyond what the model has learned on, a history is as long as the longest it has seen.
         length = min(state.length, self._uncounted_config.max_history)
         batch = with_counts(batch, length, np.concatenate(counts_CX, axis=1), gap_CK)
         cached = Cached(dense=self._dense(state), code_blocks=tuple(blocks))
         return batch.to(self._model.device), cached
 
-    def _code_blocks(self, found: dict[str, _Found], C: int) -> list[torch.Tensor]:
+    def _code_blocks(self, found: dict[str, _Found], C: int) -> Iterator[torch.Tensor]:
         """The block of each family of the model's code heads, [B, C, *]."""
-        heads, blocks = self._spec.codes, []
-        if heads is not None:
-            whole = self._code_state(found["user"])
-            for name in heads.families:
-                if name == "user":
-                    block = heads.of_all(whole, C)
-                else:
-                    place_BC = torch.from_numpy(found[name].place_C)[None]
-                    block = heads.of_some(self._code_state(found[name]), place_BC, whole)
-                blocks.append(block.to(self._model.device))
-        return blocks
-
-    def _code_state(self, found: _Found) -> CodeState:
-        sums_1KX = torch.from_numpy(found.sums_KDV).flatten(1)[None]
-        return CodeState(sums_BSX=sums_1KX, decay_days=self._decay_days)
+        heads = self._spec.codes
+        if heads is None:
+            return
+        states = {
+            name: CodeState(
+                sums_BSX=torch.from_numpy(each.sums_KDV).flatten(1)[None],
+                decay_days=self._decay_days,
+            )
+            for name, each in found.items()
+        }
+        for name in heads.families:
+            if name == "user":
+                yield heads.of_all(states["user"], C)
+            else:
+                place_BC = torch.from_numpy(found[name].place_C)[None]
+                yield heads.of_some(states[name], place_BC, states["user"])
 
     def _dense(self, state: HistoryState) -> SequenceState | None:
         """The dense sums of the whole history, in memory of their own, on the model's device."""
@@ -254,22 +257,15 @@ class HistoryKeeper:
 
 def part_of(history: History, start: int, stop: int | None) -> History:
     """Behaviours [start, stop) of a history, or all from start on; a view."""
-    return History(
-        ids_T=history.ids_T[start:stop],
-        actions_T=history.actions_T[start:stop],
-        times_ms_T=history.times_ms_T[start:stop],
-    )
+    return History(**{name: getattr(history, name)[start:stop] for name in COLUMNS})
 
 
 def _last_of(earlier: History, later: History, count: int) -> History:
     """The last behaviours of two histories in a row, copied."""
     later = part_of(later, max(0, len(later) - count), None)
     earlier = part_of(earlier, max(0, len(earlier) + len(later) - count), None)
-    return History(
-        ids_T=np.concatenate([earlier.ids_T, later.ids_T]),
-        actions_T=np.concatenate([earlier.actions_T, later.actions_T]),
-        times_ms_T=np.concatenate([earlier.times_ms_T, later.times_ms_T]),
-    )
+    both = {name: [getattr(part, name) for part in (earlier, later)] for name in COLUMNS}
+    return History(**{name: np.concatenate(columns) for name, columns in both.items()})
 
 
 def _look_up(

@@ -31,7 +31,7 @@ from ifa_ray.models.base import RankModel
 from ifa_ray.ranking.cached_state import HistoryState
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.ranking.state_cache import SequenceStates
-from ifa_ray.ranking.state_keeper import HistoryKeeper, part_of
+from ifa_ray.ranking.state_keeper import COLUMNS, HistoryKeeper, part_of
 from ifa_ray.schema import History, RankRequest, RankResponse, validate_request
 
 
@@ -57,13 +57,9 @@ class StatefulRanker(ModelRanker):
     ) -> None:
         """Prepares the model for inference.
 
-        Args:
-            model: as for `ModelRanker`; of those that cache something (`RankModel.cache_spec`).
-            items: as for `ModelRanker`.
-            version: as for `ModelRanker`; states are kept under it.
+        Args as for `ModelRanker`, and:
+            model: of those that cache something (`RankModel.cache_spec`).
             states: the cache, which the rankers of other versions of this model may share.
-            clock: as for `ModelRanker`.
-            precision: as for `ModelRanker`.
 
         Raises:
             ConfigError: if the model must see a history whole; on an unknown precision.
@@ -173,8 +169,4 @@ def _agree(state: HistoryState, history: History, begin: int) -> bool:
         return True
     one = part_of(state.latest, first - latest_begin, stop - latest_begin)
     other = part_of(history, first - begin, stop - begin)
-    return (
-        np.array_equal(one.ids_T, other.ids_T)
-        and np.array_equal(one.times_ms_T, other.times_ms_T)
-        and np.array_equal(one.actions_T, other.actions_T)
-    )
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in COLUMNS)

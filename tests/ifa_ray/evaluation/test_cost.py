@@ -55,12 +55,6 @@ def test_memory_is_what_ranking_adds() -> None:
     assert small < large / 2
 
 
-def test_a_platform_without_the_mark_gives_none(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(cost, "_PROC", tmp_path / "absent")
-    settings = ModelConfig(name="ifa", width=8, top_k=10)
-    assert peak_request_bytes(settings, catalogue(), [request(10, 10)], 0) is None
-
-
 def test_models_take_turns_request_by_request(films: Path, monkeypatch) -> None:
     order: list[str] = []
 

@@ -78,9 +78,3 @@ def test_p_values_are_adjusted_over_all_models_and_objectives_of_a_table() -> No
     by_model = {each.model: each for each in found}
     assert by_model["ifa"].p_holm == pytest.approx(8 * small)
     assert by_model["din"].p_holm == pytest.approx(min(1.0, max(8 * small, 4 * large)))
-
-
-def test_an_undefined_metric_is_no_comparison_and_adjusts_nothing() -> None:
-    runs = [fake_run("twin", s, None, None) for s in range(2)]
-    runs += [fake_run("ifa", s, None, None) for s in range(2)]
-    assert {each.p_holm for each in compare(runs, ("twin", "ifa"), "twin", "auc")} == {None}

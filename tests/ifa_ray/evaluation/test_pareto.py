@@ -1,7 +1,6 @@
 """The Pareto plot: valid, complete, and its labels can be read."""
 
 import itertools
-import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -101,13 +100,3 @@ def test_an_interval_beyond_the_figure_is_dashed() -> None:
     assert sum(e.attrib["class"] == "interval cut" for e in root.iter(f"{SVG}line")) == 1
     for line in root.iter(f"{SVG}line"):
         assert all(0 <= float(line.attrib[n]) <= HEIGHT for n in ("y1", "y2"))
-
-
-@pytest.mark.parametrize("points", [
-    [Point(name="alone", cost=3.0, quality=0.0, is_control=True)],
-    [Point(name=n, cost=3.0, quality=0.0) for n in ("same", "same too")],
-    [Point(name=n, cost=c, quality=0.0) for n, c in (("a", 1e-3), ("b", 1e4))],
-])  # fmt: skip
-def test_degenerate_figures_are_drawn(points: list[Point]) -> None:
-    root = draw(points)
-    assert re.fullmatch(r"[\d.]+", next(root.iter(f"{SVG}circle")).attrib["cx"])

@@ -1,6 +1,5 @@
 """A comparison that keeps its runs: killed, continued, grown, and refused."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -106,20 +105,18 @@ def test_a_comparison_can_grow(films: Path, kept: Path) -> None:
     assert found["cost"].keys() == {"ifa", "twin"}
 
 
-def test_other_settings_are_refused_and_nothing_is_changed(films: Path, kept: Path) -> None:
+def test_other_settings_or_data_are_refused_and_nothing_is_changed(
+    films: Path, kept: Path, tmp_path: Path
+) -> None:
     before = {path: path.read_bytes() for path in kept.rglob("*.json")}
     for other, message in (
-        ({"width": 16}, "width == 16, must be 8, with which"),
-        ({"cross_features": ["channel", "author"]}, r"cross_features == \['channel', 'author'\]"),
+        (config(films, width=16), "width == 16, must be 8, with which"),
+        (config(films, cross_features=["author"]), r"cross_features == \['author'\], must be"),
+        (config(write_films(tmp_path)), r"data == .*, with which"),
     ):
         with pytest.raises(ConfigError, match=message):
-            evaluate(config(films, **other), out=kept)
+            evaluate(other, out=kept)
     assert {path: path.read_bytes() for path in kept.rglob("*.json")} == before
-
-
-def test_another_log_is_refused(kept: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data == .*, with which"):
-        evaluate(config(write_films(tmp_path)), out=kept)
 
 
 def test_a_folder_of_something_else_is_refused(films: Path, tmp_path: Path) -> None:
@@ -147,12 +144,3 @@ def test_damaged_runs_are_named(films: Path, tmp_path: Path) -> None:
         path.write_text(damage)
         with pytest.raises(LogError, match=message):
             folder.load("avg_pooling", 0)
-
-
-def test_writing_leaves_no_half_files(kept: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        assert not list(kept.rglob("*.tmp"))
-    assert sorted(path.name for path in kept.iterdir()) == [
-        "cost.json", "evaluation.json", "learning.svg", "pareto.svg", "runs", "settings.json",
-        "table.md",
-    ]  # fmt: skip

@@ -375,11 +375,19 @@ class ModelConfig(Config):
 
     def check(self) -> None:
         """Checks rules between settings."""
-        require(self.width % self.num_heads == 0, "width", self.width,
-                f"a multiple of num_heads == {self.num_heads}")  # fmt: skip
+        require(
+            self.width % self.num_heads == 0,
+            "width",
+            self.width,
+            f"a multiple of num_heads == {self.num_heads}",
+        )
         parse_ranking_rule(self.ranking_rule)
-        require(bool(self.tower_widths) or "mmoe" not in self.modules, "tower_widths",
-                self.tower_widths, "at least one width: the experts of mmoe")  # fmt: skip
+        require(
+            bool(self.tower_widths) or "mmoe" not in self.modules,
+            "tower_widths",
+            self.tower_widths,
+            "at least one width: the experts of mmoe",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -408,5 +416,9 @@ class TrainingConfig(Config):
 
     def check(self) -> None:
         """Checks rules between settings."""
-        require(len(self.objective_weights) == len(OBJECTIVES), "objective_weights",
-                self.objective_weights, f"{len(OBJECTIVES)} numbers")  # fmt: skip
+        require(
+            len(self.objective_weights) == len(OBJECTIVES),
+            "objective_weights",
+            self.objective_weights,
+            f"{len(OBJECTIVES)} numbers",
+        )

@@ -40,9 +40,12 @@ def add_data(commands: Any) -> None:
     data = commands.add_parser("data")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser(
-        "check", help="what is in a log, and what is wrong with it", description=_HELP,
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        "check",
+        help="what is in a log, and what is wrong with it",
+        description=_HELP,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     check.add_argument("path", metavar="PATH", help="of a log; or PATH=package.module:function")
     check.add_argument("--json", metavar="FILE", help="write all here; - prints it, and no tables")
 
@@ -86,9 +89,13 @@ def _print(console: Console, found: LogCheck) -> None:
     table = _table(("file", "rows", "users", "items", "first", "last"))
     for file in found.files:
         table.add_row(
-            file.name, f"{file.rows:,}", _count(file.users), _count(file.items),
-            _moment(file.first_ms), _moment(file.last_ms),
-        )  # fmt: skip
+            file.name,
+            f"{file.rows:,}",
+            _count(file.users),
+            _count(file.items),
+            _moment(file.first_ms),
+            _moment(file.last_ms),
+        )
     console.print(table)
     console.print()
     _print_rates(console, found.files)
@@ -96,14 +103,17 @@ def _print(console: Console, found: LogCheck) -> None:
         said = (
             ", ".join(f"{key} {number:,.0f}" for key, number in value.items())
             if isinstance(value, dict)
-            else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        )  # fmt: skip
+            else f"{value:,}"
+            if isinstance(value, int)
+            else f"{value:.4f}"
+        )
         console.print(f"{name}: {said}", soft_wrap=True)
     _print_found(console, "Problems", found.problems)
     _print_found(console, "Notes", found.notes)
     verdict = {
-        CLEAN: "no problems", UNUSABLE: "unusable: no row could be read",
-    }.get(found.status, f"{len(found.problems)} problems")  # fmt: skip
+        CLEAN: "no problems",
+        UNUSABLE: "unusable: no row could be read",
+    }.get(found.status, f"{len(found.problems)} problems")
     console.print(f"\n{found.path}: {verdict}", soft_wrap=True)
 
 

@@ -52,8 +52,11 @@ def _git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
                 ["git", "-C", str(here.parent), *command],
-                capture_output=True, text=True, timeout=10, check=True,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()

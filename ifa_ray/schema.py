@@ -19,8 +19,14 @@ from ifa_ray.errors import RankerError, RequestError
 SCHEMA_VERSION = 1
 
 ACTIONS = (
-    "is_click", "long_view", "is_like", "is_comment", "is_follow", "is_forward", "is_hate",
-)  # fmt: skip
+    "is_click",
+    "long_view",
+    "is_like",
+    "is_comment",
+    "is_follow",
+    "is_forward",
+    "is_hate",
+)
 """KuaiRand's feedback columns. The i-th is bit i of a history's action byte."""
 
 OBJECTIVES = ("impression", "is_click", "long_view", "is_like")

@@ -43,8 +43,17 @@ Measurements: the one table that differs from run to run.
 """
 
 _FLAGS = (*ACTIONS, "is_rand")
-_NEVER_NEGATIVE = ("request_id", "user_id", "video_id", "position", "play_time_ms", "duration_ms",
-                   "watermark", "author_id", "category")  # fmt: skip
+_NEVER_NEGATIVE = (
+    "request_id",
+    "user_id",
+    "video_id",
+    "position",
+    "play_time_ms",
+    "duration_ms",
+    "watermark",
+    "author_id",
+    "category",
+)
 
 
 def write_impressions(path: Path | str, columns: ColumnsLike) -> None:
@@ -137,8 +146,9 @@ def _check_requests(path: Path, columns: ColumnsLike) -> None:
         raise LogError(f"{path}: column request_id holds {twice} more than once, must be unique.")
     for name in ("candidates", "channels"):
         if len(columns[name]) != len(ids):
-            raise LogError(f"{path}: column {name} has {len(columns[name])} rows, "
-                           f"must be {len(ids)}.")  # fmt: skip
+            raise LogError(
+                f"{path}: column {name} has {len(columns[name])} rows, must be {len(ids)}."
+            )
     for i, request_id in enumerate(ids):
         where, size = f"{path}: request {request_id}", len(columns["candidates"][i])
         if not 1 <= size <= MAX_CANDIDATES:

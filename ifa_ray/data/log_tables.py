@@ -29,8 +29,12 @@ from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
 UNKNOWN_CHANNEL = -1
 """The channel of a candidate of which nobody knows who retrieved it."""
 
-_ITEM_TYPES = {"author_id": np.int32, "category": np.int32, "duration_ms": np.int32,
-               "upload_ms": np.int64}  # fmt: skip
+_ITEM_TYPES = {
+    "author_id": np.int32,
+    "category": np.int32,
+    "duration_ms": np.int32,
+    "upload_ms": np.int64,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

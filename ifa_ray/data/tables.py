@@ -83,8 +83,14 @@ def write_table(path: Path | str, schema: Mapping[str, str], columns: ColumnsLik
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
     with _written_whole(path) as temporary:
         # Everything that could differ between two writes of the same rows is fixed here.
-        pq.write_table(table, temporary, compression="zstd", compression_level=3, version="2.6",
-                       row_group_size=1 << 20)  # fmt: skip
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            compression_level=3,
+            version="2.6",
+            row_group_size=1 << 20,
+        )
 
 
 def read_table(path: Path | str, schema: Mapping[str, str]) -> Columns:

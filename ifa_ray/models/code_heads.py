@@ -237,9 +237,13 @@ class CodeState:
         """Adds a behaviour of this moment to each history."""
         zeros_B1 = torch.zeros(len(code_B), 1, device=code_B.device)
         now = CodeState.of(
-            values_BE[:, None], zeros_B1, code_B[:, None], zeros_B1 == 0,
-            self.sums_BSX.shape[1], self.decay_days,
-        )  # fmt: skip
+            values_BE[:, None],
+            zeros_B1,
+            code_B[:, None],
+            zeros_B1 == 0,
+            self.sums_BSX.shape[1],
+            self.decay_days,
+        )
         return self.merge(now)
 
     def read(

@@ -196,8 +196,12 @@ class EtaAttention(FastAttention):
             ConfigError: if max_history is longer than distances can be told apart exactly.
         """
         super().__init__()
-        require(config.max_history <= _LONGEST, "max_history", config.max_history,
-                f"<= {_LONGEST} for the search by Hamming distance")  # fmt: skip
+        require(
+            config.max_history <= _LONGEST,
+            "max_history",
+            config.max_history,
+            f"<= {_LONGEST} for the search by Hamming distance",
+        )
         self._heads, self._top_k = config.num_heads, config.top_k
         self.query = Projection(config.width, config.width, scale=QUERY_KEY_SCALE)
         self.key = Projection(config.width, config.width, scale=QUERY_KEY_SCALE)

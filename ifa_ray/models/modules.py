@@ -93,13 +93,20 @@ def make_towers(
     own = {"mmoe", "pepnet", "layer_norm", "residual"} & set(modules)
     if not own:
         return Towers(
-            block_width=block_width, user_width=user_width, tower_widths=tower_widths,
-            objectives=objectives, channel=channel,
-        )  # fmt: skip
+            block_width=block_width,
+            user_width=user_width,
+            tower_widths=tower_widths,
+            objectives=objectives,
+            channel=channel,
+        )
     return ModularTowers(
-        modules, block_width=block_width, user_width=user_width, tower_widths=tower_widths,
-        objectives=objectives, channel=channel,
-    )  # fmt: skip
+        modules,
+        block_width=block_width,
+        user_width=user_width,
+        tower_widths=tower_widths,
+        objectives=objectives,
+        channel=channel,
+    )
 
 
 class ModularTowers(Towers):
@@ -119,9 +126,12 @@ class ModularTowers(Towers):
         # As many experts as there were towers, and beside them their gates.
         self._experts = objectives if "mmoe" in modules else 0
         super().__init__(
-            block_width=block_width, user_width=user_width, tower_widths=tower_widths,
-            objectives=objectives, channel=channel,
-        )  # fmt: skip
+            block_width=block_width,
+            user_width=user_width,
+            tower_widths=tower_widths,
+            objectives=objectives,
+            channel=channel,
+        )
         channel_width = 0 if self.channel is None else self.channel.embedding_dim
         self.norm = nn.LayerNorm(block_width) if "layer_norm" in modules else None
         # Pre-activation, S x + W relu(x): towers get narrower, so S is a product and no identity.

@@ -244,8 +244,12 @@ CROSS_WIDTH = 8
 QUERY_KEY_SCALE = 2.0
 """Queries and keys start at this multiple of what they are made from."""
 
-_GROUPS = (("is_click",), ("long_view",), ("is_like", "is_comment", "is_follow", "is_forward"),
-           ("is_hate",))  # fmt: skip
+_GROUPS = (
+    ("is_click",),
+    ("long_view",),
+    ("is_like", "is_comment", "is_follow", "is_forward"),
+    ("is_hate",),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -317,9 +317,12 @@ class Towers(nn.Module):
         first = self.from_blocks.weight, self.from_user.weight, self.from_blocks.bias
         layers = [layer for layer in self.layers if isinstance(layer, TowerLayer)]
         weights = TowerWeights.of(
-            first=(*first, channel_YH), layers=layers, towers=self._objectives, only=only,
+            first=(*first, channel_YH),
+            layers=layers,
+            towers=self._objectives,
+            only=only,
             dtype=dtype,
-        )  # fmt: skip
+        )
         if self._frozen is not None:
             self._frozen[only, dtype] = weights
         return weights

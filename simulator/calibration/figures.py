@@ -144,8 +144,9 @@ def _popularity(views: Ints, curve: Mapping[str, Any] | None) -> Panel:
     shares = [float(reach[max(1, int(top * len(counts))) - 1]) for top in tops]
     real: tuple[tuple[float, float], ...] = ()
     if curve is not None:
-        real = tuple((float(tops.index(t)), s) for t, s in
-                     zip(curve["top"], curve["share"], strict=True))  # fmt: skip
+        real = tuple(
+            (float(tops.index(t)), s) for t, s in zip(curve["top"], curve["share"], strict=True)
+        )
     return Panel(
         title="Popularity: impressions on the top share of items",
         labels=tuple(f"{100 * top:g}%" for top in tops),
@@ -222,10 +223,14 @@ def _panel(panel: Panel) -> list[str]:
     parts = [f'<text class="title" x="{LEFT}" y="20">{escape(panel.title)}</text>']
     for height in (0.0, top / 2, top):
         kind = "axis" if height == 0 else "grid"
-        parts.append(f'<line class="{kind}" x1="{LEFT}" x2="{PANEL_WIDTH - RIGHT}" '
-                     f'y1="{y(height):.1f}" y2="{y(height):.1f}"/>')  # fmt: skip
-        parts.append(f'<text class="muted end" x="{LEFT - 6}" y="{y(height) + 4:.1f}">'
-                     f"{100 * height:.0f}%</text>")  # fmt: skip
+        parts.append(
+            f'<line class="{kind}" x1="{LEFT}" x2="{PANEL_WIDTH - RIGHT}" '
+            f'y1="{y(height):.1f}" y2="{y(height):.1f}"/>'
+        )
+        parts.append(
+            f'<text class="muted end" x="{LEFT - 6}" y="{y(height) + 4:.1f}">'
+            f"{100 * height:.0f}%</text>"
+        )
     if panel.as_line:
         path = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(panel.values))
         parts.append(f'<polyline class="line" points="{path}"/>')

@@ -33,9 +33,19 @@ Observation = dict[str, np.ndarray]
 _LAST_MS = START_MS + 365 * DAY_MS
 # Columns of the log that describe the user's reaction.
 _OUTCOMES = (
-    "time_ms", "play_time_ms", "duration_ms", "is_click", "long_view", "is_like", "is_comment",
-    "is_follow", "is_forward", "is_hate", "is_rand", "channel",
-)  # fmt: skip
+    "time_ms",
+    "play_time_ms",
+    "duration_ms",
+    "is_click",
+    "long_view",
+    "is_like",
+    "is_comment",
+    "is_follow",
+    "is_forward",
+    "is_hate",
+    "is_rand",
+    "channel",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -167,9 +167,12 @@ class _Study:
         self._items = self._world.catalog.item_table()
         # The step learns beside the ranker; at strength 0 the lists stay greedy.
         self._model_config = dataclasses.replace(
-            config.model, name=settings.model, ranking_rule=settings.rules[0],
-            set_step="learned", set_strength=0.0,
-        )  # fmt: skip
+            config.model,
+            name=settings.model,
+            ranking_rule=settings.rules[0],
+            set_step="learned",
+            set_strength=0.0,
+        )
         self._learner = Learner(self._model_config, config.training, self._items, seed + 1)
         self._follower = LogFollower(max_history=self._model_config.max_history)
         self._moment: Moment | None = None
@@ -221,10 +224,15 @@ class _Study:
 
         return asyncio.run(
             run_day(
-                self._world, self._shard, day, retrieve=find, rank=rank, model_version=day,
+                self._world,
+                self._shard,
+                day,
+                retrieve=find,
+                rank=rank,
+                model_version=day,
                 observe=self._remember,
             )
-        )  # fmt: skip
+        )
 
     def _remember(self, moment: Moment) -> None:
         self._moment = moment
@@ -250,9 +258,11 @@ class _Study:
                 ("learned_slate", "learned", slate_LF),
             ):
                 config = dataclasses.replace(
-                    self._model_config, ranking_rule=rule, set_step=step,
+                    self._model_config,
+                    ranking_rule=rule,
+                    set_step=step,
                     set_strength=strengths[step],
-                )  # fmt: skip
+                )
                 steps[rule, name] = SetStep(config, self._items, weights)
         return steps
 
@@ -286,21 +296,23 @@ class _Study:
                     )
             for (of_rule, name), step in steps.items():
                 if of_rule == rule:
-                    slates[rule, name] = np.stack([
-                        ids_P[step.choose(request, ids_P, s, log_p[row][p])[0]]
-                        for row, request, ids_P, p, s in zip(
-                            rows, asked, ids_RP, pools, scores, strict=True
-                        )
-                    ])  # fmt: skip
+                    slates[rule, name] = np.stack(
+                        [
+                            ids_P[step.choose(request, ids_P, s, log_p[row][p])[0]]
+                            for row, request, ids_P, p, s in zip(
+                                rows, asked, ids_RP, pools, scores, strict=True
+                            )
+                        ]
+                    )
         ids_RC = np.stack([request.candidates_C for request in asked])
         likely_RP = np.argsort(-fresh_utility(world, moment, ids_RC), axis=1)[:, :ORACLE_POOL]
         ids_RP = np.take_along_axis(ids_RC, likely_RP, axis=1)
         for name, repetition in (("oracle_greedy", False), ("oracle_set", True)):
             slate_RK = oracle_set(world, moment, ids_RP, k, repetition=repetition)
             slates |= {(rule, name): slate_RK for rule in self._settings.rules}
-        self._values.append({
-            key: slate_watch_s(world, moment, slate_RK) for key, slate_RK in slates.items()
-        })  # fmt: skip
+        self._values.append(
+            {key: slate_watch_s(world, moment, slate_RK) for key, slate_RK in slates.items()}
+        )
         self._user_ids.append(moment.users.user_id_U)
 
 

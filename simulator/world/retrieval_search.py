@@ -160,9 +160,16 @@ def fill_rows(
                 if len(query_KD) > 0 and quota > 0:
                     budget = probed * quota * stripes
                     found = _scan(
-                        index, query_KD, live, stripe_U[user], stripes, budget, taken_N, score_N,
+                        index,
+                        query_KD,
+                        live,
+                        stripe_U[user],
+                        stripes,
+                        budget,
+                        taken_N,
+                        score_N,
                         item_N,
-                    )  # fmt: skip
+                    )
                     best_n = _best(score_N[:found], item_N[:found], quota)
                     filled = _take(best_n, live, quota, taken_N, channel, row_C, filled)
             else:

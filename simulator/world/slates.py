@@ -133,9 +133,11 @@ def show(
         "channel": slates.channels_RK[row_P, place_P],
     }
     shard.histories.append_sorted(
-        impressions["user_id"], impressions["video_id"], pack_actions(actions)[row_P, place_P],
+        impressions["user_id"],
+        impressions["video_id"],
+        pack_actions(actions)[row_P, place_P],
         impressions["time_ms"],
-    )  # fmt: skip
+    )
     return Visit(
         impressions=impressions,
         hidden={

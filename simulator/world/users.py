@@ -159,10 +159,34 @@ GAP_MS = 30 * 60_000
 """KuaiRand's sessions are cut at gaps of 30 minutes, so two sessions are at least that apart."""
 
 # Share of impressions by hour, a trough at 4h and a peak at 21h as in KuaiRand's hourly log.
-HOURLY = np.array([
-    3.6, 2.2, 1.4, 1.0, 0.85, 1.0, 1.8, 2.9, 3.6, 3.9, 4.2, 4.7,
-    6.0, 5.6, 4.5, 4.3, 4.4, 4.8, 5.3, 6.0, 6.8, 7.3, 6.9, 5.4,
-])  # fmt: skip
+HOURLY = np.array(
+    [
+        3.6,
+        2.2,
+        1.4,
+        1.0,
+        0.85,
+        1.0,
+        1.8,
+        2.9,
+        3.6,
+        3.9,
+        4.2,
+        4.7,
+        6.0,
+        5.6,
+        4.5,
+        4.3,
+        4.4,
+        4.8,
+        5.3,
+        6.0,
+        6.8,
+        7.3,
+        6.9,
+        5.4,
+    ]
+)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)

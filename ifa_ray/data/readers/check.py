@@ -34,8 +34,10 @@ from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
 
 _SCHEMAS: Mapping[str, Mapping[str, str]] = {
-    "impressions": IMPRESSION_COLUMNS, "requests": REQUEST_COLUMNS, "items": ITEM_COLUMNS,
-}  # fmt: skip
+    "impressions": IMPRESSION_COLUMNS,
+    "requests": REQUEST_COLUMNS,
+    "items": ITEM_COLUMNS,
+}
 _Days = list[tuple[pl.DataFrame, pl.DataFrame]]
 
 
@@ -162,25 +164,15 @@ CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogCheck:
-    """What was found in a log.
+    """The findings of a log's check."""
 
-    Attributes:
-        path: of the folder.
-        format: whose check it was.
-        files: what each file holds, or each table of a run.
-        rows: of each of a run's files.
-        facts: of the whole log, by name.
-        problems: mistakes.
-        notes: oddities.
-    """
-
-    path: str
-    format: str
-    files: tuple[FileSummary, ...]
-    rows: dict[str, int]
-    facts: dict[str, Any]
-    problems: tuple[Problem, ...]
-    notes: tuple[Problem, ...]
+    path: str  # of the folder
+    format: str  # whose check it was
+    files: tuple[FileSummary, ...]  # what each file holds, or each table of a run
+    rows: dict[str, int]  # of each of a run's files
+    facts: dict[str, Any]  # of the whole log, by name
+    problems: tuple[Problem, ...]  # mistakes
+    notes: tuple[Problem, ...]  # oddities
 
     @property
     def status(self) -> int:
@@ -231,10 +223,14 @@ def _done(findings: Findings, name: str) -> LogCheck:
         facts["share of candidates shown"] = facts["candidates shown"] / facts["candidates"]
     # The same rule in the same place is one problem, however many days found it.
     return LogCheck(
-        path=str(findings.root), format=name, files=tuple(findings.files),
-        rows=findings.rows, facts=facts,
-        problems=_merged(findings.problems), notes=_merged(findings.notes),
-    )  # fmt: skip
+        path=str(findings.root),
+        format=name,
+        files=tuple(findings.files),
+        rows=findings.rows,
+        facts=facts,
+        problems=_merged(findings.problems),
+        notes=_merged(findings.notes),
+    )
 
 
 def _merged(found: list[Problem]) -> tuple[Problem, ...]:

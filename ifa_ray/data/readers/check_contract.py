@@ -1,7 +1,7 @@
 """Rules over tables, and what is found by them: counts and examples, never the end of a check.
 
-Knows polars frames; knows no format, which are the parts of `check_contract`, `check_csv` and
-`check_ebnerd`. A reader stops at the first mistake; a check reads loosely and collects them all.
+Knows polars frames; the formats are those of `check_files`. A reader stops at the first mistake; a
+check reads loosely and collects them all.
 """
 
 from __future__ import annotations
@@ -25,19 +25,11 @@ _QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What must not be.
+    """A rule of rows."""
 
-    Attributes:
-        says: the finding in words.
-        breaks: true for a row that breaks the rule; null is no.
-        show: columns of an example, beside those that the frame's caller shows.
-        is_note: odd and no mistake: real logs have it.
-    """
-
-    says: str
-    breaks: pl.Expr
-    show: tuple[str, ...] = ()
-    is_note: bool = False
+    says: str  # the finding in words
+    breaks: pl.Expr  # true for a row that breaks the rule; null is no
+    is_note: bool = False  # odd and no mistake: real logs have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,41 +44,27 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileSummary:
-    """What is in one file, or in one table of many files.
+    """The contents of one file, or of one table of many files; None where it has none."""
 
-    Attributes:
-        name: its path below the log's folder.
-        rows: how many.
-        users, items: distinct ones; None where it has none.
-        first_ms, last_ms: the range of time, Unix milliseconds.
-        rates: means of the feedback columns.
-    """
-
-    name: str
+    name: str  # its path below the log's folder
     rows: int
-    users: int | None = None
+    users: int | None = None  # distinct ones
     items: int | None = None
-    first_ms: int | None = None
+    first_ms: int | None = None  # the range of time, Unix milliseconds
     last_ms: int | None = None
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of feedback columns
 
 
 class Findings:
-    """Collects what is found in a folder.
-
-    Attributes:
-        files, problems, notes: in the order of the check.
-        rows: of each file that was opened, by name, where `files` sums up many.
-        facts: numbers of the whole log by name.
-    """
+    """Collects what is found in a folder, in the order of the check."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: list[FileSummary] = []
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
-        self.rows: dict[str, int] = {}
-        self.facts: dict[str, Any] = {}
+        self.rows: dict[str, int] = {}  # of each file that was opened, where `files` sums up many
+        self.facts: dict[str, Any] = {}  # numbers of the whole log
 
     def name(self, path: Path) -> str:
         """The path below the folder that is checked."""
@@ -138,7 +116,7 @@ class Findings:
             if not count:
                 continue
             broken = lazy.filter(rule.breaks.fill_null(False))
-            needed = [*show, *rule.show, *sorted(set(rule.breaks.meta.root_names()))]
+            needed = [*show, *sorted(set(rule.breaks.meta.root_names()))]
             names = [name for name in dict.fromkeys(needed) if name in columns]
             rows = broken.select(names).head(MAX_EXAMPLES).collect()
             add = self.note if rule.is_note else self.problem
@@ -160,15 +138,34 @@ class Findings:
 
 def _count(lazy: pl.LazyFrame, rules: Sequence[Rule]) -> tuple[int, ...]:
     """How many rows break each rule."""
-    broken = (
-        rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)
-    )  # fmt: skip
+    broken = [rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
     return lazy.select(broken).collect(engine="streaming").row(0)
 
 
-def is_flag(name: str) -> Rule:
-    """A column that holds 0 and 1 alone."""
-    return Rule(f"{name} is not 0 or 1", (pl.col(name) != 0) & (pl.col(name) != 1))
+def rules(broken: Mapping[str, pl.Expr]) -> list[Rule]:
+    """Rules by what they say; each expression is true for a row that breaks its rule."""
+    return [Rule(says, breaks) for says, breaks in broken.items()]
+
+
+def notes(odd: Mapping[str, pl.Expr]) -> list[Rule]:
+    """As `rules`, of what is odd and no mistake."""
+    return [Rule(says, breaks, is_note=True) for says, breaks in odd.items()]
+
+
+def flags(names: Iterable[str]) -> list[Rule]:
+    """Rules of columns that hold 0 and 1 alone."""
+    return rules({f"{n} is not 0 or 1": (pl.col(n) != 0) & (pl.col(n) != 1) for n in names})
+
+
+def not_negative(*names: str) -> list[Rule]:
+    """Rules of columns that count."""
+    return rules({f"{name} is negative": pl.col(name) < 0 for name in names})
+
+
+def unique(*names: str) -> list[Rule]:
+    """Rules of columns that hold nothing twice."""
+    said = "is there more than once"
+    return rules({f"{name} {said}": pl.col(name).is_duplicated() for name in names})
 
 
 def summary_of(
@@ -178,7 +175,7 @@ def summary_of(
     user: str | None = "user_id",
     item: str | None = "video_id",
     time_ms: str | None = "time_ms",
-    flags: Sequence[str] = (),
+    rates: Sequence[str] = (),
 ) -> FileSummary:
     """Counts, time range and rates of a table, in one pass; columns that it lacks are left out."""
     lazy = frame.lazy()
@@ -191,13 +188,12 @@ def summary_of(
     if time_ms in columns:
         wanted["first_ms"] = pl.col(str(time_ms)).min()
         wanted["last_ms"] = pl.col(str(time_ms)).max()
-    rates = [flag for flag in flags if flag in columns]
-    wanted |= {f"rate {flag}": pl.col(flag).cast(pl.Float64).mean() for flag in rates}
+    known = [rate for rate in rates if rate in columns]
+    wanted |= {f"rate {rate}": pl.col(rate).cast(pl.Float64).mean() for rate in known}
     found = lazy.select(**wanted).collect(engine="streaming").row(0, named=True)
-    means = {flag: found.pop(f"rate {flag}") for flag in rates}
-    return FileSummary(
-        name=name, rates={flag: mean for flag, mean in means.items() if mean is not None}, **found
-    )
+    means = {rate: found.pop(f"rate {rate}") for rate in known}
+    means = {rate: mean for rate, mean in means.items() if mean is not None}
+    return FileSummary(name=name, rates=means, **found)
 
 
 def quantiles_of(values: pl.Series) -> dict[str, float]:
@@ -221,73 +217,70 @@ def _short(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+_PLAYED, _LONG = pl.col("play_time_ms"), pl.col("long_view") == 1
+_DURATION, _CANDIDATES = pl.col("duration_ms"), pl.col("candidates").list
 # KuaiRand's README: the whole video, or 18 s of one that is longer.
-_LONG_MS = 18_000
-LONG_VIEW_RULE = Rule(
-    f"long_view is not what play_time_ms >= min(duration_ms, {_LONG_MS}) says",
-    (pl.col("duration_ms") > 0)
-    & (
-        (pl.col("play_time_ms") >= pl.min_horizontal("duration_ms", pl.lit(_LONG_MS)))
-        != (pl.col("long_view") == 1)
-    ),
-    is_note=True,
+_IS_LONG = pl.min_horizontal("duration_ms", pl.lit(18_000)) <= _PLAYED
+PLAY_RULES = notes(
+    {
+        "play_time_ms is more than ten times duration_ms": (_DURATION > 0)
+        & (_PLAYED > 10 * _DURATION),
+        "duration_ms is 0, though it was played": (_DURATION == 0) & (_PLAYED > 0),
+        "long_view is not what play_time_ms >= min(duration_ms, 18000) says": (_DURATION > 0)
+        & (_IS_LONG != _LONG),
+        "long_view without is_click": _LONG & (pl.col("is_click") == 0) & _PLAYED.is_not_null(),
+    }
 )
-PLAY_RULES = (
-    Rule("play_time_ms is more than ten times duration_ms",
-         (pl.col("duration_ms") > 0) & (pl.col("play_time_ms") > 10 * pl.col("duration_ms")),
-         is_note=True),
-    Rule("duration_ms is 0, though it was played",
-         (pl.col("duration_ms") == 0) & (pl.col("play_time_ms") > 0), is_note=True),
-    LONG_VIEW_RULE,
-    Rule("long_view without is_click", (pl.col("long_view") == 1) & (pl.col("is_click") == 0),
-         show=("play_time_ms",), is_note=True),
-)  # fmt: skip
-
-_IMPRESSION_RULES = (
-    *(is_flag(name) for name in (*ACTIONS, "is_rand")),
-    *(Rule(f"{name} is negative", pl.col(name) < 0)
-      for name in ("request_id", "user_id", "video_id", "position", "play_time_ms",
-                   "duration_ms")),
-    Rule("the video is logged more than once for its request",
-         pl.struct("request_id", "video_id").is_duplicated()),
-    *PLAY_RULES,
-)  # fmt: skip
-_REQUEST_RULES = (
-    *(Rule(f"{name} is negative", pl.col(name) < 0)
-      for name in ("request_id", "user_id", "watermark")),
-    Rule("request_id is there more than once", pl.col("request_id").is_duplicated()),
-    Rule("it has no candidates", pl.col("candidates").list.len() == 0),
-    Rule(f"it has more than {MAX_CANDIDATES} candidates",
-         pl.col("candidates").list.len() > MAX_CANDIDATES),
-    Rule("a candidate is there more than once",
-         pl.col("candidates").list.n_unique() < pl.col("candidates").list.len()),
-    Rule("channels and candidates differ in number",
-         pl.col("channels").list.len() != pl.col("candidates").list.len()),
-)  # fmt: skip
-_ITEM_RULES = (
-    *(Rule(f"{name} is negative", pl.col(name) < 0)
-      for name in ("video_id", "author_id", "category", "duration_ms")),
-    Rule("video_id is there more than once", pl.col("video_id").is_duplicated()),
-    Rule("content differs in width",
-         pl.col("content").list.len() != pl.col("content").list.len().first()),
-    Rule("content holds NaN or infinity", ~pl.col("content").list.eval(
-        pl.element().is_finite()).list.all()),
-)  # fmt: skip
+_ONCE = "the video is logged more than once for its request"
 _ROW_RULES = {
-    "impressions": _IMPRESSION_RULES, "requests": _REQUEST_RULES, "items": _ITEM_RULES,
-}  # fmt: skip
-_JOINED_RULES = (
-    Rule("was not a candidate of its request, and is_rand is 0",
-         pl.col("is_candidate").is_null() & (pl.col("is_rand") == 0)),
-    Rule("is of another user than its request", pl.col("user_id") != pl.col("asked_by")),
-    Rule("is earlier than its request", pl.col("time_ms") < pl.col("asked_ms")),
-)  # fmt: skip
-_WATERMARK_RULES = (
-    Rule("watermark counts impressions that are later than the request",
-         pl.col("watermark") > pl.col("seen_until")),
-    Rule("watermark leaves out impressions that are earlier than the request",
-         pl.col("watermark") < pl.col("seen_before"), is_note=True),
-)  # fmt: skip
+    "impressions": [
+        *flags((*ACTIONS, "is_rand")),
+        *not_negative("request_id", "user_id", "video_id", "position", "play_time_ms"),
+        *not_negative("duration_ms"),
+        *rules({_ONCE: pl.struct("request_id", "video_id").is_duplicated()}),
+        *PLAY_RULES,
+    ],
+    "requests": [
+        *not_negative("request_id", "user_id", "watermark"),
+        *unique("request_id"),
+        *rules(
+            {
+                "it has no candidates": _CANDIDATES.len() == 0,
+                f"it has more than {MAX_CANDIDATES} candidates": _CANDIDATES.len() > MAX_CANDIDATES,
+                "a candidate is there more than once": _CANDIDATES.n_unique() < _CANDIDATES.len(),
+                "channels and candidates differ in number": pl.col("channels").list.len()
+                != _CANDIDATES.len(),
+            }
+        ),
+    ],
+    "items": [
+        *not_negative("video_id", "author_id", "category", "duration_ms"),
+        *unique("video_id"),
+        *rules(
+            {
+                "content differs in width": pl.col("content").list.len()
+                != pl.col("content").list.len().first(),
+                "content holds NaN or infinity": ~pl.col("content")
+                .list.eval(pl.element().is_finite())
+                .list.all(),
+            }
+        ),
+    ],
+}
+_JOINED_RULES = rules(
+    {
+        "was not a candidate of its request, and is_rand is 0": pl.col("is_candidate").is_null()
+        & (pl.col("is_rand") == 0),
+        "is of another user than its request": pl.col("user_id") != pl.col("asked_by"),
+        "is earlier than its request": pl.col("time_ms") < pl.col("asked_ms"),
+    }
+)
+_LATER = "watermark counts impressions that are later than the request"
+_EARLIER = "watermark leaves out impressions that are earlier than the request"
+_WATERMARK_RULES = [
+    *rules({_LATER: pl.col("watermark") > pl.col("seen_until")}),
+    *notes({_EARLIER: pl.col("watermark") < pl.col("seen_before")}),
+]
 SHOW = {
     "impressions": ("file", "row", "request_id", "user_id", "video_id", "time_ms"),
     "requests": ("file", "row", "request_id", "user_id", "time_ms"),
@@ -298,12 +291,8 @@ SHOW = {
 
 def check_tables(findings: Findings, tables: LogTables) -> None:
     """Checks the tables that an adapter gave."""
-    items = pl.DataFrame(
-        {
-            "video_id": tables.items.video_id_N, "author_id": tables.items.author_id_N,
-            "category": tables.items.category_N, "duration_ms": tables.items.duration_ms_N,
-        }
-    )  # fmt: skip
+    names = ("video_id", "author_id", "category", "duration_ms")
+    items = pl.DataFrame({name: getattr(tables.items, f"{name}_N") for name in names})
     impressions = pl.DataFrame(dict(tables.impressions)).with_row_index("row")
     lists = {
         name: pl.Series(name, [np.asarray(row) for row in tables.requests[name]])
@@ -318,8 +307,8 @@ def check_tables(findings: Findings, tables: LogTables) -> None:
 
 def check_rows(findings: Findings, where: str, table: str, frame: pl.DataFrame) -> None:
     """Checks one of `impressions`, `requests` and `items` by itself, and summarises it."""
-    flags = (*ACTIONS, "is_rand") if table == "impressions" else ()
-    findings.files.append(summary_of(where, frame, flags=flags))
+    rates = (*ACTIONS, "is_rand") if table == "impressions" else ()
+    findings.files.append(summary_of(where, frame, rates=rates))
     findings.apply(where, frame, _ROW_RULES[table], SHOW[table])
 
 
@@ -363,8 +352,8 @@ def check_requests(
     says, unknown = "video_id is not in the catalogue", ~pl.col("video_id").is_in(ids.implode())
     findings.apply(f"{prefix}candidates", candidates, [Rule(says, unknown)], ("request_id",))
     # No mistake: a history may hold what has left the catalogue.
-    findings.apply(f"{prefix}impressions", impressions,
-                   [Rule(says, unknown, is_note=True)], SHOW["impressions"])  # fmt: skip
+    left = notes({says: unknown})
+    findings.apply(f"{prefix}impressions", impressions, left, SHOW["impressions"])
 
 
 def check_histories(

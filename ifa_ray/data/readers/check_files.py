@@ -15,9 +15,13 @@ from ifa_ray.data.readers.check_contract import (
     PLAY_RULES,
     Findings,
     Rule,
-    is_flag,
+    flags,
+    not_negative,
+    notes,
     quantiles_of,
+    rules,
     summary_of,
+    unique,
 )
 from ifa_ray.data.readers.ebnerd import (
     ARTICLE_COLUMNS,
@@ -43,21 +47,29 @@ _BEIJING_DAY = (
     .dt.strftime("%Y%m%d")
     .cast(pl.Int64, strict=False)
 )
-_LOG_RULES = (
-    *(is_flag(flag) for flag in (*ACTIONS, "is_rand", "is_profile_enter")),
-    *(Rule(f"{column} is not in [0, 2^31)", ~pl.col(column).is_between(0, _INT32))
-      for column in ("user_id", "video_id", "play_time_ms", "duration_ms")),
-    Rule("time_ms is negative", pl.col("time_ms") < 0),
-    Rule("tab is not in [0, 14]", ~pl.col("tab").is_between(0, 14), is_note=True),
-    Rule("date is not the day of time_ms in Beijing", pl.col("date") != _BEIJING_DAY,
-         is_note=True),
-    Rule("time_ms of the user goes back: the reader sorts",
-         pl.col("time_ms") < pl.col("time_ms").shift().over("user_id"), is_note=True),
+_LOG_RULES = [
+    *flags((*ACTIONS, "is_rand", "is_profile_enter")),
+    *rules(
+        {
+            f"{column} is not in [0, 2^31)": ~pl.col(column).is_between(0, _INT32)
+            for column in ("user_id", "video_id", "play_time_ms", "duration_ms")
+        }
+    ),
+    *not_negative("time_ms"),
+    *notes(
+        {
+            "tab is not in [0, 14]": ~pl.col("tab").is_between(0, 14),
+            "date is not the day of time_ms in Beijing": pl.col("date") != _BEIJING_DAY,
+            "time_ms of the user goes back: the reader sorts": pl.col("time_ms")
+            < pl.col("time_ms").shift().over("user_id"),
+        }
+    ),
     *PLAY_RULES,
-)  # fmt: skip
-_VIDEO_COLUMNS = ("video_id", "author_id", "video_type", "upload_dt", "upload_type",
-                  "visible_status", "video_duration", "server_width", "server_height", "music_id",
-                  "music_type", "tag")  # fmt: skip
+]
+_VIDEO_COLUMNS = (
+    *("video_id", "author_id", "video_type", "upload_dt", "upload_type", "visible_status"),
+    *("video_duration", "server_width", "server_height", "music_id", "music_type", "tag"),
+)
 
 
 def check_kuairand(findings: Findings, path: Path) -> None:
@@ -97,17 +109,15 @@ def _check_log(
     if log is None:
         return None
     name = findings.name(path)
-    findings.files.append(summary_of(name, log, flags=(*ACTIONS, "is_rand")))
-    rules = [*_LOG_RULES]
+    findings.files.append(summary_of(name, log, rates=(*ACTIONS, "is_rand")))
+    broken = [*_LOG_RULES]
     if path.name.startswith("log_random"):
-        rules.append(Rule("is_rand is 0 in the log of random slots", pl.col("is_rand") == 0))
-    for column, known, file in (
-        ("video_id", videos, "features"), ("user_id", users, "users"),
-    ):  # fmt: skip
+        broken += rules({"is_rand is 0 in the log of random slots": pl.col("is_rand") == 0})
+    for column, known, file in (("video_id", videos, "features"), ("user_id", users, "users")):
         if known is not None:
             unknown = ~pl.col(column).is_in(known.implode())
-            rules.append(Rule(f"{column} is not in the file of {file}", unknown, is_note=True))
-    findings.apply(name, log, rules, _KUAIRAND_SHOW)
+            broken += notes({f"{column} is not in the file of {file}": unknown})
+    findings.apply(name, log, broken, _KUAIRAND_SHOW)
     return log
 
 
@@ -128,10 +138,8 @@ def _check_movies(findings: Findings, path: Path) -> pl.Series | None:
     name = findings.name(path / "movies.csv")
     frame = movies.collect()
     findings.files.append(summary_of(name, frame, item="movieId"))
-    findings.apply(name, frame, [
-        Rule("movieId is there more than once", pl.col("movieId").is_duplicated()),
-        Rule("movieId is not in [0, 2^31)", ~pl.col("movieId").is_between(0, _INT32)),
-    ], ("line",))  # fmt: skip
+    outside = rules({"movieId is not in [0, 2^31)": ~pl.col("movieId").is_between(0, _INT32)})
+    findings.apply(name, frame, [*unique("movieId"), *outside], ("line",))
     return frame["movieId"].drop_nulls().unique()
 
 
@@ -142,25 +150,23 @@ def _check_ratings(findings: Findings, path: Path, films: pl.Series | None) -> N
         return
     name, stars = findings.name(path / "ratings.csv"), pl.col("rating")
     # In the log's words, as the reader's `LABEL_RULES` have it.
+    least = {"is_click": 4, "long_view": 4.5, "is_like": 5}
     meant = ratings.with_columns(
-        (pl.col("timestamp") * 1000).alias("time_ms"), (stars >= 4).alias("is_click"),
-        (stars >= 4.5).alias("long_view"), (stars >= 5).alias("is_like"),
+        (pl.col("timestamp") * 1000).alias("time_ms"),
+        *((stars >= rating).alias(label) for label, rating in least.items()),
         (stars <= 2).alias("is_hate"),
-    )  # fmt: skip
-    findings.files.append(
-        summary_of(name, meant, user="userId", item="movieId",
-                   flags=("is_click", "long_view", "is_like", "is_hate"))
-    )  # fmt: skip
-    rules = [
-        Rule("rating is not in [0.5, 5]", ~stars.is_between(0.5, 5)),
-        *(Rule(f"{column} is not in [0, 2^31)", ~pl.col(column).is_between(0, _INT32))
-          for column in ("userId", "movieId")),
-        Rule("timestamp is negative", pl.col("timestamp") < 0),
-    ]  # fmt: skip
+    )
+    rates = (*least, "is_hate")
+    findings.files.append(summary_of(name, meant, user="userId", item="movieId", rates=rates))
+    broken = {
+        "rating is not in [0.5, 5]": ~stars.is_between(0.5, 5),
+        "userId is not in [0, 2^31)": ~pl.col("userId").is_between(0, _INT32),
+        "movieId is not in [0, 2^31)": ~pl.col("movieId").is_between(0, _INT32),
+        "timestamp is negative": pl.col("timestamp") < 0,
+    }
     if films is not None:
-        rules.append(Rule("movieId is not in movies.csv",
-                          ~pl.col("movieId").is_in(films.implode())))  # fmt: skip
-    findings.apply(name, ratings, rules, ("line", *columns))
+        broken["movieId is not in movies.csv"] = ~pl.col("movieId").is_in(films.implode())
+    findings.apply(name, ratings, rules(broken), ("line", *columns))
     _check_across(findings, name, [ratings], ("userId", "movieId"))
     findings.note(name, "there are no candidate sets: shares of shown candidates are not known")
 
@@ -173,13 +179,15 @@ def _check_videos(findings: Findings, path: Path) -> pl.Series | None:
     name = findings.name(path)
     findings.files.append(summary_of(name, videos, user=None))
     day = pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False)
-    findings.apply(name, videos, [
-        Rule("author_id is not in [0, 2^31 - 1)", ~pl.col("author_id").is_between(0, _INT32 - 1)),
-        Rule("video_duration is negative", pl.col("video_duration") < 0),
-        Rule("video_duration is empty", pl.col("video_duration").is_null(), is_note=True),
-        Rule("upload_dt is not a date", day.is_null(), is_note=True),
-        Rule("tag is empty", pl.col("tag").is_null(), is_note=True),
-    ], ("line", "video_id"))  # fmt: skip
+    outside = ~pl.col("author_id").is_between(0, _INT32 - 1)
+    broken = rules({"author_id is not in [0, 2^31 - 1)": outside})
+    odd = {
+        "video_duration is empty": pl.col("video_duration").is_null(),
+        "upload_dt is not a date": day.is_null(),
+        "tag is empty": pl.col("tag").is_null(),
+    }
+    broken += [*not_negative("video_duration"), *notes(odd)]
+    findings.apply(name, videos, broken, ("line", "video_id"))
     ids = videos.select("video_id").collect(engine="streaming")["video_id"]
     if twice := len(ids) - ids.n_unique():
         findings.problem(name, "video_id is there more than once", twice)
@@ -240,9 +248,8 @@ def _scan(
             return None
         raw = raw.with_row_index("line", offset=2)
         numbers = [column for column in numbers if column in found]
-        findings.apply(name, raw, [rule for column in numbers
-                                   for rule in _number_rules(column, column in may_be_empty)],
-                       ("line",))  # fmt: skip
+        broken = [rule for name in numbers for rule in _number_rules(name, name in may_be_empty)]
+        findings.apply(name, raw, broken, ("line",))
         kept = [column for column in columns if column in found]
         typed = raw.select("line", *kept).with_columns(
             *(_number(column) for column in numbers),
@@ -269,8 +276,8 @@ def _number_rules(column: str, may_be_empty: bool) -> list[Rule]:
     empty = pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
     number = _number(column)
     wrong = ~empty & (number.is_null() | ~number.is_finite())
-    rules = [Rule(f"{column} is not a number", wrong)]
-    return rules if may_be_empty else [Rule(f"{column} is empty", empty), *rules]
+    broken = {} if may_be_empty else {f"{column} is empty": empty}
+    return rules({**broken, f"{column} is not a number": wrong})
 
 
 def _ends_with_a_line(path: Path) -> bool:
@@ -284,34 +291,50 @@ def _ends_with_a_line(path: Path) -> bool:
 
 _INVIEW, _CLICKED = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
 _SHOW = ("row", "impression_id", "user_id")
-_BEHAVIOR_RULES = (
-    Rule("impression_id is there more than once", pl.col("impression_id").is_duplicated()),
-    Rule("nothing is in view", _INVIEW.list.len() == 0),
-    Rule("an article is in view more than once", _INVIEW.list.n_unique() < _INVIEW.list.len()),
-    Rule("a click is on what was not in view",
-         _CLICKED.list.set_difference(_INVIEW).list.len() > 0),
-    Rule("an article is clicked more than once", _CLICKED.list.n_unique() < _CLICKED.list.len()),
-    Rule("nothing is clicked", _CLICKED.list.len() == 0, is_note=True),
-    Rule("next_read_time is negative or not finite",
-         ~(pl.col("next_read_time").is_finite() & (pl.col("next_read_time") >= 0))),
-    Rule("next_read_time is null, though there was a click",
-         pl.col("next_read_time").is_null() & (_CLICKED.list.len() > 0), is_note=True),
-    Rule("next_scroll_percentage is not in [0, 100]",
-         ~pl.col("next_scroll_percentage").is_between(0, 100), is_note=True),
-)  # fmt: skip
+_READ_S, _SCROLLED = pl.col("next_read_time"), pl.col("next_scroll_percentage")
+_BEHAVIOR_RULES = [
+    *unique("impression_id"),
+    *rules(
+        {
+            "nothing is in view": _INVIEW.list.len() == 0,
+            "an article is in view more than once": _INVIEW.list.n_unique() < _INVIEW.list.len(),
+            "a click is on what was not in view": _CLICKED.list.set_difference(_INVIEW).list.len()
+            > 0,
+            "an article is clicked more than once": _CLICKED.list.n_unique() < _CLICKED.list.len(),
+            "next_read_time is negative or not finite": ~(_READ_S.is_finite() & (_READ_S >= 0)),
+        }
+    ),
+    *notes(
+        {
+            "nothing is clicked": _CLICKED.list.len() == 0,
+            "next_read_time is null, though there was a click": _READ_S.is_null()
+            & (_CLICKED.list.len() > 0),
+            "next_scroll_percentage is not in [0, 100]": ~_SCROLLED.is_between(0, 100),
+        }
+    ),
+]
 _LISTS = HISTORY_COLUMNS[1:]
-_TIMES = pl.col("impression_time_fixed")
-_HISTORY_RULES = (
-    Rule("user_id is there more than once", pl.col("user_id").is_duplicated()),
-    *(Rule(f"{name} and article_id_fixed differ in length",
-           pl.col(name).list.len() != pl.col("article_id_fixed").list.len())
-      for name in _LISTS if name != "article_id_fixed"),
-    Rule("impression_time_fixed goes back: the reader sorts",
-         _TIMES.list.eval(pl.element().diff().dt.total_microseconds() < 0).list.any(),
-         is_note=True),
-    Rule("read_time_fixed is negative",
-         pl.col("read_time_fixed").list.eval(pl.element() < 0).list.any()),
-)  # fmt: skip
+_TIMES, _READ = pl.col("impression_time_fixed"), pl.col("read_time_fixed")
+_STEPS = pl.element().diff().dt.total_microseconds()
+_LENGTH = pl.col("article_id_fixed").list.len()
+_HISTORY_RULES = [
+    *unique("user_id"),
+    *rules(
+        {
+            f"{name} and article_id_fixed differ in length": pl.col(name).list.len() != _LENGTH
+            for name in _LISTS
+            if name != "article_id_fixed"
+        }
+    ),
+    *rules({"read_time_fixed is negative": _READ.list.eval(pl.element() < 0).list.any()}),
+    *notes(
+        {
+            "impression_time_fixed goes back: the reader sorts": _TIMES.list.eval(
+                _STEPS < 0
+            ).list.any()
+        }
+    ),
+]
 
 
 def check_ebnerd(findings: Findings, path: Path) -> None:
@@ -330,9 +353,7 @@ def check_ebnerd(findings: Findings, path: Path) -> None:
         name = findings.name(articles_path)
         findings.files.append(summary_of(name, articles, item="article_id"))
         findings.nulls(name, articles, ("article_id",), ("row",))
-        findings.apply(name, articles, [
-            Rule("article_id is there more than once", pl.col("article_id").is_duplicated())
-        ], ("row",))  # fmt: skip
+        findings.apply(name, articles, unique("article_id"), ("row",))
     _check_behaviors(findings, findings.name(path / "behaviors.parquet"), behaviors)
     _check_history(findings, findings.name(path / "history.parquet"), history, behaviors)
     if articles is not None and "article_id" in articles.columns:
@@ -377,29 +398,26 @@ def _check_history(
             return
         first = behaviors.group_by("user_id").agg(pl.col("impression_time").min().alias("first"))
         late = history.join(first, on="user_id", how="inner")
-        findings.apply(name, late, [
-            Rule("a click of the history is later than the user's first row in the log",
-                 _TIMES.list.max() > pl.col("first"), is_note=True),
-        ], ("user_id",))  # fmt: skip
+        says = "a click of the history is later than the user's first row in the log"
+        findings.apply(name, late, notes({says: _TIMES.list.max() > pl.col("first")}), ("user_id",))
         missing = first.join(history, on="user_id", how="anti")
-        findings.apply(name, missing, [
-            Rule("a user of behaviors.parquet has no history", pl.col("user_id").is_not_null(),
-                 is_note=True),
-        ])  # fmt: skip
+        says = "a user of behaviors.parquet has no history"
+        findings.apply(name, missing, notes({says: pl.col("user_id").is_not_null()}))
 
 
 def _check_articles(
     findings: Findings, path: Path, behaviors: pl.DataFrame, history: pl.DataFrame, known: pl.Series
 ) -> None:
-    for frame, column, file in ((behaviors, "article_ids_inview", "behaviors.parquet"),
-                                (history, "article_id_fixed", "history.parquet")):  # fmt: skip
+    unknown = ~pl.col("article_id").is_in(known.implode())
+    odd = notes({"an article is not in articles.parquet": unknown})
+    for frame, column, file in (
+        (behaviors, "article_ids_inview", "behaviors.parquet"),
+        (history, "article_id_fixed", "history.parquet"),
+    ):
         if not {"user_id", column} <= set(frame.columns):
             continue
         flat = frame.select("user_id", pl.col(column).alias("article_id")).explode("article_id")
-        findings.apply(findings.name(path / file), flat, [
-            Rule("an article is not in articles.parquet",
-                 ~pl.col("article_id").is_in(known.implode()), is_note=True),
-        ], ("user_id",))  # fmt: skip
+        findings.apply(findings.name(path / file), flat, odd, ("user_id",))
 
 
 def _read(findings: Findings, path: Path, columns: tuple[str, ...]) -> pl.DataFrame:

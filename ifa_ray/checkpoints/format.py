@@ -49,13 +49,7 @@ _FIELDS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LearnerArrays:
-    """Everything that a learner has learned, as flat dicts of tensors.
-
-    Attributes:
-        model: the model's state dict.
-        optimizer: `parameter:key` of the optimisers' state; {} where it is dropped.
-        steps: optimiser steps taken.
-    """
+    """Everything that a learner has learned; the optimisers' state by `parameter:key`."""
 
     model: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]
@@ -130,15 +124,10 @@ def save_checkpoint(
     metrics: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Publishes what a learner has learned as a version.
+    """Publishes what a `training.learner.Learner` has learned as a version, in a new folder.
 
-    Args:
-        folder: `version_folder(root, version)`; must not exist.
-        learner: a `Learner`: model_config, training_config, items, seed and arrays.
-        version: its number, as in `folder`.
-        log_watermark: how much of the log it has seen; JSON values.
-        metrics: of the stream since the version before; JSON values.
-        files: further files of the writer's own, by name.
+    The log watermark, how much of the log it has seen, and the metrics of the stream since the
+    version before are JSON values; `files` are further ones of the writer's own.
 
     Raises:
         CheckpointError: if the version exists: what others may have loaded is never overwritten.
@@ -171,10 +160,7 @@ def republish(
 ) -> None:
     """Publishes an earlier version again, under a new number, with some fields and files changed.
 
-    A version's number never goes back, because those who serve follow the newest one.
-
-    Raises:
-        CheckpointError: if the source is damaged or the target exists.
+    A version's number never goes back, because those who serve follow the newest.
     """
     folder = version_folder(root, source)
     record = read_record(folder)
@@ -192,12 +178,7 @@ def load_file(folder: Path, name: str) -> bytes:
 def load_checkpoint(
     folder: Path | str, items: ItemTable | None = None, *, with_optimizer: bool = True
 ) -> Checkpoint:
-    """Reads a version and checks it whole.
-
-    Args:
-        folder: of the version.
-        items: if given, the catalogue that it must have been trained on.
-        with_optimizer: False reads the weights alone.
+    """Reads a version and checks it whole; `items` is the catalogue that it must be trained on.
 
     Raises:
         CheckpointError: naming the file and what is wrong with it: missing, truncated, changed,

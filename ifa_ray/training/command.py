@@ -7,18 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ifa_ray.config import Config, TrainingConfig, add_flags, flags_given
-from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS
 from ifa_ray.progress import TrainingProgress
 from ifa_ray.schema import OBJECTIVES
 from ifa_ray.training.gate import GateConfig, PublicationRefused
 from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
-from ifa_ray.training.offline_folder import TITLES, OfflineFolder, json_lines
-from ifa_ray.training.restore import table_report
+from ifa_ray.training.offline_folder import TITLES, OfflineFolder
 from ifa_ray.training.sources import read_stream
 
 EXIT_REFUSED, EXIT_INTERRUPTED = 3, 130
@@ -33,7 +32,6 @@ a version, which a ranker can serve.
                               what is not defined is null, and `undefined` says why
   OUT/plots/*.svg             the same as lines
   OUT/gates/*.json            why each version was published, or was not
-  OUT/tables.json             how many ids share a row of the hashed tables
 
 A training that was killed, at any moment, goes on with --resume and writes the same bytes that it
 would have written undisturbed. So does one whose log has grown since.
@@ -145,13 +143,17 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
         )
         for note in stream.notes:
             progress.say(note)
-        report = table_report(stream.items, settings.model)
-        write_atomically(folder.root / "tables.json", json_lines([report]))
-        for name, found in report.items():
-            progress.say(
-                f"{name} table: {found['ids']:,} ids in {found['rows']:,} rows, "
-                f"{found['share_colliding']:.1%} of them share a row"
+        items, model = stream.items, settings.model
+        for name, ids, rows in (
+            ("item", items.video_id_N, model.id_buckets),
+            ("author", np.unique(items.author_id_N), model.author_buckets),
+        ):
+            counts = np.bincount(ids % rows)
+            shared = counts[counts > 1].sum() / len(ids)
+            text = (
+                f"{name} table: {len(ids):,} ids in {rows:,} rows, {shared:.1%} of them share a row"
             )
+            progress.say(text)
         return train_offline(
             folder,
             settings,

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.checkpoints.format import latest_version
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.errors import RankerError
 from ifa_ray.schema import OBJECTIVES, TrainingSample
-from ifa_ray.training.gate import GateConfig, GateDecision, judge
+from ifa_ray.training.gate import GateConfig, GateDecision, PublicationRefused, judge
 from ifa_ray.training.learner import BatchResult, Learner, StreamMetrics, batches, summarise
 
 
@@ -43,11 +44,12 @@ def learn_version(
     version: int,
     gate: GateConfig,
     previous: Mapping[str, Any] | None,
+    models: Path,
     record: Path,
     *,
     tested: int | None = None,
     on_batch: Callable[[BatchResult], None] = lambda _: None,
-) -> tuple[list[BatchResult], StreamMetrics | None, GateDecision]:
+) -> tuple[list[BatchResult], StreamMetrics, GateDecision]:
     """Learns what makes a version of the one before, and has the gate judge it.
 
     Args:
@@ -56,15 +58,18 @@ def learn_version(
         version: to be made.
         gate: what it must fulfil.
         previous: metrics of the version before; None for the first.
+        models: root of the versions.
         record: file that the decision is written to.
         tested: see `summarise`.
         on_batch: told of every batch.
 
     Returns:
-        Results of the batches, their metrics, or None where a loss was not finite, and the
-        gate's decision.
+        The batches' results, their metrics, and the gate's decision.
+
+    Raises:
+        PublicationRefused: if a loss is not finite or the version did not pass.
     """
-    results, metrics = [], None
+    metrics = None
     try:
         results = learn(learner, samples, on_batch)
     except RankerError as error:
@@ -76,6 +81,8 @@ def learn_version(
         arrays = learner.arrays(copy=False)
         decision = judge(gate, version, arrays, metrics.to_dict(), previous, positives)
     write_decision(record, dataclasses.asdict(decision))
+    if metrics is None or not decision.passed:
+        raise PublicationRefused(refusal_text(version, decision.reasons, latest_version(models)))
     return results, metrics, decision
 
 

@@ -62,13 +62,8 @@ def judge(
 ) -> GateDecision:
     """Judges a version before it is published.
 
-    Args:
-        gate: the settings.
-        version: its number.
-        arrays: everything it has learned.
-        metrics: `StreamMetrics.to_dict` of the requests that made it.
-        previous: those of the version before; None for the first.
-        positives: of the gate's objective among the tested candidates.
+    By what it has learned, the metrics of the requests that made it and those of the version
+    before, and how many of the tested candidates were positives of the gate's objective.
     """
     reasons, notes = list(_not_finite(arrays)), []
     auc, loss = metrics["auc"][gate.objective], metrics["loss"]

@@ -38,7 +38,6 @@ from ifa_ray.training.losses import (
 
 _CLICK = OBJECTIVES.index("is_click")
 ByObjective = Mapping[str, float | None]
-"""A metric of each objective; None where it is not defined."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,9 +66,7 @@ class StreamMetrics:
     """Progressive metrics of a stream; by objective, of p(l|can) over whole candidate sets.
 
     Attributes:
-        steps, samples, candidates: how much was tested and learned.
         loss: mean over the steps.
-        auc: over all candidates of all requests.
         gauc: mean over the requests that have both classes, each counting once.
         log_loss: mean over candidates, nats.
         calibration: predicted over observed positives.
@@ -101,13 +98,7 @@ class Learner:
     """One model and its optimisers. Equal arguments and samples give bit-equal weights.
 
     torch's threads are the caller's business; results are compared between runs of equal counts.
-
-    Args:
-        model_config: which model.
-        training_config: batch size, learning rate, weights of the objectives.
-        items: the catalogue.
-        seed: of the initial weights.
-        clock: seconds, for measurements only.
+    The clock, in seconds, is for measurements only.
     """
 
     def __init__(
@@ -222,11 +213,7 @@ class Learner:
         return LearnerArrays(model=model, optimizer=optimizer, steps=self.steps)
 
     def load_arrays(self, arrays: LearnerArrays) -> None:
-        """Continues from a copy, bit for bit as the learner it was taken from would have.
-
-        Raises:
-            KeyError, RuntimeError: if the arrays are of another model.
-        """
+        """Continues from a copy, bit for bit as the learner it was taken from would have."""
         self.model.load_state_dict(arrays.model)
         parameters = dict(self.model.named_parameters())
         owners: dict[int, torch.optim.Optimizer] = {}
@@ -251,10 +238,8 @@ def batches(samples: Sequence[TrainingSample], size: int) -> list[Sequence[Train
 def summarise(results: Sequence[BatchResult], tested: int | None = None) -> StreamMetrics:
     """The metrics of consecutive batches, exact, over all of their candidates at once.
 
-    Args:
-        results: of the batches.
-        tested: the first `tested` requests make the metrics, all by default; counts are of all.
-            Samples that come a second time have been learned from, and test nothing.
+    The first `tested` requests make them, all by default: samples that come a second time have
+    been learned from, and test nothing. Counts are of all.
     """
     sizes_B, log_probs_XL, labels_XL = joined(results)
     X = int(sizes_B[:tested].sum())

@@ -8,8 +8,6 @@ Whatever happens to the process, the newest version says where to go on.
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,8 @@ from ifa_ray.checkpoints.format import (
 )
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
 from ifa_ray.progress import TrainingProgress
-from ifa_ray.training.driver import learn_version, refusal_text
-from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.driver import learn_version
+from ifa_ray.training.gate import GateConfig
 from ifa_ray.training.learner import BatchResult, Learner
 from ifa_ray.training.offline_folder import (
     WINDOWS,
@@ -91,20 +89,10 @@ def train_offline(
     warm_start: Path | None = None,
     allow_added_items: bool = False,
 ) -> dict[str, Any]:
-    """Trains from the newest version to the end of the stream.
+    """Trains from the newest version to the end of the stream; returns metrics of all of it.
 
-    Args:
-        folder: open and locked.
-        settings: of the training; torch's threads are the caller's.
-        stream: the log.
-        gate: what a version must fulfil.
-        keep: the versions that stay.
-        listener: told how it goes.
-        warm_start: a version, of any training, whose weights version 0 begins with.
-        allow_added_items: True goes on from versions of a smaller catalogue.
-
-    Returns:
-        The metrics of the whole stream, plain values.
+    The folder is open and locked; torch's threads are the caller's. Version 0 begins with the
+    weights of `warm_start`, a version of any training.
 
     Raises:
         LogError: if the log is not the one that was learned, or its clock goes back.
@@ -134,21 +122,7 @@ def train_offline(
         totals.add(result)
         listener.learned(learned)
 
-    def save(root: Path, rows: Sequence[dict[str, Any]]) -> None:
-        files = {
-            WINDOWS: json_lines(rows),
-            TOTALS: safetensors.torch.save(totals.tensors()),
-            ITEMS: safetensors.torch.save(row_hashes(items)),
-        }
-        save_checkpoint(
-            version_folder(root, version),
-            learner,
-            version=version,
-            log_watermark=dataclasses.asdict(cursor),
-            metrics=previous or {},
-            files=files,
-        )
-
+    hashes = safetensors.torch.save(row_hashes(items))
     # What was asked at 23:59 may be logged after what was asked at 00:01; a piece ends only once.
     times_ms = np.maximum.accumulate([each.request.time_ms for each in stream.samples])
     every = Every.parse("publish_every", settings.publish_every)
@@ -159,22 +133,26 @@ def train_offline(
         version += 1
         samples = stream.samples[start:stop]
         cursor = cursor.after(samples)
+        places = folder.models, folder.gate(version)
         results, metrics, decision = learn_version(
-            learner, samples, version, gate, previous, folder.gate(version), on_batch=on_batch
+            learner, samples, version, gate, previous, *places, on_batch=on_batch
         )
-        previous = metrics and metrics.to_dict()
-        if metrics is None or not decision.passed:
-            if metrics is not None:
-                # The newest refusal alone: it is for looking at.
-                shutil.rmtree(folder.refused, ignore_errors=True)
-                save(folder.refused, [])
-            raise PublicationRefused(
-                refusal_text(version, decision.reasons, latest_version(folder.models))
-            )
+        previous = metrics.to_dict()
         added = window_rows(results, times_ms[start:stop], start, windows, version)
         with (folder.root / "timings.jsonl").open("ab") as file:
             file.write(json_lines([{"version": version, "seconds": metrics.seconds}]))
-        save(folder.models, added)
+        save_checkpoint(
+            version_folder(folder.models, version),
+            learner,
+            version=version,
+            log_watermark=dataclasses.asdict(cursor),
+            metrics=previous,
+            files={
+                WINDOWS: json_lines(added),
+                TOTALS: safetensors.torch.save(totals.tensors()),
+                ITEMS: hashes,
+            },
+        )
         listener.published(version, decision.auc)
         rows += added
         folder.write_rows(rows)

@@ -2,11 +2,9 @@
 
     OUT/settings.json            what it is; a resumed training must agree
     OUT/models/version=00003/    versions that passed the gate; what a ranker serves
-    OUT/refused/version=00004/   the last version that did not
     OUT/gates/version=00003.json each decision of the gate
     OUT/metrics.jsonl            one line for each window of the stream
     OUT/plots/*.svg              the same as lines
-    OUT/tables.json              how full the hashed tables are
     OUT/timings.jsonl            seconds of each version: a measurement, all else repeats exactly
 
 The newest version is the only state. What is written after it (metrics, plots) is made again from
@@ -19,13 +17,14 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from ifa_ray.checkpoints.format import (
@@ -65,22 +64,12 @@ class OfflineFolder:
         """The root of the versions that may be served."""
         return self.root / "models"
 
-    @property
-    def refused(self) -> Path:
-        """The root of the versions that may not."""
-        return self.root / "refused"
-
     def gate(self, version: int) -> Path:
         """The decision about a version."""
         return self.root / "gates" / f"version={version:05d}.json"
 
     def open(self, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Makes the folder, or checks that it is what shall be continued; call it `locked`.
-
-        Raises:
-            ConfigError: if it holds something else, other settings, or versions that nobody asked
-                to continue.
-        """
+        """Makes the folder, or checks that it is what shall be continued; call it `locked`."""
         path, out = self.root / "settings.json", str(self.root)
         text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         newest = latest_version(self.models)
@@ -102,11 +91,7 @@ class OfflineFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps every other process out; the lock dies with the process.
-
-        Raises:
-            ConfigError: if another process trains here, or the folder cannot be written.
-        """
+        """Keeps every other process out; the lock dies with the process."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / ".lock").open("w")
@@ -197,11 +182,7 @@ class Cursor:
     digest: str = ""
 
     def after(self, samples: Sequence[TrainingSample]) -> Cursor:
-        """The cursor once these were learned too.
-
-        Raises:
-            LogError: if the clock goes back by more than `MAX_SKEW_MS`.
-        """
+        """The cursor once these were learned too."""
         last_ms, digest = self.last_ms, self.digest
         for place, sample in enumerate(samples, self.requests):
             request = sample.request
@@ -237,33 +218,13 @@ def _bytes_of(sample: TrainingSample) -> bytes:
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
 
-WIDTH, HEIGHT = 880, 360
-LEFT, RIGHT, TOP, BOTTOM = 72, 720, 64, 306
+_BOX = LEFT, RIGHT, TOP, BOTTOM = 72, 720, 64, 306  # pixels of 880 x 360
 # Colours are distinct in light and dark, and for most colour-blind eyes; dashes say the same again.
-_PENS = (("#2b56e0", ""), ("#c2410c", "7 3"), ("#0f7a4f", "2 3"), ("#8b3fb3", "9 3 2 3"),
-         ("#5c636f", "1 4"))  # fmt: skip
-_SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" \
-height="{height}" role="img" aria-label="{title}">
-<style>
-.ground {{ fill: #fff; }} .grid {{ stroke: #e6e6e0; }}
-text {{ font: 13px system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; fill: #17191e; }}
-.title {{ font-size: 16px; font-weight: 600; }} .muted {{ fill: #5c636f; }}
-.end {{ text-anchor: end; }} .mid {{ text-anchor: middle; }}
-.line {{ fill: none; stroke-width: 1.8; }}
-@media (prefers-color-scheme: dark) {{
-  .ground {{ fill: #101216; }} .grid {{ stroke: #242830; }}
-  text {{ fill: #e9eaee; }} .muted {{ fill: #9ba2af; }}
-}}
-</style>
-<rect class="ground" width="{width}" height="{height}"/>
-<text class="title" x="{left}" y="30">{title}</text>
-<text class="muted end" x="{right}" y="{below}">{x_label}</text>
-{body}
-</svg>
-"""
+_COLOURS = ("#2b56e0", "#c2410c", "#0f7a4f", "#8b3fb3", "#5c636f")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 4")
 
 Points = Sequence[tuple[float, float | None]]
+Scale = Callable[[float], float]
 
 
 def lines_svg(series: Mapping[str, Points], *, title: str, x_label: str) -> str:
@@ -276,59 +237,46 @@ def lines_svg(series: Mapping[str, Points], *, title: str, x_label: str) -> str:
     """
     defined = {name: [y for _, y in points if y is not None] for name, points in series.items()}
     drawn = {name: points for name, points in series.items() if defined[name]}
-    parts = [f'<text class="muted" x="{LEFT}" y="{TOP + 40}">nothing is defined</text>']
-    if drawn:
-        x_ticks, x_of = _axis([x for points in drawn.values() for x, _ in points], LEFT, RIGHT)
-        y_ticks, y_of = _axis([y for name in drawn for y in defined[name]], BOTTOM, TOP)
-        parts = []
-        for value in y_ticks:
-            y = y_of(value)
-            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f} H{RIGHT}"/>')
-            text = f'<text class="muted end" x="{LEFT - 8}" y="{y + 4.5:.1f}">{value:g}</text>'
-            parts.append(text)
-        for value in x_ticks:
-            place = f'x="{x_of(value):.1f}" y="{BOTTOM + 20}"'
-            parts.append(f'<text class="muted mid" {place}>{value:,g}</text>')
-    for i, (name, points) in enumerate(drawn.items()):
-        colour, dashes = _PENS[i % len(_PENS)]
-        line = f'<path class="line" stroke="{colour}" stroke-dasharray="{dashes}" d='
-        parts.append(f'{line}"{_path(points, x_of, y_of)}"/>')
-        y, label = TOP + 20 * i, f"{escape(name)} {defined[name][-1]:.4g}"
-        parts.append(f'{line}"M{RIGHT + 14} {y} h28"/>')
-        parts.append(f'<text x="{RIGHT + 48}" y="{y + 4.5}">{label}</text>')
-    return _SVG.format(
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=RIGHT,
-        below=BOTTOM + 40,
-        title=escape(title),
-        x_label=escape(x_label),
-        body="\n".join(parts),
+    xs = [x for points in drawn.values() for x, _ in points]
+    x_ticks, x_of = _axis(xs, LEFT, RIGHT)
+    y_ticks, y_of = _axis([y for name in drawn for y in defined[name]], BOTTOM, TOP)
+    lines = [
+        (name, defined[name][-1], _path(points, x_of, y_of), colour, dashes)
+        for (name, points), colour, dashes in zip(
+            drawn.items(), itertools.cycle(_COLOURS), itertools.cycle(_DASHES), strict=False
+        )
+    ]
+    text = Path(__file__).with_name("lines.svg.j2").read_text()
+    return jinja2.Template(text, autoescape=True).render(
+        box=_BOX, title=title, x_label=x_label, x_ticks=x_ticks, y_ticks=y_ticks, lines=lines
     )
 
 
-def _path(points: Points, x_of: Callable, y_of: Callable) -> str:
+def _path(points: Points, x_of: Scale, y_of: Scale) -> str:
     """Moves over gaps; a point alone between two gaps is a short dash."""
     commands, pen_down = [], False
     for x, y in points:
         if y is not None:
-            commands.append(f"{'L' if pen_down else 'M'}{x_of(x):.1f} {y_of(y):.1f}")
-            commands += [] if pen_down else ["h2"]
+            place = f"{x_of(x):.1f} {y_of(y):.1f}"
+            commands.append(f"L{place}" if pen_down else f"M{place} h2")
         pen_down = y is not None
     return " ".join(commands)
 
 
 def _axis(
     values: Sequence[float], first: float, last: float
-) -> tuple[list[float], Callable[[float], float]]:
-    """Three to seven round values, and the function from values to pixels."""
-    low, high = min(values), max(values)
+) -> tuple[list[tuple[float, float]], Scale]:
+    """Three to seven round values with their pixels, and the function from values to pixels."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.04 * (high - low) or abs(high) * 0.05 or 1.0
     low, high = low - room, high + room
+
+    def scale(value: float) -> float:
+        return first + (last - first) * (value - low) / (high - low)
+
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= rough)
     places = range(math.ceil(low / step), math.floor(high / step) + 1)
     ticks = [round(place * step, 10) for place in places]
-    return ticks, lambda value: first + (last - first) * (value - low) / (high - low)
+    return [(value, scale(value)) for value in ticks], scale

@@ -13,7 +13,6 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -72,12 +71,7 @@ def warm_started(
     seed: int,
     allow_added_items: bool,
 ) -> Learner:
-    """A new learner that begins with the weights of a version, and with fresh optimisers.
-
-    Raises:
-        CheckpointError: as `load_learner`.
-        ConfigError: if the version is of another model.
-    """
+    """A new learner that begins with the weights of a version, and with fresh optimisers."""
     _require_catalogue(folder, items, allow_added_items)
     found = load_checkpoint(folder, with_optimizer=False)
     for name, was in vars(found.model_config).items():
@@ -129,26 +123,3 @@ def row_hashes(items: ItemTable) -> dict[str, torch.Tensor]:
         "video_id": torch.from_numpy(items.video_id_N.copy()),
         "hash": torch.from_numpy(digest_N.view(np.int64)),
     }
-
-
-def table_report(items: ItemTable, config: ModelConfig) -> dict[str, Any]:
-    """How many ids share a row of the hashed tables, and so learn as one.
-
-    Users are not counted: they come with requests.
-    """
-    report = {}
-    for name, ids, rows in (
-        ("item", items.video_id_N, config.id_buckets),
-        ("author", np.unique(items.author_id_N), config.author_buckets),
-    ):
-        counts = np.bincount(ids % rows, minlength=1)
-        shared = int(counts[counts > 1].sum())
-        report[name] = {
-            "ids": len(ids),
-            "rows": rows,
-            "used_rows": int((counts > 0).sum()),
-            "colliding_ids": shared,
-            "share_colliding": shared / len(ids),
-            "most_ids_in_a_row": int(counts.max()),
-        }
-    return report

@@ -36,11 +36,7 @@ class LogFollower:
         self._histories, self._max_history = HistoryStore(), max_history
 
     def append(self, impressions: ColumnsLike) -> None:
-        """Adds impressions to their users' histories: rows of a user in order of time.
-
-        Raises:
-            LogError: if a user's time goes back, within these rows or from what was added before.
-        """
+        """Adds impressions to their users' histories: rows of a user in order of time."""
         users, times = np.asarray(impressions["user_id"]), np.asarray(impressions["time_ms"])
         order = np.argsort(users, kind="stable")
         sorted_users, sorted_times = users[order], times[order]
@@ -62,12 +58,7 @@ class LogFollower:
         """The training samples of the sampled requests, in the order of `requests`.
 
         Their impressions must have been appended: a request's history is the first `watermark`
-        impressions of its user, so later ones do no harm.
-
-        Args:
-            requests: columns of the `requests` table, R rows.
-            impressions: columns of `impressions` that hold those of the R requests; rows of other
-                requests are passed over.
+        impressions of its user, so later ones do no harm. Rows of other requests are passed over.
 
         Raises:
             LogError: if the two tables, or a request and its history, do not fit together.

@@ -85,11 +85,7 @@ def read_stream(
 
 
 def stream_of(tables: LogTables, settings: ReadSettings) -> SampleStream:
-    """The samples of a log that is in memory.
-
-    Raises:
-        LogError: if its tables do not fit together, or a candidate is not in the catalogue.
-    """
+    """The samples of a log that is in memory."""
     follower = LogFollower(max_history=settings.max_history)
     follower.append(tables.impressions)
     samples = follower.samples(tables.requests, tables.impressions)
@@ -108,11 +104,7 @@ def stream_of(tables: LogTables, settings: ReadSettings) -> SampleStream:
 
 
 def tables_of_adapter(folder: Path, spec: str, settings: ReadSettings) -> LogTables:
-    """Calls an adapter.
-
-    Raises:
-        ConfigError: if it cannot be imported or gives something else than tables.
-    """
+    """Calls an adapter."""
     tables = load_adapter(spec)(folder, settings)
     if not isinstance(tables, LogTables):
         found = type(tables).__name__

@@ -29,7 +29,7 @@ from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomicall
 from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import TrainingSample
 from ifa_ray.training.driver import learn_version, refusal_text
-from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.gate import GateConfig
 from ifa_ray.training.learner import Learner, StreamMetrics
 from ifa_ray.training.restore import load_learner
 from ifa_ray.training.samples import LogFollower
@@ -57,9 +57,6 @@ def exactly(samples: Sequence[TrainingSample], count: int) -> list[TrainingSampl
     """So many samples: evenly spaced ones of more, or all and then round again of fewer.
 
     Arms must take equal numbers of steps, and an arm whose users leave early logs fewer requests.
-
-    Raises:
-        LogError: if there are none at all.
     """
     if len(samples) > count:
         return [samples[i * len(samples) // count] for i in range(count)]
@@ -75,10 +72,7 @@ def train_stream(
 ) -> None:
     """Learns each day as it is committed (prequential), and publishes a version after each.
 
-    Args:
-        settings: see `StreamSettings`.
-        on_version: called with (replicate, version, progressive metrics) after each publication.
-        sleep: how to wait for a day that is not committed yet.
+    Calls `on_version(replicate, version, metrics)` then; sleeps while a day is not committed yet.
 
     Raises:
         PublicationRefused: if a version did not pass the gate; what was published stays.
@@ -137,19 +131,17 @@ class _Slot:
             samples = read_day(self._folder, self._shards(day), self._follower, append=False)
         if version > 0:
             samples = exactly(samples, settings.train_requests_per_day)
-        _, metrics, decision = learn_version(
+        _, metrics, _ = learn_version(
             self._learner,
             samples,
             version,
             settings.gate,
             self._previous,
+            self._models,
             self._folder.gate(*place),
             # A sample that is gone over again was learned from, so it tests nothing.
             tested=min(distinct, len(samples)),
         )
-        if metrics is None or not decision.passed:
-            newest = version - 1 if version else None
-            raise PublicationRefused(refusal_text(version, decision.reasons, newest))
         # Before the version: a version that is published has its time.
         write_atomically(
             self._folder.training_time(*place),

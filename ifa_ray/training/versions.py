@@ -76,10 +76,6 @@ def roll_back(folder: OfflineFolder, to: int, *, skip: bool) -> int:
     """Publishes an earlier version again, and returns its new number; the folder is locked.
 
     Training goes on after that version's requests, or with `skip` after the newest version's.
-
-    Raises:
-        ConfigError: if there is no such version, or it is the newest.
-        CheckpointError: if it is damaged.
     """
     found = published_versions(folder.models)
     earlier = ", ".join(map(str, found[:-1])) or "none"
@@ -115,5 +111,6 @@ def _list(folder: OfflineFolder, versions: list[int]) -> None:
             folder.gate_words(version),
         )
     Console(width=130, highlight=False).print(table)
-    for version in published_versions(folder.refused):
-        print(f"refused: version {version}: {folder.gate_words(version)}")
+    refused = versions[-1] + 1
+    if folder.gate(refused).exists():
+        print(f"refused: version {refused}: {folder.gate_words(refused)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_logs import FLAGS, read, write_run
+from tiny_logs import FLAGS, commit_all, read, write_run
 
 from ifa_ray.cli import main
 from ifa_ray.data.run_folder import ShardDay
@@ -59,11 +59,7 @@ def truncate(folder):
 
 
 def flip_a_byte_of_a_committed_shard(folder):
-    folder.table("timings", SHARD).parent.mkdir(parents=True)
-    for path in (folder.table("timings", SHARD), folder.state(SHARD)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    folder.commit(SHARD, {})
+    commit_all(folder)
     path = folder.table("requests", SHARD)
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
@@ -125,7 +121,7 @@ def test_a_day_that_is_not_there_at_all_is_missing(folder, capsys):
 
 
 def test_an_empty_day_makes_no_version_and_no_row(tmp_path):
-    folder = write_run(tmp_path / "log", empty=1)
+    folder = write_run(tmp_path / "log", per_day=[6, 0, 6])
     assert call(folder, "--metrics-every", "day") == 0
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["window"][-2:] for line in lines] == ["01", "02", "04"]

@@ -20,43 +20,6 @@ def test_equal_seeds_and_samples_give_equal_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_learner_restored_in_the_middle_goes_on_bit_for_bit(name: str) -> None:
-    samples = make_samples(30)
-    straight = make_learner(name)
-    straight.train(samples[:16])
-    halfway = straight.arrays()
-    expected = straight.train(samples[16:])
-
-    restored = make_learner(name, seed=99)
-    restored.load_arrays(halfway)
-    assert restored.train(samples[16:]).to_dict() == expected.to_dict()
-    assert_equal(restored.arrays(), straight.arrays())
-
-
-def test_a_used_learner_forgets_what_it_had_when_arrays_are_loaded() -> None:
-    samples = make_samples(8)
-    learner = make_learner()
-    fresh = learner.arrays()
-    expected = learner.train(samples)
-    learner.load_arrays(fresh)
-    assert learner.train(samples).to_dict() == expected.to_dict()
-
-
-def test_arrays_are_a_copy() -> None:
-    learner = make_learner()
-    learner.train(make_samples(4))
-    before, again = learner.arrays(), learner.arrays()
-    learner.train(make_samples(4))
-    assert_equal(before, again)
-    assert any(not torch.equal(before.model[k], v) for k, v in learner.arrays().model.items())
-
-
-def test_other_seeds_give_other_weights() -> None:
-    one, other = make_learner(seed=1).arrays().model, make_learner(seed=2).arrays().model
-    assert any(not torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize("name", MODELS)
 def test_every_dense_weight_and_every_table_learns(name: str) -> None:
     learner = make_learner(name)
     before = learner.arrays().model

@@ -7,7 +7,6 @@ import pytest
 import torch
 from tiny_learners import make_items, make_learner, make_samples
 
-from ifa_ray.config import TrainingConfig
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import MODELS, model_class
@@ -79,14 +78,6 @@ def test_positives_stay_and_the_kept_do_not_depend_on_order():
     assert abs(kept / negatives - RATE) < 4 * error
 
 
-def test_other_seeds_keep_others():
-    samples = make_samples(20)
-    one, other = (
-        [list(kept_places(sample, RATE, seed)[0]) for sample in samples] for seed in (1, 2)
-    )
-    assert one != other
-
-
 @pytest.mark.parametrize("name", ["avg_pooling", "sim_soft", "ifa_plus"])
 def test_loss_and_gradient_are_those_of_all_on_average_over_seeds(name):
     samples = make_samples(4)
@@ -139,11 +130,3 @@ def test_a_request_of_which_nothing_is_kept_moves_nothing():
     learner.step([nothing])
     for name, tensor in learner.arrays().model.items():
         torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
-
-
-def test_the_setting_is_kept_in_its_bounds():
-    some = TrainingConfig(negative_rate=0.5)
-    assert TrainingConfig.from_dict(some.to_dict()) == some
-    for rate in (0.0, 1.5):
-        with pytest.raises(ConfigError, match=r"negative_rate == .*, must be in \(0, 1\]"):
-            TrainingConfig(negative_rate=rate)

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from tiny_learners import make_learner, make_samples
 
-from ifa_ray.data.features import build_batch
 from ifa_ray.models import MODELS
 from ifa_ray.ranking.ranker import ModelRanker
-from ifa_ray.schema import OBJECTIVES
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -44,23 +42,3 @@ def test_the_candidate_set_that_is_read_is_whole_when_learning_and_when_serving(
     np.testing.assert_allclose(
         np.log(served.probabilities_KL[order]), tested.log_probs_XL, rtol=1e-4, atol=1e-4
     )
-
-
-def test_a_candidate_that_was_never_shown_changes_what_the_others_are_given():
-    """So leaving those out of the training set would be another model."""
-    sample = make_samples(1)[0]
-    learner = make_learner("ifa")
-    shown = sample.labels_CL[:, 0] == 1
-    assert shown.any()
-    assert not shown.all()
-    fewer = dataclasses.replace(
-        sample.request, candidates_C=sample.request.candidates_C[shown], k=1
-    )
-    whole, part = (
-        learner.model(
-            build_batch([request], learner.items, learner.model_config)
-        ).logits_BCL.detach()
-        for request in (sample.request, fewer)
-    )
-    assert whole.shape[2] == len(OBJECTIVES)
-    assert (whole[0, np.flatnonzero(shown)] - part[0]).abs().max() > 1e-6

@@ -77,18 +77,6 @@ def test_what_was_learned_is_served_from_a_checkpoint(tmp_path) -> None:
     assert [s.scores_K.tolist() for s in same] == [s.scores_K.tolist() for s in greedy]
 
 
-@pytest.mark.parametrize("step", ["mmr", "dpp"])
-def test_steps_that_learn_nothing_are_served_too(step: str) -> None:
-    learner = make_learner("ifa")
-    learner.model.config = dataclasses.replace(
-        learner.model_config, set_step=step, set_strength=100.0
-    )
-    ranker = ModelRanker(learner.model, make_items(), version=0)
-    for sample in SAMPLES:
-        [response] = ranker.rank([sample.request])
-        validate_response(sample.request, response)
-
-
 def test_a_log_without_an_order_teaches_nothing_and_says_so() -> None:
     learner = set_learner()
     with pytest.warns(UserWarning, match="the log has no positions"):

@@ -31,7 +31,7 @@ MODEL = ModelConfig(name="ifa", width=8, tower_widths=(8,), max_history=50, id_b
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = make_folder(tmp_path_factory.mktemp("undisturbed"), lambda _day: 4)
+    folder = make_folder(tmp_path_factory.mktemp("undisturbed"))
     train_stream(settings(folder, model=MODEL), lambda *_: None, sleep=never_wait)
     return published(folder)
 
@@ -84,7 +84,7 @@ def finish(process, timeout_s=200):
 def test_a_worker_and_then_the_controller_killed_while_publishing_change_no_byte(
     undisturbed, tmp_path
 ):
-    folder = make_folder(tmp_path, lambda _day: 4)
+    folder = make_folder(tmp_path)
     with driver(folder) as process:
         wait_until(process, lambda: below(process, "ray::RayTrainWorker"))
         (worker,) = below(process, "ray::RayTrainWorker")
@@ -101,7 +101,7 @@ def test_a_worker_and_then_the_controller_killed_while_publishing_change_no_byte
 
 
 def test_a_driver_killed_while_publishing_is_taken_over_by_a_fresh_one(undisturbed, tmp_path):
-    folder = make_folder(tmp_path, lambda _day: 4)
+    folder = make_folder(tmp_path)
     with driver(folder) as process:
         wait_until(process, lambda: being_written(folder, 1))
         children = psutil.Process(process.pid).children(recursive=True)
@@ -121,7 +121,7 @@ def test_a_driver_killed_while_publishing_is_taken_over_by_a_fresh_one(undisturb
 
 
 def test_a_fit_that_cannot_be_placed_is_refused_at_once_with_numbers(local_ray, tmp_path):  # noqa: ARG001
-    folder = make_folder(tmp_path, lambda _day: 4)
+    folder = make_folder(tmp_path)
     with pytest.raises(ConfigError, match=r"num_cpus == 3 .* must be <= 2, all that the largest"):
         ArmTrainer(start_supervisor(1), settings(folder), num_cpus=3)
 
@@ -132,7 +132,7 @@ def wait_for_the_end(trainer):
 
 
 def test_a_refusal_ends_a_fit_once_with_its_reasons(local_ray, tmp_path):  # noqa: ARG001
-    refused = make_folder(tmp_path, lambda _day: 4)
+    refused = make_folder(tmp_path)
     strict = GateConfig(max_loss_ratio=1.000001, max_auc_drop=0.0, min_positives=1)
     trainer = ArmTrainer(start_supervisor(1), settings(refused, gate=strict), num_cpus=0.5)
     with pytest.raises(TrainingFailed, match=r"stopped: replicate .* is not published"):

@@ -1,13 +1,13 @@
 """Small logs in the layout of a run, for tests that train on files."""
 
-import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
-from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay
+from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS
 from ifa_ray.training.gate import GateConfig
 from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
@@ -37,7 +37,7 @@ def tables_of_day(
     key: ShardDay, num_requests: int, before: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """One user's day: of each request the first three candidates are shown, even ids clicked."""
-    rng = np.random.default_rng([key.day, key.shard, len(key.arm)])
+    rng = np.random.default_rng([key.day, key.shard, len(key.arm), key.replicate])
     user, start = key.shard, (0 if key.arm == WARMUP else 1 + key.day) * DAY_MS
     candidates = np.array(
         [rng.permutation(NUM_ITEMS)[:CANDIDATES] for _ in range(num_requests)], np.int32
@@ -67,20 +67,34 @@ def tables_of_day(
     return impressions, requests
 
 
-def write_run(root: Path, days: int = 3, per_day: int = 6, empty: int | None = None) -> RunFolder:
+def write_run(
+    root: Path, days: int = 3, per_day: int | list[int] = 6, replicates: int = 1
+) -> RunFolder:
     """A run of one arm: a warm-up and days, two shards of one user each."""
     folder = RunFolder(root)
-    write_items(folder.items(0), make_items())
-    for shard in range(SHARDS):
+    counts = [6, *([per_day] * days if isinstance(per_day, int) else per_day)]
+    for replicate, shard in itertools.product(range(replicates), range(SHARDS)):
+        write_items(folder.items(replicate), make_items())
         before = 0
-        for arm, day in ((WARMUP, 0), *(("ifa", day) for day in range(days))):
-            key = ShardDay(arm, 0, day, shard)
-            count = 0 if arm == "ifa" and day == empty else per_day
+        for day, count in enumerate(counts, -1):
+            key = ShardDay("ifa" if day >= 0 else WARMUP, replicate, max(day, 0), shard)
             impressions, requests = tables_of_day(key, count, before)
             before += SHOWN * count
             write_impressions(folder.table("impressions", key), impressions)
             write_requests(folder.table("requests", key), requests)
     return folder
+
+
+def commit_all(folder: RunFolder) -> None:
+    """Commits every shard, as the world does once a day is whole."""
+    for path in folder.log.glob("requests/*/*/*/*.parquet"):
+        arm, replicate, day, shard = (
+            part.split("=")[1] for part in path.with_suffix("").parts[-4:]
+        )
+        key = ShardDay(arm, int(replicate), int(day), int(shard))
+        for empty in (folder.table("timings", key), folder.state(key)):
+            write_atomically(empty, b"")
+        folder.commit(key, {})
 
 
 def read(root: Path, **settings: object) -> SampleStream:
@@ -132,11 +146,3 @@ def contents(out: Path) -> dict[str, bytes]:
         for path in sorted(out.glob("**/*"))
         if path.is_file() and path.name not in ("timings.jsonl", ".lock")
     }
-
-
-def with_labels(stream: SampleStream, change: object) -> SampleStream:
-    """The stream with each sample's labels replaced."""
-    samples = [
-        dataclasses.replace(sample, labels_CL=change(sample.labels_CL)) for sample in stream.samples
-    ]
-    return dataclasses.replace(stream, samples=samples)

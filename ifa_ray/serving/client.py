@@ -51,7 +51,7 @@ class RankClient:
             token: of the application, where it asks for one.
             transport: of the bytes; None is the network.
             clock: seconds, for the deadline.
-            sleep: waits that many seconds between attempts.
+            sleep: waits between attempts.
         """
         require(timeout_s > 0, "timeout_s", timeout_s, "> 0")
         require(retries >= 0, "retries", retries, ">= 0")
@@ -113,19 +113,11 @@ class RankClient:
         return wire.decode_appended(answer.content, len(appends))
 
     def watermark(self, user_id: int) -> int:
-        """How many impressions the server keeps of a user: where the next append begins.
-
-        Raises:
-            RequestError: the server keeps no histories.
-            ServingError: as `rank`.
-        """
+        """How many impressions the server keeps of a user: where the next append begins."""
         return _number(self._send("GET", f"/v1/users/{user_id}"), "watermark")
 
     def erase(self, user_id: int) -> int:
-        """Removes what the server keeps of a user; returns how many impressions there were.
-
-        Raises as `watermark`.
-        """
+        """Removes what the server keeps of a user; returns how many impressions there were."""
         answer = self._send("DELETE", f"/v1/users/{user_id}", session=str(user_id))
         return _number(answer, "erased")
 

@@ -61,10 +61,7 @@ class StoreCorruptError(StoreError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Append:
-    """Behaviours [begin, begin + T) of a user, 1 to `MAX_BATCH` of them, oldest first.
-
-    `begin` says how many behaviours of the user came before: it makes a repeated append harmless.
-    """
+    """Behaviours [begin, begin + T) of a user; `begin` makes a repeated append harmless."""
 
     user_id: int
     begin: int
@@ -417,10 +414,10 @@ class SequenceStore:
 
     def _reader(self) -> sqlite3.Connection:
         """This thread's own connection: a transaction belongs to a connection."""
-        if not hasattr(self._of_thread, "reader"):
-            self._of_thread.reader = self._connect()
-            self._of_thread.reader.execute("PRAGMA query_only = ON")
-        reader: sqlite3.Connection = self._of_thread.reader
+        reader: sqlite3.Connection | None = getattr(self._of_thread, "reader", None)
+        if reader is None:
+            reader = self._of_thread.reader = self._connect()
+            reader.execute("PRAGMA query_only = ON")
         return reader
 
     def _empty_log(self) -> bool:

@@ -67,36 +67,25 @@ class AppSettings(Config):
 
     def check(self) -> None:
         """Checks rules between settings."""
-        custom, stored, cached = f"ranker == {self.ranker!r}", self.sequence_store, self.state_bytes
+        custom, cached = f"ranker == {self.ranker!r}", self.state_bytes
+        folder, owner = self.sequence_store, self.store_class
         for holds, field, rule in (
-            (bool(self.slots), "slots", "at least one"),
+            (self.slots, "slots", "at least one"),
+            (folder or not owner, "sequence_store", f"set with store_class == {owner!r}"),
+            (owner or not self.store_options, "store_options", "None without store_class"),
             (
-                stored is not None or self.store_class is None,
-                "sequence_store",
-                f"set with store_class == {self.store_class!r}",
-            ),
-            (
-                self.store_class is not None or not self.store_options,
-                "store_options",
-                "None without store_class",
-            ),
-            (
-                stored is None or self.store_class is not None or self.num_replicas == 1,
+                owner or not folder or self.num_replicas == 1,
                 "num_replicas",
-                f"1 with sequence_store == {stored!r}, which one process owns. Replicas share "
+                f"1 with sequence_store == {folder!r}, which one process owns. Replicas share "
                 "store_class == 'ifa_ray.serving.sharded_histories:ShardedHistories'",
             ),
-            (stored is not None or not cached, "state_bytes", "0 without sequence_store"),
-            (self.ranker is None or not cached, "state_bytes", f"0 with {custom}"),
-            (self.ranker is None or not self.num_gpus, "num_gpus", f"0 with {custom}"),
-            (
-                not self.graphs or (self.num_gpus > 0 and not cached),
-                "graphs",
-                f"False with num_gpus == {self.num_gpus} and state_bytes == {cached}: a card "
-                "records them, from whole histories",
-            ),
+            (folder or not cached, "state_bytes", "0 without sequence_store"),
+            (not self.ranker or not cached, "state_bytes", f"0 with {custom}"),
+            (not self.ranker or not self.num_gpus, "num_gpus", f"0 with {custom}"),
+            (not self.graphs or self.num_gpus, "graphs", "False with num_gpus == 0"),
+            (not self.graphs or not cached, "graphs", f"False with state_bytes == {cached}"),
         ):
-            require(holds, field, getattr(self, field), rule)
+            require(bool(holds), field, getattr(self, field), rule)
         for place, slot in enumerate(self.slots):
             field = f"slots[{place}].checkpoints"
             if self.ranker is None:

@@ -98,10 +98,6 @@ class ShardedHistories:
             max_bytes: of all files together.
             shards: fixed once histories are stored.
             resource: shard i lies on the node with Ray's resource `NAME-i`; None on one node.
-
-        Raises:
-            ConfigError: on a setting outside its rule, or another number of shards on disk.
-            StoreError: if a shard cannot be opened.
         """
         require(1 <= shards <= 256, "shards", shards, "in [1, 256]")
         rule = f"absolute with resource == {resource!r}: nodes' folders differ"
@@ -128,8 +124,7 @@ class ShardedHistories:
 
     def watermark(self, user_id: int, at_ms: int | None = None) -> Watermark:
         """As `HistoryStore.watermark`."""
-        found: Watermark = self._ask_one("watermark", user_id, at_ms)
-        return found
+        return Watermark(*self._ask_one("watermark", user_id, at_ms))
 
     def read(
         self, user_id: int, begin: int = 0, stop: int = MAX_HISTORY, generation: int | None = None

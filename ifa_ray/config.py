@@ -25,7 +25,7 @@ _REQUIRED: Any = dataclasses.MISSING
 
 
 CROSS_FEATURES = ("channel", "user", "category", "author")
-"""What a platform knows of a user and a candidate together (f_ui); every model of a comparison gets
+"""Features of a user and a candidate together (f_ui); every model of a comparison gets
 the same ones.
 
 `channel`: the retrieval channel that brought the candidate. `category`, `author`: how often the
@@ -305,7 +305,7 @@ def _converted(hint: Any, value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Typed:
-    """What was typed for a setting; argparse would say in other words what is wrong with it."""
+    """The text typed for a setting; argparse would say in other words what is wrong with it."""
 
     hint: Any
     text: str
@@ -392,7 +392,7 @@ class ModelConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
-    """How a model learns from the stream; the same for every arm of a comparison."""
+    """Learning from the stream; the same for every arm of a comparison."""
 
     batch_size: int = setting(4, "requests per step, each with its whole candidate set", ge=1)
     learning_rate: float = setting(3e-3, "of Adam", gt=0)

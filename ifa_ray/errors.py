@@ -60,5 +60,5 @@ def unknown_name(field: str, value: str, known: Iterable[str]) -> ConfigError:
 
 
 def shortened(text: str, longest: int = 60) -> str:
-    """What a caller sent, as an error may repeat it: of a length that does not depend on theirs."""
+    """A caller's value, as an error may repeat it: of a length that does not depend on theirs."""
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -44,7 +44,7 @@ class RankingRule:
         return (0, *(place for place, weight in enumerate(self.weights) if place and weight))
 
     def bound(self, log_p_C: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """What no score exceeds, float64 [C], by log p(imp|can) alone.
+        """A bound that no score exceeds, float64 [C], by log p(imp|can) alone.
 
         A score is a sum of weights, none below 0, times logarithms of probabilities; what float32
         may lose of them is added.

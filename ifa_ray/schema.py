@@ -1,4 +1,4 @@
-"""What crosses a process boundary: requests, responses and the log's columns, checked here, once.
+"""The contract between processes: requests, responses and the log's columns, checked here, once.
 
 Knows numpy and nothing else: no torch, no Arrow, no Ray. The Parquet form of the log is in
 `ifa_ray.data.log`, the HTTP form of requests in `ifa_ray.serving.wire`.
@@ -30,7 +30,7 @@ ACTIONS = (
 """KuaiRand's feedback columns. The i-th is bit i of a history's action byte."""
 
 OBJECTIVES = ("impression", "is_click", "long_view", "is_like")
-"""What the towers predict. The first is p(imp|can); the others are given an impression (eq. 5)."""
+"""Objectives that the towers predict. The first is p(imp|can); the others are given an impression (eq. 5)."""
 
 IMPRESSION_COLUMNS: Mapping[str, str] = {
     "request_id": "int64",

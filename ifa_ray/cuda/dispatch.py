@@ -1,4 +1,4 @@
-"""Which form of a kernel runs: the naive one, or Triton's.
+"""Chooses the form of a kernel that runs: the reference, or Triton's.
 
 Triton compiles for CUDA devices. Its interpreter runs the same kernels on a CPU, slowly, which is
 how they are tested where there is no GPU; it is asked for by name and never chosen.

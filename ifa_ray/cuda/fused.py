@@ -86,7 +86,7 @@ def fused_logits(
 
 
 def _frozen(model: FusedIFA, rows_BC: torch.Tensor) -> _Sources | None:
-    """What `RankModel.freeze` has projected; None where it has not, or something is learned."""
+    """The projections of `RankModel.freeze`; None where it has not, or something is learned."""
     items_RD, queries_RF = model.items.frozen_RD, model.item_queries.frozen_RX
     own_RX = model.candidates_to_candidates.per_item.frozen_RX
     if torch.is_grad_enabled() or items_RD is None or queries_RF is None or own_RX is None:

@@ -1,4 +1,4 @@
-"""What candidates read of sequence states, taken as far as the towers' first layer.
+"""Reads of sequence states by candidates, taken as far as the towers' first layer.
 
 E = phi(Q) (phi(K)^T V) / phi(Q) (phi(K)^T 1) is formed where it is used and never written: a
 candidate's queries are looked up, multiplied by a state, divided, and what comes out goes straight

@@ -1,4 +1,4 @@
-"""What a sequence leaves behind in linear attention: phi(K)^T [V, 1], from gathered rows.
+"""The state of a sequence in linear attention: phi(K)^T [V, 1], from gathered rows.
 
 Equations 6 and 7 need no more of a sequence than these sums. Keys and values are rows of tables,
 looked up where they are summed, so that what is gathered is never written to memory. A behaviour is

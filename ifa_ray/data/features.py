@@ -34,7 +34,7 @@ NUM_LENGTHS = 32
 """Buckets of the history's length: 0 is the empty history, then two per doubling."""
 
 COUNTS = ("impression", "is_click", "long_view", "is_like")
-"""What is counted of a candidate's category and author in the history, and of all of it."""
+"""The counts of a candidate's category and author in the history, and of all of it."""
 
 LOG_SCALE = 0.5
 """Makes of logarithms of counts inputs of usual size. Larger ones drown all others at the start,
@@ -219,7 +219,7 @@ def _indices(items: ItemTable, keys: tuple[str, ...]) -> dict[str, npt.NDArray[n
 def _met(
     code_T: npt.NDArray[np.int64], code_C: npt.NDArray[np.int64], actions_T: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """How often and when the history met each candidate's key, O(T + C).
+    """Counts and last times of each candidate's key in the history, O(T + C).
 
     Returns:
         `LOG_SCALE` log(1 + count) of each of `COUNTS`, [C, 4], and the place of the last behaviour

@@ -1,4 +1,4 @@
-"""What an adapter gives: a log as the contract's tables in memory, and what it was asked for.
+"""The result of an adapter: a log as the contract's tables in memory, and what it was asked for.
 
 Knows the columns of `ifa_ray.schema`; knows no file and no model. An adapter is a function
 
@@ -39,7 +39,7 @@ _ITEM_TYPES = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadSettings(Config):
-    """What a reader is asked for; an adapter heeds what its log has a use for.
+    """The request to a reader; an adapter heeds what its log has a use for.
 
     Attributes:
         num_sampled: never-shown candidates that are drawn for a request, where the log has no
@@ -143,7 +143,7 @@ def watermarks(
     users_R: npt.NDArray[np.int32],
     times_ms_R: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """How many impressions each user had strictly before each time [R]; O((I + R) log I)."""
+    """The number of impressions that each user had strictly before each time [R]; O((I + R) log I)."""
     users_I, times_I = np.asarray(impressions["user_id"]), np.asarray(impressions["time_ms"])
     # Ranks, not values: a key of both fits into 63 bits whatever the clock counts from.
     _, user_ranks = np.unique(np.concatenate([users_I, users_R]), return_inverse=True)

@@ -1,4 +1,4 @@
-"""What all ranking models share: embeddings, the concatenation, towers, log-probabilities.
+"""The base of all ranking models: embeddings, the concatenation, towers, log-probabilities.
 
 Knows batches and how they flow; the one thing that a model adds is how candidates read the
 history (`attend`), so that a comparison of models is a comparison of that.
@@ -95,7 +95,7 @@ class RankModel(nn.Module, ABC):
         """
 
     def cache_spec(self) -> CacheSpec | None:
-        """What to keep of a history; None where the model must see it whole (most do)."""
+        """The part of a history to cache; None where the model must see it whole (most do)."""
         return None
 
     def attend_cached(
@@ -189,7 +189,7 @@ class RankModel(nn.Module, ABC):
 
     @property
     def history_reads(self) -> int:
-        """How many of the latest behaviours the model looks at, one by one or in sums."""
+        """The number of latest impressions that the model looks at, one by one or in sums."""
         return self._history_reads
 
     @property

@@ -16,7 +16,7 @@ from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CacheSpec:
-    """What must be kept of a history.
+    """The part of a history that must be kept.
 
     Attributes:
         latest: how many of the latest behaviours the model looks at one by one.
@@ -31,7 +31,7 @@ class CacheSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Cached:
-    """What was kept of histories, as of their requests.
+    """The cached parts of histories, as of their requests.
 
     Attributes:
         dense: what `CacheSpec.dense` makes of the whole history; None if none.

@@ -152,7 +152,7 @@ def weighted(
     mask_BT: torch.Tensor,
     decay_days: tuple[float, ...],
 ) -> torch.Tensor:
-    """What each behaviour adds to its code, [B, T, X] float32: for each decay a weight, and values.
+    """The addition of each impression to its code, [B, T, X] float32: for each decay a weight, and values.
 
     Args:
         values_BTE: what is summed beside the weights; whatever padding holds is passed over.
@@ -249,7 +249,7 @@ class CodeState:
     def read(
         self, code_BC: torch.Tensor, *, rates: bool = True, whole: CodeState | None = None
     ) -> torch.Tensor:
-        """What the history says of each candidate's code, [B, C, X] (or [B, C, D]).
+        """The means of the history for each candidate's code, [B, C, X] (or [B, C, D]).
 
         For each decay `LOG_SCALE` log(1 + sum of weights), and of each value by how much its mean
         at this code is above its mean over all codes; 0 where the code never occurred.
@@ -265,13 +265,13 @@ class CodeState:
         return torch.nn.functional.embedding(rows_BC, features_BSX.flatten(0, 1))
 
     def read_all(self, *, rates: bool = True) -> torch.Tensor:
-        """What the whole history says, [B, 1, X] (or [B, 1, D]): log-weights and the means."""
+        """The means of the whole history, [B, 1, X] (or [B, 1, D]): log-weights and the means."""
         weight, _ = self._weight_and_value(self.sums_BSX.sum(dim=1, keepdim=True))
         features = [LOG_SCALE * torch.log1p(weight), _RATE_SCALE * self._mean()]
         return torch.cat(features if rates else features[:1], dim=-1).flatten(2)
 
     def _features(self, *, rates: bool, whole: CodeState) -> torch.Tensor:
-        """What each code says, [B, S, X] (or [B, S, D])."""
+        """The means of each code, [B, S, X] (or [B, S, D])."""
         weight, value = self._weight_and_value(self.sums_BSX)
         features = [LOG_SCALE * torch.log1p(weight)]
         if rates:

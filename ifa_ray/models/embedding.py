@@ -1,4 +1,4 @@
-"""What an item, a behaviour, a user and a channel look like as vectors, for all models alike.
+"""Items, impressions, users and channels as vectors, for all models alike.
 
 Knows the catalogue's columns; knows no attention. An item is the sum of embeddings of its id,
 category, author and duration and of a projection of its content vector, so that candidates
@@ -86,7 +86,7 @@ class RandomPlanes(nn.Module):
         self.std = 1.0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """How far vectors [*, D] lie along each direction, [*, P]."""
+        """Lengths of vectors [*, D] along each direction, [*, P]."""
         return nn.functional.linear(x, self.weight)
 
 
@@ -197,7 +197,7 @@ class ItemEmbedding(nn.Module):
 
     @property
     def frozen_RD(self) -> torch.Tensor | None:
-        """What `freeze` computed, itself and no copy; None where nothing is frozen."""
+        """The result of `freeze`, itself and no copy; None where nothing is frozen."""
         return self._frozen_RD
 
     def train(self, mode: bool = True) -> ItemEmbedding:
@@ -238,7 +238,7 @@ class PerItem(nn.Module):
 
     @property
     def frozen_RX(self) -> torch.Tensor | None:
-        """What `freeze` computed, itself and no copy; None where nothing is frozen."""
+        """The result of `freeze`, itself and no copy; None where nothing is frozen."""
         return self._frozen_RX
 
     def freeze(self, items: ItemEmbedding) -> None:

@@ -27,7 +27,7 @@ from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 
 PARTS = ("dense", "recent", *FAMILIES, "rates", "decay")
-"""What `ModelConfig.ifa_plus_without` may switch off, one ablation each.
+"""Parts that `ModelConfig.ifa_plus_without` may switch off, one ablation each.
 
 `dense`: linear attention to the whole history; `recent`: softmax attention to the latest
 behaviours; the families of codes; `rates`: values typed by action in the code heads, so that only

@@ -54,7 +54,7 @@ class HistoryFeatures:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attended:
-    """What candidates found in the history.
+    """The findings of candidates in the history.
 
     Attributes:
         cs_BCD: F_cs; [B, 1, D] where it is the same for all candidates. 0 for an empty history.
@@ -101,7 +101,7 @@ class TowerInputs:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outputs:
-    """What a model says of a batch; what it says of padded candidates means nothing.
+    """The predictions for a batch; those of padded candidates mean nothing.
 
     Attributes:
         logits_BCL: of the towers, float32.

@@ -254,7 +254,7 @@ _GROUPS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Projected:
-    """What attention reads: a score is q.k + bias in each head, heads side by side in D.
+    """The input of attention: a score is q.k + bias in each head, heads side by side in D.
 
     Attributes:
         query_BCD: already divided by sqrt(d).

@@ -164,7 +164,7 @@ class Towers(nn.Module):
         )
 
     def _first_width(self, objectives: int, width: int) -> int:
-        """How wide the first layer of all towers together is."""
+        """The width of the first layer of all towers together."""
         return objectives * width
 
     @torch.no_grad()

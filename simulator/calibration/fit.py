@@ -230,7 +230,7 @@ def _popularity_slope(
 
 
 def _targets(log: Log, figures: Mapping[str, float], report: Report) -> dict[str, float]:
-    """What the solver is asked for; what is too rare to say anything is left out, and said so."""
+    """The targets of the solver; what is too rare to say anything is left out, and said so."""
     is_random = log.impressions["is_rand"] != 0
     names = [*WATCH_FIT, *(f"{s}_{name}" for s in ("feed", "random") for name in ACTIONS)]
     wanted = {}

@@ -121,7 +121,7 @@ def _folder(root: Path, name: str) -> Path:
 
 
 def _row(name: str, root: Path) -> dict[str, Any]:
-    """What a finished run says, cut down to the primary metric."""
+    """The result of a finished run, cut down to the primary metric."""
     analysis = json.loads((root / "result.json").read_bytes())["ab"]
     primary, control = analysis["primary"], analysis["control"]
     effects = {}

@@ -53,7 +53,7 @@ PROFILE_SESSIONS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DayLog:
-    """What one shard's users did in a day."""
+    """The actions of one shard's users in a day."""
 
     # `IMPRESSION_COLUMNS`, ordered by (user_id, time_ms, position)
     impressions: dict[str, np.ndarray]

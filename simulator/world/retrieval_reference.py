@@ -114,7 +114,7 @@ class ReferenceRetrieval:
         return item_n[np.argsort(-score_n, kind="stable")]
 
     def _opened(self, known_KD: Longs, live: int, budget: int) -> Bools:
-        """Which cells are opened: the best, until `budget` live items lie in them."""
+        """The cells that are opened: the best, until `budget` live items lie in them."""
         score_L = (self._index.centroid_LD.astype(np.int64) @ known_KD.T).max(axis=1)
         size_L = np.bincount(self._cell_N[:live], minlength=len(score_L))
         order_L = np.argsort(-score_L, kind="stable")

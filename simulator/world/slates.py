@@ -153,7 +153,7 @@ def show(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Exposure:
-    """How far U users scrolled."""
+    """The ends of U users' scrolling."""
 
     seen_UK: Bools  # a prefix of each row
     utility_UK: Floats  # with boredom; meaningless where not seen

@@ -159,7 +159,7 @@ def _polars_type(kind: str) -> pl.DataType:
 
 
 CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
-"""What a process that checked ends with."""
+"""Exit statuses of a check."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,7 @@ class Findings:
 
 
 def _count(lazy: pl.LazyFrame, rules: Sequence[Rule]) -> tuple[int, ...]:
-    """How many rows break each rule."""
+    """The number of rows that break each rule."""
     broken = [rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
     return lazy.select(broken).collect(engine="streaming").row(0)
 
@@ -286,7 +286,7 @@ SHOW = {
     "requests": ("file", "row", "request_id", "user_id", "time_ms"),
     "items": ("row", "video_id"),
 }
-"""What an example says of a row, beside the columns of its rule."""
+"""Columns that an example shows of a row, beside the columns of its rule."""
 
 
 def check_tables(findings: Findings, tables: LogTables) -> None:

@@ -54,10 +54,10 @@ BEHAVIOR_COLUMNS = ("impression_id", "user_id", "impression_time", "article_ids_
                     "article_ids_clicked", "next_read_time")  # fmt: skip
 HISTORY_COLUMNS = ("user_id", "impression_time_fixed", "article_id_fixed", "read_time_fixed")
 ARTICLE_COLUMNS = ("article_id", "category", "premium", "published_time", "body")
-"""What is read of each file; all have more."""
+"""The columns that are read of each file; all have more."""
 
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""How a Parquet file that is not whole ends in the reader; some damage makes it panic."""
+"""Errors of the reader for a Parquet file that is not whole; some damage makes it panic."""
 
 _KINDS: Mapping[str, str] = {
     "impression_id": "ids", "user_id": "ids", "article_id": "ids",

@@ -63,7 +63,7 @@ LOG_COLUMNS = (
 
 TAG_BUCKETS = 32
 BEIJING_MS = 8 * 3_600_000
-"""What the clock of the dates is ahead of `time_ms`."""
+"""The lead of the dates' clock over `time_ms`."""
 
 _DAY_MS = 86_400_000
 _LOG_NAME = re.compile(r"log_(standard|random)_\d_\d\d_to_\d_\d\d_(pure|1k|27k)(_part\d+)?\.csv")
@@ -402,7 +402,7 @@ class _Sampler:
         self._uploads_N = items.upload_ms_N[order_N]
 
     def of(self, slate: int) -> npt.NDArray[np.int64]:
-        """What the slate showed and never-shown videos, in random order."""
+        """The slate's videos and never-shown videos, in random order."""
         s, wanted = self._slates, self._settings.num_sampled
         start, stop = s.start_S[slate], s.stop_S[slate]
         rng = np.random.default_rng(

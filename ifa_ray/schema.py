@@ -30,7 +30,7 @@ ACTIONS = (
 """KuaiRand's feedback columns. The i-th is bit i of a history's action byte."""
 
 OBJECTIVES = ("impression", "is_click", "long_view", "is_like")
-"""Objectives that the towers predict. The first is p(imp|can); the others are given an impression (eq. 5)."""
+"""Objectives of the towers. The first is p(imp|can); the others are given an impression (eq. 5)."""
 
 IMPRESSION_COLUMNS: Mapping[str, str] = {
     "request_id": "int64",

@@ -143,7 +143,7 @@ def watermarks(
     users_R: npt.NDArray[np.int32],
     times_ms_R: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """The number of impressions that each user had strictly before each time [R]; O((I + R) log I)."""
+    """Impressions of each user strictly before each time [R], counted; O((I + R) log I)."""
     users_I, times_I = np.asarray(impressions["user_id"]), np.asarray(impressions["time_ms"])
     # Ranks, not values: a key of both fits into 63 bits whatever the clock counts from.
     _, user_ranks = np.unique(np.concatenate([users_I, users_R]), return_inverse=True)

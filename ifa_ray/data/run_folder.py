@@ -117,7 +117,7 @@ class RunFolder:
         return self.root / "models" / arm / f"replicate={replicate}"
 
     def training_time(self, arm: str, replicate: int, version: int) -> Path:
-        """The seconds that a version took to train; a measurement, so not part of the checkpoint."""
+        """The seconds that a version took to train: a measurement, so not in the checkpoint."""
         folder = self.root / "training_times" / f"arm={arm}" / f"replicate={replicate}"
         return folder / f"version={version:05d}.json"
 

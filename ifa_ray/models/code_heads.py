@@ -152,7 +152,7 @@ def weighted(
     mask_BT: torch.Tensor,
     decay_days: tuple[float, ...],
 ) -> torch.Tensor:
-    """The addition of each impression to its code, [B, T, X] float32: for each decay a weight, and values.
+    """The addition of each impression to its code, [B, T, X]: a weight for each decay, and values.
 
     Args:
         values_BTE: what is summed beside the weights; whatever padding holds is passed over.

@@ -22,10 +22,13 @@ from ifa_ray.data.log import write_items
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models import build_model
 from ifa_ray.ranking.ranker import ModelRanker
+from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
 from ifa_ray.schema import FROM_STORE, RankRequest
 from ifa_ray.serving.app import METRICS
 from ifa_ray.serving.deployment import NoStoreError, RankerDeployment
+from ifa_ray.serving.history_ranker import HistoryRanker, StoredHistories
+from ifa_ray.serving.sequence_store import SequenceStore
 from ifa_ray.serving.settings import AppSettings, SlotSettings
 from ifa_ray.serving.versions import Loaded, Slot
 from ifa_ray.training.learner import Learner
@@ -234,6 +237,35 @@ def test_an_erased_user_begins_anew_whatever_a_state_held(serve):
         assert_same_slate(response, dataclasses.replace(asked, history=other.history))
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_no_state_of_before_an_erasure_by_another_replica_is_used(tmp_path, meanwhile):
+    store, states = SequenceStore(tmp_path), SequenceStates(10**7)
+    cached = StatefulRanker(copy.deepcopy(MODELS[1]), ITEMS, 1, states)
+    ranker = HistoryRanker(cached, StoredHistories(store, states))
+    store.append([append_of(7, 0, 100, items=N)])
+    ranker.rank([request_of(7, 100, FROM_STORE)])
+    other, read = append_of(8, 0, 120, items=N), store.read
+
+    def begin_anew(*_):
+        """As another replica does, at once or between the watermark and the read."""
+        store.read = read
+        store.erase(7)
+        store.append([dataclasses.replace(other, user_id=7)])
+        return read(*_) if _ else None
+
+    if meanwhile:
+        store.read = begin_anew
+    else:
+        begin_anew()
+    last_ms = int(other.history.times_ms_T[-1])
+    asked = dataclasses.replace(request_of(7, 0, FROM_STORE), time_ms=last_ms)
+    (response,) = ranker.rank([asked])
+    assert response.watermark == 120
+    assert_same_slate(response, dataclasses.replace(asked, history=other.history))
+    assert states.stats().outcomes["missing"] == 2
+    store.close()
 
 
 def test_any_ranker_is_given_the_history(serve):

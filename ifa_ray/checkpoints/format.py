@@ -58,21 +58,11 @@ class LearnerArrays:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """One version as it lies on disk, verified.
+    """The learned part of a version, verified; `read_record` has the rest."""
 
-    Attributes:
-        seed: of its initial weights.
-        log_watermark: how much of the log it has seen, in its writer's words.
-        metrics: progressive metrics of the stream that made this version of the previous one.
-        has_optimizer: True if learning can go on from here.
-    """
-
-    version: int
     model_config: ModelConfig
     training_config: TrainingConfig
     seed: int
-    log_watermark: Mapping[str, Any]
-    metrics: Mapping[str, Any]
     arrays: LearnerArrays
     has_optimizer: bool
 
@@ -132,8 +122,6 @@ def save_checkpoint(
     Raises:
         CheckpointError: if the version exists: what others may have loaded is never overwritten.
     """
-    folder = Path(folder)
-    _require_new(folder)
     arrays: LearnerArrays = learner.arrays(copy=False)
     record = {
         "schema_version": CHECKPOINT_VERSION,
@@ -152,7 +140,7 @@ def save_checkpoint(
         _OPTIMIZER: safetensors.torch.save(arrays.optimizer),
         **(files or {}),
     }
-    _write(folder, record, data)
+    _write(Path(folder), record, data)
 
 
 def republish(
@@ -164,7 +152,6 @@ def republish(
     """
     folder = version_folder(root, source)
     record = read_record(folder)
-    _require_new(version_folder(root, target))
     names = [name for name in record["sha256"] if name != _OPTIMIZER or (folder / name).exists()]
     data = {**{name: load_file(folder, name) for name in names}, **files}
     _write(version_folder(root, target), {**record, **changes, "version": target}, data)
@@ -203,12 +190,9 @@ def load_checkpoint(
         )
     optimizer = with_optimizer and has_optimizer(folder)
     return Checkpoint(
-        version=record["version"],
         model_config=model,
         training_config=training,
         seed=record["seed"],
-        log_watermark=record["log_watermark"],
-        metrics=record["metrics"],
         arrays=LearnerArrays(
             model=_read_tensors(folder, _MODEL, record),
             optimizer=_read_tensors(folder, _OPTIMIZER, record) if optimizer else {},
@@ -283,13 +267,10 @@ def foreign_tensors(folder: Path | str, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder}: its tensors are not of the model it names ({why}).")
 
 
-def _require_new(folder: Path) -> None:
-    if folder.exists():
-        raise CheckpointError(f"{folder} exists, a published version is never written again.")
-
-
 def _write(folder: Path, record: Mapping[str, Any], data: Mapping[str, bytes]) -> None:
     """Writes a version whole; only one process may write it."""
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists, a published version is never written again.")
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in data.items()}
     # NaN is no JSON: metrics that are not defined are None.
     text = json.dumps({**record, "sha256": sums}, indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -25,13 +25,7 @@ EXIT_REFUSED, EXIT_INTERRUPTED = 3, 130
 _HELP = """\
 Train one model on a log, in the order of its requests: every batch is predicted first and learned
 from then (prequential evaluation). After each --publish-every the model is judged and published as
-a version, which a ranker can serve.
-
-  OUT/models/version=00003/   weights, settings, metrics and place in the log; checksummed
-  OUT/metrics.jsonl           AUC, GAUC, log loss and calibration of each window, by objective;
-                              what is not defined is null, and `undefined` says why
-  OUT/plots/*.svg             the same as lines
-  OUT/gates/*.json            why each version was published, or was not
+a version, which a ranker can serve. What is in --out: docs/training.md, metrics.jsonl first.
 
 A training that was killed, at any moment, goes on with --resume and writes the same bytes that it
 would have written undisturbed. So does one whose log has grown since.
@@ -41,25 +35,19 @@ would have written undisturbed. So does one whose log has grown since.
 
 _EPILOG = """\
 examples:
-  # Films: all requests, a version and a line of metrics every 500.
+  # Films, from https://grouplens.org/datasets/movielens/latest/; again with --resume after a kill.
   ifa-ray train --data ml-latest-small --out trained/films
-
-  # The log of one arm of a finished run, a version for each day; again with --resume after a kill.
+  # The log of one arm of a finished run, a version for each day.
   ifa-ray train --data runs/quick --arm twin --model ifa_plus --out trained/quick \\
       --publish-every day --metrics-every hour
-
   # A log of your own (docs/adapters.md).
   ifa-ray train --data my_log=my_adapters:read_shop --out trained/shop
-
   # New items came: begin with what an earlier catalogue has taught.
   ifa-ray train --data shop_may --out trained/may --allow-added-items \\
       --warm-start trained/april/models/version=00029
-
   # What is there, and back to an earlier version.
   ifa-ray versions list trained/shop
   ifa-ray versions rollback trained/shop --to 7
-
-MovieLens: https://grouplens.org/datasets/movielens/latest/ (ml-latest-small.zip).
 """
 
 _DATA = ("data", "arm", "replicate", "max_requests", "num_sampled", "seed")

@@ -63,9 +63,6 @@ def learn_version(
         tested: see `summarise`.
         on_batch: told of every batch.
 
-    Returns:
-        The batches' results, their metrics, and the gate's decision.
-
     Raises:
         PublicationRefused: if a loss is not finite or the version did not pass.
     """

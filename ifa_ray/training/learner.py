@@ -303,15 +303,15 @@ class RowwiseAdagrad(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             for table_RD in group["params"]:
-                if table_RD.grad is not None:
-                    # Coalesced, a row occurs once, so that the order of additions is fixed.
-                    self._visit(table_RD, table_RD.grad.coalesce(), group["lr"], group["eps"])
-
-    def _visit(self, table_RD: torch.Tensor, grad: torch.Tensor, lr: float, eps: float) -> None:
-        state = self.state[table_RD]
-        if not state:
-            state["sum"] = torch.zeros(len(table_RD), dtype=torch.float32, device=table_RD.device)
-        rows_V, grad_VD = grad.indices()[0], grad.values()
-        sum_V = state["sum"][rows_V] + grad_VD.square().mean(dim=1)
-        state["sum"][rows_V] = sum_V
-        table_RD.index_add_(0, rows_V, grad_VD / (sum_V.sqrt() + eps)[:, None], alpha=-lr)
+                if table_RD.grad is None:
+                    continue
+                state = self.state[table_RD]
+                if not state:
+                    state["sum"] = table_RD.new_zeros(len(table_RD))
+                # Coalesced, a row occurs once, so that the order of additions is fixed.
+                grad = table_RD.grad.coalesce()
+                rows_V, grad_VD = grad.indices()[0], grad.values()
+                sum_V = state["sum"][rows_V] + grad_VD.square().mean(dim=1)
+                state["sum"][rows_V] = sum_V
+                step_VD = grad_VD / (sum_V.sqrt() + group["eps"])[:, None]
+                table_RD.index_add_(0, rows_V, step_VD, alpha=-group["lr"])

@@ -23,15 +23,10 @@ from ifa_ray.schema import TrainingSample
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Importance:
-    """What candidates count that were drawn out of more.
+    """The weights of candidates that were drawn out of more."""
 
-    Attributes:
-        weights_BC: float32, 1 / probability of having been drawn; 0 where padded.
-        candidates: of which they were drawn, over which the loss is a mean.
-    """
-
-    weights_BC: torch.Tensor
-    candidates: int
+    weights_BC: torch.Tensor  # float32, 1 / probability of having been drawn; 0 where padded
+    candidates: int  # of which they were drawn, over which the loss is a mean
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
@@ -91,8 +86,7 @@ def entire_space_loss(
         importance: of the candidates, where these are some of more.
 
     Returns:
-        The weighted sum, and the L losses by themselves. Each is a mean over the real candidates of
-        the batch, so that it does not grow with C. Both float32.
+        The weighted sum, and the L losses, each a mean over real candidates. Both float32.
     """
     labels = labels_BCL.to(torch.float32)
     log_p, log_not_p = entire_space_log_probs(logits_BCL), log_complement(logits_BCL)

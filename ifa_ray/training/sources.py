@@ -208,6 +208,9 @@ def read_run(
             samples += read_day(folder, keys, follower)
     if not samples:
         raise LogError(f"{requests_root}: arm {arm}, replicate {replicate} has no requests.")
+    ids, counts = np.unique([each.request.request_id for each in samples], return_counts=True)
+    if (counts > 1).any():
+        raise LogError(f"{requests_root}: request {ids[counts > 1][0]} is there twice.")
     used = samples[:max_requests]
     what = "the warm-up alone" if arm == WARMUP else f"arm {arm}, {num_days} days with the warm-up"
     note = (

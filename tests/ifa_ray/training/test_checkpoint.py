@@ -14,6 +14,7 @@ from ifa_ray.checkpoints.format import (
     latest_version,
     load_checkpoint,
     load_model,
+    read_record,
     save_checkpoint,
     version_folder,
 )
@@ -53,12 +54,13 @@ def test_a_version_is_a_folder_of_three_files_with_its_facts(
     assert sorted(os.listdir(folder)) == FILES
     assert os.listdir(folder.parent) == ["version=00003"], "nothing temporary is left"
     loaded = load_checkpoint(folder, make_items())
-    assert loaded.version == 3
+    record = read_record(folder)
+    assert record["version"] == 3
     assert loaded.model_config == learner.model_config
     assert loaded.training_config == learner.training_config
     assert loaded.seed == learner.seed
-    assert loaded.log_watermark == {"days": 3}
-    assert loaded.metrics == {"auc": None}
+    assert record["log_watermark"] == {"days": 3}
+    assert record["metrics"] == {"auc": None}
     assert_equal(loaded.arrays, learner.arrays())
 
 
@@ -151,17 +153,15 @@ def test_a_version_without_optimizer_serves_but_does_not_learn(folder: Path) -> 
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("kept", [0, 5, -1])
+@pytest.mark.parametrize("kept", [0, 5, -2])  # The last byte of the record is a line break.
 def test_truncated_files_are_refused_by_name(folder: Path, name: str, kept: int) -> None:
     path = folder / name
-    path.write_bytes(path.read_bytes()[: kept or None][: kept if kept >= 0 else None])
-    if kept == -1 and name == "checkpoint.json":
-        path.write_bytes(path.read_bytes()[:-1])  # The last byte alone is a line break.
+    path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("name", FILES[1:])
 def test_one_changed_bit_is_noticed(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())
     data[-3] ^= 1
@@ -170,27 +170,22 @@ def test_one_changed_bit_is_noticed(folder: Path, name: str) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors"])
+@pytest.mark.parametrize("name", FILES[:2])
 def test_missing_files_are_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=f"{name}: no such file"):
         load_checkpoint(folder)
-    with pytest.raises(CheckpointError, match="no such file"):
-        load_checkpoint(folder.parent / "version=99999")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema_version": 99}, "schema_version == 99, must be 1"),
-        ({"schema_version": None}, "schema_version == None, must be 1"),
         ({"version": "3"}, "field version must be a int"),
         ({"sha256": {}}, "its checksum is not that of"),
         ({"model": {"name": "ifa", "widht": 8}}, "Did you mean 'width'"),
         ({"model": {"name": "ifa", "width": 16}}, "config_hash == .* settings, objectives"),
-        ({"model": {}}, "checkpoint.json: "),
         ({"model": {"name": "ifa", "width": "8"}}, "checkpoint.json: "),
-        ({"training": {"learning_rate": 1.0}}, "config_hash == "),
     ],
 )
 def test_a_changed_record_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
@@ -200,7 +195,7 @@ def test_a_changed_record_is_refused(folder: Path, change: dict[str, object], me
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\xff", '{"a": 1'])
+@pytest.mark.parametrize("text", ["[]", "{", "\xff"])
 def test_a_record_that_is_no_json_object_is_refused(folder: Path, text: str) -> None:
     (folder / "checkpoint.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError, match=r"checkpoint\.json: (not JSON|must hold)"):

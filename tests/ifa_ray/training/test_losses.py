@@ -125,15 +125,3 @@ def test_padding_changes_neither_loss_nor_gradient() -> None:
     total.backward()
     assert padded.grad is not None
     assert not padded.grad[:, C:].any()
-
-
-def test_the_loss_does_not_grow_with_the_number_of_candidates() -> None:
-    logits, labels, mask = draw(1.0)
-    once, _ = entire_space_loss(logits, labels, mask, (1.0,) * L)
-    twice, _ = entire_space_loss(
-        torch.cat([logits, logits], 1),
-        torch.cat([labels, labels], 1),
-        torch.cat([mask, mask], 1),
-        (1.0,) * L,
-    )
-    assert float(twice) == pytest.approx(float(once), rel=1e-6)

@@ -29,10 +29,3 @@ def test_figures_are_whole_svg_files_with_every_series_named():
 def test_a_figure_without_points_says_so():
     svg = lines_svg({"a": [(1, None)]}, title="AUC", x_label="x")
     assert "nothing is defined" in svg
-
-
-def test_higher_values_lie_higher():
-    svg = lines_svg({"a": [(1, 0.1), (2, 0.9)]}, title="t", x_label="x")
-    path = re.findall(r'class="line"[^>]* d="([^"]*)"', svg)[0]
-    (_, y1), (_, y2) = re.findall(r"[ML]([\d.]+) ([\d.]+)", path)
-    assert float(y2) < float(y1)

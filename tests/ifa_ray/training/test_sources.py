@@ -86,13 +86,6 @@ def test_unknown_arms_and_replicates_are_refused(run: Path) -> None:
         read(run, max_requests=-3)
 
 
-def test_a_damaged_shard_is_named(run: Path) -> None:
-    path = RunFolder(run).table("impressions", ShardDay("twin", 0, 0, 1))
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(LogError, match="arm=twin/replicate=0/day=000/shard=01"):
-        read(run)
-
-
 def test_a_folder_is_known_by_its_files(run: Path, tmp_path: Path) -> None:
     settings = {
         "arm": "twin", "replicate": 0, "num_sampled": 1, "max_history": 10,

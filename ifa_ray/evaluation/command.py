@@ -72,21 +72,21 @@ def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = command.add_argument
+    add_flags(command, EvaluationConfig, ("data", "control"))
+    default = "avg_pooling,twin,ifa,ifa_plus"
     models = f"of {', '.join(KNOWN_MODELS)}; or lists: {', '.join(MODEL_LISTS)}"
     kept = "keep finished runs, evaluation.json, table.md and two figures here; the same command "
-    add_flags(command, EvaluationConfig, ("data", "control"))
-    add("--models", default="avg_pooling,twin,ifa,ifa_plus", metavar="A,B,...",
-        help=f"{models} (default: %(default)s)")  # fmt: skip
+    jobs = "processes that run models; metrics do not depend on it"
+    counts = [f"--cross-features {','.join(COUNTS[name])}" for name in ("off", "on")]
+    add("--models", default=default, metavar="A,B", help=f"{models} (default: {default})")
     add("--out", type=Path, metavar="DIR", help=f"{kept}again does what is missing")
-    add("--jobs", type=int, default=1, metavar="N",
-        help="processes that run models; metrics do not depend on it (default: 1)")  # fmt: skip
+    add("--jobs", type=int, default=1, metavar="N", help=f"{jobs} (default: 1)")
     add("--json", metavar="PATH", help="write all numbers here; - prints them instead of tables")
     data = command.add_argument_group("seeds and data")
     add_flags(data, EvaluationConfig, _DATA, num_sampled="candidates_sampled")
     size = command.add_argument_group("the same for all models")
     add_flags(size, EvaluationConfig, _SIZES)
-    size.add_argument("--counts", choices=sorted(COUNTS), help="short for --cross-features "
-                      f"{','.join(COUNTS['off'])} or {','.join(COUNTS['on'])}")  # fmt: skip
+    size.add_argument("--counts", choices=sorted(COUNTS), help=f"short for {' or '.join(counts)}")
 
 
 def run_evaluate(options: argparse.Namespace) -> int:

@@ -118,7 +118,7 @@ def _peak_in_a_process(
 def peak_request_bytes(
     config: ModelConfig, items: ItemTable, requests: Sequence[RankRequest], seed: int
 ) -> int | None:
-    """How far this process' memory rises while it ranks the largest requests, in bytes.
+    """The rise of this process' memory while it ranks the largest requests, in bytes.
 
     By the kernel's high-water mark of resident memory, so that numpy's and torch's scratch both
     count. Call it in a process that has ranked nothing: freed memory that an allocator keeps would
@@ -129,12 +129,9 @@ def peak_request_bytes(
         None where the platform has no such mark, or refuses to reset it.
     """
     ranker = ModelRanker(build_model(config, items, seed), items, version=0)
-    first = requests[0].candidates_C[:1]
-    ranker.rank([
-        dataclasses.replace(
-            requests[0], candidates_C=first, channels_C=None, history=History.empty(), k=1
-        )
-    ])  # fmt: skip
+    one, none = requests[0].candidates_C[:1], History.empty()
+    small = dataclasses.replace(requests[0], candidates_C=one, channels_C=None, history=none, k=1)
+    ranker.rank([small])
     gc.collect()
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # gives freed memory back, where the C library can (glibc)

@@ -163,15 +163,15 @@ def pareto_svg(points: Sequence[Point], *, title: str, x_label: str, y_label: st
     for p, (x, y) in zip(points, places, strict=True):
         kind = "control" if p.is_control else "best" if p in best else ""
         label = escape(f"{p.name}: {_signed(p.quality)} at {p.cost:.3g}")
-        parts.append(f'<circle class="dot {kind}" cx="{x}" cy="{y}" r="{RADIUS:g}">'
-                     f"<title>{label}</title></circle>")  # fmt: skip
+        circle = f'<circle class="dot {kind}" cx="{x}" cy="{y}" r="{RADIUS:g}">'
+        parts.append(f"{circle}<title>{label}</title></circle>")
     for p, (x, y), box in zip(points, places, place_labels(points, places), strict=True):
         width = box.right - box.left
         near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
         if math.dist((x, y), (near_x, near_y)) > 3 * RADIUS:
             parts.append(_line(x, y, near_x, near_y, "leader"))
-        parts.append(f'<rect class="back" x="{box.left:.1f}" y="{box.top:.1f}" '
-                     f'width="{width:.1f}" height="{LABEL_PX}"/>')  # fmt: skip
+        corner = f'x="{box.left:.1f}" y="{box.top:.1f}"'
+        parts.append(f'<rect class="back" {corner} width="{width:.1f}" height="{LABEL_PX}"/>')
         parts.append(_text(box.left + 2, box.bottom - 4, p.name, "label"))
     body = "\n".join(parts)
     return (

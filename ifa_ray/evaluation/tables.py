@@ -143,7 +143,7 @@ def _metric_table(
 def _order_note(
     cells: Mapping[str, Sequence[Estimate]], paper: Mapping[str, tuple[float, ...]]
 ) -> str:
-    """How many pairs of models stand in the paper's order here, objective by objective."""
+    """Counts the pairs of models that stand in the paper's order here, by objective."""
     texts = []
     for place, objective in enumerate(OBJECTIVES):
         means = {model: found[place].mean for model, found in cells.items()}

@@ -20,7 +20,7 @@ import torch
 from ifa_ray.schema import History
 
 NEVER_MS = np.iinfo(np.int64).min
-"""When a code was last met that never was."""
+"""The last time of a code that was never met."""
 
 _NO_CODE = np.iinfo(np.int32).max
 _DAY_MS = 86_400_000
@@ -138,7 +138,7 @@ class HistoryState:
 
     @property
     def last_ms(self) -> int | None:
-        """When the last behaviour happened; None for the empty history."""
+        """The time of the last behaviour; None for the empty history."""
         return int(self.latest.times_ms_T[-1]) if self.length else None
 
     @property

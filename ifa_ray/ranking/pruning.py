@@ -101,7 +101,7 @@ def prune(
 
 
 def _first_look(wanted: int, dtype: torch.dtype) -> int:
-    """How many candidates are scored exactly before any is left out."""
+    """The number of candidates that are scored exactly before any is left out."""
     return max(_TIMES_WANTED * wanted, _AT_LEAST[dtype])
 
 

@@ -29,7 +29,7 @@ from ifa_ray.reranking.repetition import FEATURES, KINDS, ItemTraits, Repetition
 from ifa_ray.schema import OBJECTIVES, TrainingSample
 
 CONTROLS = ("one", "own_logit", "log_position", *(f"slate_{kind}" for kind in KINDS))
-"""What is held constant while repetition is judged. The last four say how much an item is like the
+"""Held constant while repetition is judged. The last four say how much an item is like the
 *whole* slate, above and below: a slate full of one category was shown to somebody who likes it, and
 without them the step learns that repetition is good. With them it compares the first of its kind
 with the third, in one slate."""

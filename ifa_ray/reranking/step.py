@@ -26,7 +26,7 @@ _DECIMALS = 5  # as scores are rounded before they are compared: see `ifa_ray.ra
 
 
 class Gains(Protocol):
-    """How the items above change the scores of a pool, kept up item by item."""
+    """Changes of a pool's scores by the items above, kept up item by item."""
 
     @property
     def gain_P(self) -> npt.NDArray[np.float64]:
@@ -111,7 +111,7 @@ class Dpp:
 
 
 class LearnedGains:
-    """How repetition moves the ranking rule: sum over l of weight_l Δ log p(l|imp), times strength.
+    """Effect of repetition on the ranking rule: sum over l of weight_l Δ log p(l|imp), x strength.
 
     O(P (X + F)) per item shown.
     """

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from films import config
 
-from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.evaluation import cost
-from ifa_ray.evaluation.cost import measure_costs, peak_request_bytes
+from ifa_ray.evaluation.cost import _peak_in_a_process, measure_costs
 from ifa_ray.evaluation.runs import read_seed
-from ifa_ray.processes import worker_pool
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import History, RankRequest
 
@@ -40,9 +38,8 @@ def request(num_candidates: int, num_behaviours: int) -> RankRequest:
 
 
 def peak(requests: list[RankRequest]) -> int | None:
-    settings = ModelConfig(name="ifa", width=32, top_k=10)
-    with worker_pool(1) as pool:
-        return pool.submit(peak_request_bytes, settings, catalogue(), requests, 0).result()
+    settings = config(Path(), models=["ifa"], width=32, top_k=10)
+    return _peak_in_a_process(settings, "ifa", catalogue(), requests)
 
 
 def test_memory_is_what_ranking_adds() -> None:
@@ -64,7 +61,6 @@ def test_models_take_turns_request_by_request(films: Path, monkeypatch) -> None:
             return super().rank(requests)
 
     monkeypatch.setattr(cost, "ModelRanker", Watched)
-    monkeypatch.setattr(cost, "_peak_in_a_process", lambda *_: 7)
     settings = config(films, timed_requests=3)
     stream = read_seed(settings, 0)
     ticks = itertools.count()

@@ -1,5 +1,6 @@
 """Means, paired differences and tests over seeds, against hand computations and scipy."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from films import fake_run
 from scipy import stats
 
-from ifa_ray.evaluation.result import compare, difference, estimate, model_estimate
+from ifa_ray.evaluation.result import compare, difference, estimate, model_estimate, part_means
 from ifa_ray.schema import OBJECTIVES
 
 
@@ -78,3 +79,15 @@ def test_p_values_are_adjusted_over_all_models_and_objectives_of_a_table() -> No
     by_model = {each.model: each for each in found}
     assert by_model["ifa"].p_holm == pytest.approx(8 * small)
     assert by_model["din"].p_holm == pytest.approx(min(1.0, max(8 * small, 4 * large)))
+
+
+def test_means_along_the_stream_are_not_defined_where_one_seeds_is_not() -> None:
+    curves = [[0.5, 0.6, None], [0.7, 0.7, 0.9]]
+    runs = [
+        dataclasses.replace(
+            fake_run("twin", seed, 0.5),
+            curve=tuple(fake_run("", 0, value).whole for value in curve),
+        )
+        for seed, curve in enumerate(curves)
+    ]
+    assert part_means(runs, "twin") == [pytest.approx(0.6), pytest.approx(0.65), None]

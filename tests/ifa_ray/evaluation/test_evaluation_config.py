@@ -1,4 +1,4 @@
-"""What a comparison's settings are, what is refused, and which of them make runs another's."""
+"""Settings of a comparison: refused ones, those that make runs another's, lists of models."""
 
 from pathlib import Path
 
@@ -6,6 +6,17 @@ import pytest
 from films import config
 
 from ifa_ray.errors import ConfigError
+from ifa_ray.evaluation.config import (
+    KNOWN_MODELS,
+    MODEL_LISTS,
+    PAPER_TABLES,
+    REFERENCES,
+    TITLES,
+    covered_lists,
+    expand_models,
+)
+from ifa_ray.models import MODELS
+from ifa_ray.schema import OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -65,3 +76,63 @@ def test_a_seed_reads_the_replicate_of_its_number_where_there_are_several(films:
     for settings, available in ((free, (0, 1)), (each, (0,)), (each, ())):
         with pytest.raises(ConfigError, match=r"seed == 2, must be a replicate of .* fewer --seed"):
             settings.replicate_of(2, available)
+
+
+def test_lists_are_those_of_the_paper_and_hold_every_model() -> None:
+    lists = MODEL_LISTS
+    assert set(MODELS) <= set(lists["all"]) <= set(KNOWN_MODELS)
+    assert lists["table2"] == ("avg_pooling", "din", "sim_hard", "sim_soft", "twin", "ifa")
+    assert lists["table3"] == ("ifa", "ifa_fsm", "ifa_fsm_ram")
+    assert len(lists["attention"]) == 9
+    for name, paper in PAPER_TABLES.items():
+        assert tuple(paper) == lists[name]
+        assert {len(row) for row in paper.values()} == {len(OBJECTIVES)}
+    assert TITLES.keys() == lists.keys() - {"all"}
+    for name, reference in REFERENCES.items():
+        assert reference in lists[name]
+
+
+def test_the_papers_numbers_agree_with_its_text() -> None:
+    # "IFA outperforms the most competitive baseline TWIN 2.06pp for the best case."
+    table = PAPER_TABLES["table2"]
+    gains = [ours - theirs for ours, theirs in zip(table["ifa"], table["twin"], strict=True)]
+    assert max(gains) == pytest.approx(0.0206)
+    # "IFA-FSM-RAM in Table 3 is TWIN in Table 2."
+    assert PAPER_TABLES["table3"]["ifa_fsm_ram"] == table["twin"]
+    assert PAPER_TABLES["table3"]["ifa"] == table["ifa"]
+
+
+def test_names_and_lists_mix_and_each_model_comes_once() -> None:
+    found = expand_models("twin, ablation,ifa,ifa_plus")
+    assert found[:3] == ("twin", "ifa_plus", "twin_codes")
+    assert "ifa_plus-dense" in found
+    assert found[-1] == "ifa"
+    assert len(set(found)) == len(found)
+
+
+def test_lists_that_were_asked_for_whole_are_found_again() -> None:
+    assert covered_lists(expand_models("table2")) == ["table2"]
+    assert covered_lists(expand_models("all")) == ["table2", "table3", "attention", "ablation"]
+    assert covered_lists(["ifa", "twin"]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tabel2", "models == 'tabel2', must be one of .* Did you mean 'table2'"),
+        ("ifa,ifa", "models == 'ifa,ifa', must be unique names"),
+        ("", "models == '', must be one of"),
+        ("ifa_plus-dens", "Did you mean 'ifa_plus-dense'"),
+    ],
+)
+def test_unknown_and_repeated_names_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        expand_models(text)
+
+
+def test_an_ablation_is_ifa_plus_without_one_part(films: Path) -> None:
+    settings = config(films, models=["ifa_plus", "ifa_plus-dense"])
+    whole, without = settings.model("ifa_plus"), settings.model("ifa_plus-dense")
+    assert (without.name, without.ifa_plus_without) == ("ifa_plus", ("dense",))
+    assert whole.ifa_plus_without == ()
+    assert without.to_dict() | {"ifa_plus_without": ()} == whole.to_dict()

@@ -9,6 +9,7 @@ from films import config
 
 from ifa_ray.errors import LogError
 from ifa_ray.evaluation import EvaluationConfig, ModelRun
+from ifa_ray.evaluation.result import part_ends
 from ifa_ray.evaluation.runs import fingerprint, read_seed, run_all
 from ifa_ray.training.sources import SampleStream, read_stream
 from simulator.__main__ import main as simulate
@@ -43,6 +44,16 @@ def test_every_model_meets_the_same_requests_and_steps(films: Path) -> None:
     assert runs[0].stream == runs[1].stream != runs[2].stream
     assert calls[:2] == [("avg_pooling", 0, 1, 10), ("avg_pooling", 0, 2, 10)]
     assert len(calls) == 40
+
+
+def test_the_parts_are_the_whole_stream_in_order(films: Path) -> None:
+    runs = run_here(config(films, models=["avg_pooling"]))
+    for run in runs:
+        # Ten batches of four requests in eight parts.
+        assert [part.samples for part in run.curve] == [4, 4, 4, 8, 4, 4, 4, 8]
+        assert sum(part.candidates for part in run.curve) == run.whole.candidates
+        assert sum(part.seconds for part in run.curve) == pytest.approx(run.whole.seconds)
+    assert part_ends(runs) == [4, 8, 12, 20, 24, 28, 32, 40]
 
 
 def test_an_evaluation_repeats_in_any_process_and_seeds_differ(films: Path) -> None:

@@ -101,44 +101,28 @@ def test_a_ranker_with_graphs_gives_the_same_slates_whatever_is_asked(set_step, 
         np.testing.assert_allclose(one.probabilities_KL, other.probabilities_KL, rtol=1e-4)
 
 
-def test_a_ranker_with_graphs_scores_by_them(monkeypatch):
-    seen, by_graph = [], GraphedModel.log_probabilities
-
-    def spy(self, batch):
-        seen.append(tuple(batch.mask_BC.shape))
-        return by_graph(self, batch)
-
-    monkeypatch.setattr(GraphedModel, "log_probabilities", spy)
-    with unrecorded():
-        ranker = graphed_ranker(make_model())
-    ranker.rank([make_request(40, k=1), make_request(7, k=1)])
-    assert seen == [(1, 40), (1, 7)]
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_graphs_are_refused_where_nothing_records_them():
     with pytest.raises(ConfigError, match=r"graphs == True, must be False with a model on cpu"):
         graphed_ranker(make_model())
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"ifa"}))
-def test_graphs_are_refused_of_models_that_look_into_a_batch(name):
-    with unrecorded(), pytest.raises(ConfigError, match=f"must be False with the model {name}:"):
-        graphed_ranker(make_model(name))
-
-
-def test_graphs_are_refused_with_bfloat16():
-    with unrecorded(), pytest.raises(ConfigError, match=r"precision == 'bf16', must be 'fp32'"):
-        graphed_ranker(make_model(), precision="bf16")
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        *((n, "fp32", f"must be False with the model {n}:") for n in sorted({*MODELS} - {"ifa"})),
+        ("ifa", "bf16", "precision == 'bf16', must be 'fp32'"),
+    ],
+)
+def test_graphs_are_refused_of_models_that_look_into_a_batch(name, precision, message):
+    with unrecorded(), pytest.raises(ConfigError, match=message):
+        graphed_ranker(make_model(name), precision=precision)
 
 
 def test_scores_are_rounded_and_ties_go_by_id():
     response = ranked_by({9: -1.0, 4: -1.000001, 7: -0.999999, 2: -1.1, 5: -0.5}, k=4)
     assert response.ids_K.tolist() == [5, 4, 7, 9]
     np.testing.assert_allclose(response.scores_K, [-0.5, -1.0, -1.0, -1.0], rtol=1e-6)
-
-
-def test_a_tie_at_the_edge_of_the_slate_goes_by_id():
     assert ranked_by(dict.fromkeys([8, 3, 6, 1], -2.0), k=2).ids_K.tolist() == [1, 3]
 
 
@@ -173,13 +157,10 @@ def test_rank_ms_is_read_from_the_clock_once_around_each_request():
     assert [response.rank_ms for response in responses] == [250.0, 500.0]
 
 
-@pytest.mark.parametrize("ranker_class", [ModelRanker, RandomRanker])
-def test_requests_are_checked(ranker_class):
-    ranker = (
-        RandomRanker(items=ITEMS, seed=0)
-        if ranker_class is RandomRanker
-        else ModelRanker(make_model(), ITEMS, version=0)
-    )
+@pytest.mark.parametrize(
+    "ranker", [RandomRanker(items=ITEMS, seed=0), ModelRanker(make_model(), ITEMS, version=0)]
+)
+def test_requests_are_checked(ranker):
     with pytest.raises(RequestError, match="k == 99"):
         ranker.rank([make_request(k=99)])
     foreign = dataclasses.replace(make_request(), candidates_C=np.array([1, 5000], np.int32), k=1)
@@ -211,10 +192,6 @@ def test_random_slates_favour_nobody():
     # 1000 draws of 20 of 400: mean 50, standard deviation sqrt(1000 * 0.05 * 0.95) = 6.9.
     assert abs(shown - 50).max() < 5 * 6.9
     assert 5 < shown.std() < 9
-
-
-def test_a_ranker_class_is_found_by_name():
-    assert load_ranker_class("ifa_ray.ranking.ranker:RandomRanker") is RandomRanker
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""The Pareto plot: valid, complete, and its labels can be read."""
+"""Figures are valid and complete, and their labels can be read."""
 
 import itertools
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from films import fake_evaluation, fake_run
 
 from ifa_ray.evaluation.figures import (
     HEIGHT,
@@ -12,6 +13,7 @@ from ifa_ray.evaluation.figures import (
     Box,
     Point,
     front,
+    learning_svg,
     pareto_svg,
     place_labels,
 )
@@ -38,12 +40,8 @@ def crowd(number: int, seed: int) -> list[Point]:
 
 def test_the_front_is_what_no_other_beats() -> None:
     points = [
-        Point(name="cheap", cost=1, quality=-0.5),
-        Point(name="worse", cost=2, quality=-0.6),
-        Point(name="fair", cost=3, quality=0.0),
-        Point(name="same cost, worse", cost=3, quality=-0.1),
-        Point(name="dear", cost=10, quality=0.0),
-        Point(name="best", cost=20, quality=0.1),
+        *(Point("cheap", 1, -0.5), Point("worse", 2, -0.6), Point("fair", 3, 0.0)),
+        *(Point("same cost, worse", 3, -0.1), Point("dear", 10, 0.0), Point("best", 20, 0.1)),
     ]
     assert [p.name for p in front(points)] == ["cheap", "fair", "best"]
 
@@ -66,24 +64,16 @@ def test_the_figure_is_well_formed_and_names_every_model() -> None:
 def test_labels_cover_no_label_and_no_point(seed: int) -> None:
     rng = np.random.default_rng(seed)
     places = [(200 + 60 * rng.random(), 150 + 250 * rng.random()) for _ in range(24)]
-    points = crowd(24, seed)
-    boxes = place_labels(points, places)
-    for a, b in itertools.combinations(boxes, 2):
-        assert not a.overlaps(b)
-    for point, box in zip(points, boxes, strict=True):
-        assert min(box.left, box.top) >= 0
-        assert (box.right <= WIDTH) & (box.bottom <= HEIGHT)
-        assert box.right - box.left >= 7 * len(point.name)
-        for x, y in places:
-            assert not box.overlaps(Box(x - 4, y - 4, x + 4, y + 4))
+    boxes = place_labels(crowd(24, seed), places)
+    dots = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert not any(box.overlaps(dot) for box in boxes for dot in dots)
+    assert all(b.left >= 0 and b.right <= WIDTH for b in boxes)
+    assert all(b.top >= 0 and b.bottom <= HEIGHT for b in boxes)
 
 
 def test_places_are_to_scale() -> None:
-    points = [
-        Point(name="a", cost=1, quality=0.0, is_control=True),
-        Point(name="b", cost=10, quality=0.01),
-        Point(name="c", cost=100, quality=0.03),
-    ]
+    points = [Point("a", 1, 0.0, is_control=True), Point("b", 10, 0.01), Point("c", 100, 0.03)]
     dots = list(draw(points).iter(f"{SVG}circle"))
     (x1, y1), (x2, y2), (x3, y3) = ((float(d.attrib["cx"]), float(d.attrib["cy"])) for d in dots)
     assert x3 - x2 == pytest.approx(x2 - x1, abs=0.2), "cost is on a log scale"
@@ -92,11 +82,21 @@ def test_places_are_to_scale() -> None:
 
 def test_an_interval_beyond_the_figure_is_dashed() -> None:
     points = [
-        Point(name="twin", cost=5, quality=0.0, is_control=True),
-        Point(name="ifa", cost=4, quality=0.001, half_width=0.5),
-        Point(name="din", cost=3, quality=-0.001, half_width=0.0005),
+        Point("twin", 5, 0.0, is_control=True),
+        Point("ifa", 4, 0.001, half_width=0.5),
+        Point("din", 3, -0.001, half_width=0.0005),
     ]
     root = draw(points)
     assert sum(e.attrib["class"] == "interval cut" for e in root.iter(f"{SVG}line")) == 1
     for line in root.iter(f"{SVG}line"):
         assert all(0 <= float(line.attrib[n]) <= HEIGHT for n in ("y1", "y2"))
+
+
+def test_five_lines_are_drawn_the_control_among_them() -> None:
+    models = ["avg_pooling", "din", "sim_hard", "sim_soft", "ifa", "ifa_plus", "twin"]
+    runs = [fake_run(m, 0, 0.6 + i / 100) for i, m in enumerate(reversed(models))]
+    text = learning_svg(fake_evaluation(runs))
+    assert text is not None
+    drawn = [model for model in models if f">{model} " in text]
+    assert drawn == ["avg_pooling", "din", "sim_hard", "sim_soft", "twin"]
+    assert "twin and the best of the others" in text

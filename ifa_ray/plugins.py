@@ -18,6 +18,19 @@ from ifa_ray.errors import ConfigError, unknown_name
 _OF_STORES = ("append", "watermark", "read", "erase", "close")
 
 
+EXTENSIONS = {
+    "kernels": "ifa_ray.cuda.fused:fuse",
+    "graphs": "ifa_ray.cuda.graphs:GraphedModel",
+}
+"""What the core uses where a card is asked for, and imports only then."""
+
+
+def load_extension(name: str) -> Any:
+    """Imports one of `EXTENSIONS`."""
+    module, attribute = _import("extension", EXTENSIONS[name], "name")
+    return getattr(module, attribute)
+
+
 def load_ranker_class(spec: str) -> type[Any]:
     """Imports a ranker class; it is constructed as `Class(items=ItemTable, seed=int)`.
 

@@ -22,7 +22,7 @@ from ifa_ray.checkpoints.format import latest_version, load_model, version_folde
 from ifa_ray.config import require
 from ifa_ray.data.log import read_items
 from ifa_ray.errors import CheckpointError, RequestError, ServingError
-from ifa_ray.plugins import load_ranker_class
+from ifa_ray.plugins import load_extension, load_ranker_class
 from ifa_ray.ranking.ranker import ModelRanker, Ranker
 from ifa_ray.ranking.state_cache import SequenceStates
 from ifa_ray.ranking.state_ranker import StatefulRanker
@@ -264,14 +264,11 @@ def open_slot(settings: AppSettings, place: int, states: SequenceStates | None =
     def load_version(version: int) -> Ranker:
         model = load_model(version_folder(versions, version), items)
         score_all = None
-        if on_card:  # kernels and graphs are other classes, chosen here
-            from ifa_ray.cuda.fused import fuse
-            from ifa_ray.cuda.graphs import GraphedModel
-
+        if on_card:
             model = model.to("cuda")
-            fuse(model)
+            load_extension("kernels")(model)
             if settings.graphs:
-                score_all = GraphedModel.of_ranker(model).log_probabilities
+                score_all = load_extension("graphs").of_ranker(model).log_probabilities
         if states is not None:
             return StatefulRanker(model, items, version, states, clock, settings.precision)
         return ModelRanker(model, items, version, clock, settings.precision, score_all=score_all)

@@ -75,8 +75,7 @@ class RankerDeployment:
             settings.check_paths()
             slots = [open_slot(settings, place, self._states[place]) for place in places]
         self._slots = list(slots)
-        self._store = open_store(settings)
-        store = self._store
+        self._store = store = open_store(settings)
         self._histories = [StoredHistories(store, one) for one in self._states if store is not None]
 
     async def rank(

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ifa_ray.data.log_tables import ReadSettings
 from ifa_ray.data.readers.check import CLEAN, UNUSABLE, LogCheck, check_log, check_log_tables
-from ifa_ray.data.readers.check_contract import FileSummary, Problem
+from ifa_ray.data.readers.scan import FileSummary, Problem
 from ifa_ray.errors import ConfigError, IfaRayError, LogError
 from ifa_ray.training.sources import split_adapter, tables_of_adapter
 

@@ -17,18 +17,15 @@ from ifa_ray.data.log import ITEM_COLUMNS
 from ifa_ray.data.log_tables import LogTables
 from ifa_ray.data.readers.check_contract import (
     SHOW,
-    FileSummary,
-    Findings,
-    Problem,
     check_histories,
     check_requests,
     check_rows,
     check_tables,
 )
-from ifa_ray.data.readers.check_files import check_ebnerd, check_kuairand, check_movielens
-from ifa_ray.data.readers.ebnerd import is_ebnerd
-from ifa_ray.data.readers.kuairand import is_kuairand
-from ifa_ray.data.readers.movielens import is_movielens
+from ifa_ray.data.readers.ebnerd import is_ebnerd, scan_ebnerd
+from ifa_ray.data.readers.kuairand import find_kuairand, is_kuairand, scan_kuairand
+from ifa_ray.data.readers.movielens import is_movielens, scan_movielens
+from ifa_ray.data.readers.scan import FileSummary, Findings, Problem
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, is_run
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
@@ -116,14 +113,8 @@ def _read(findings: Findings, path: Path, table: str) -> pl.DataFrame:
     name, schema = findings.name(path), _SCHEMAS[table]
     types = {column: _polars_type(kind) for column, kind in schema.items()}
     nothing = pl.DataFrame(schema={"row": pl.get_index_type(), **types})
-    try:
-        frame = pl.read_parquet(path, hive_partitioning=False)
-    except FileNotFoundError:
-        findings.problem(name, "there is no such file")
-        return nothing
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        why = (str(error).splitlines() or ["unreadable"])[0]
-        findings.problem(name, f"is not a whole Parquet file ({why})")
+    frame = findings.scan_parquet(path)
+    if frame is None:
         return nothing
     findings.rows[name] = len(frame)
     casts = []
@@ -186,10 +177,10 @@ class LogCheck:
         return dataclasses.asdict(self) | {"status": self.status}
 
 
-_CHECKS: tuple[tuple[str, Callable[[Path], bool], Callable[[Findings, Path], None]], ...] = (
-    ("MovieLens", is_movielens, check_movielens),
-    ("KuaiRand", is_kuairand, check_kuairand),
-    ("EB-NeRD", is_ebnerd, check_ebnerd),
+_CHECKS: tuple[tuple[str, Callable[[Path], bool], Callable[[Findings, Path], Any]], ...] = (
+    ("MovieLens", is_movielens, scan_movielens),
+    ("KuaiRand", is_kuairand, lambda found, path: scan_kuairand(found, find_kuairand(path))),
+    ("EB-NeRD", is_ebnerd, scan_ebnerd),
     ("a run", is_run, check_run),
 )
 

@@ -1,236 +1,27 @@
-"""Rules over tables, and what is found by them: counts and examples, never the end of a check.
+"""Rules of the contract's tables: each by itself, and requests against impressions and items.
 
-Knows polars frames; the formats are those of `check_files`. A reader stops at the first mistake; a
-check reads loosely and collects them all.
+Knows polars frames of the contract's columns; not where they come from.
 """
 
 from __future__ import annotations
-
-import contextlib
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ifa_ray.data.log_tables import LogTables, watermarks
+from ifa_ray.data.readers.scan import (
+    PLAY_RULES,
+    Findings,
+    flags,
+    not_negative,
+    notes,
+    quantiles_of,
+    rules,
+    unique,
+)
 from ifa_ray.schema import ACTIONS, MAX_CANDIDATES
 
-MAX_EXAMPLES = 3
-
-_QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A rule of rows."""
-
-    says: str  # the finding in words
-    breaks: pl.Expr  # true for a row that breaks the rule; null is no
-    is_note: bool = False  # odd and no mistake: real logs have it
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One rule broken in one place: how often, and up to `MAX_EXAMPLES` of the rows."""
-
-    where: str
-    rule: str
-    count: int
-    examples: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FileSummary:
-    """The contents of one file, or of one table of many files; None where it has none."""
-
-    name: str  # its path below the log's folder
-    rows: int
-    users: int | None = None  # distinct ones
-    items: int | None = None
-    first_ms: int | None = None  # the range of time, Unix milliseconds
-    last_ms: int | None = None
-    rates: Mapping[str, float] = dataclasses.field(default_factory=dict)  # of feedback columns
-
-
-class Findings:
-    """Collects what is found in a folder, in the order of the check."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.files: list[FileSummary] = []
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
-        self.rows: dict[str, int] = {}  # of each file that was opened, where `files` sums up many
-        self.facts: dict[str, Any] = {}  # numbers of the whole log
-
-    def name(self, path: Path) -> str:
-        """The path below the folder that is checked."""
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
-
-    def problem(self, where: str, rule: str, count: int = 1, examples: Iterable[str] = ()) -> None:
-        """Notes a mistake."""
-        self.problems.append(Problem(where, rule, count, tuple(examples)))
-
-    def note(self, where: str, rule: str, count: int = 1, examples: Iterable[str] = ()) -> None:
-        """Notes an oddity."""
-        self.notes.append(Problem(where, rule, count, tuple(examples)))
-
-    @contextlib.contextmanager
-    def reading(self, where: str) -> Iterator[None]:
-        """Around what reads a file in parts: damage may show at any of them."""
-        try:
-            yield
-        except pl.exceptions.PolarsError as error:
-            why = (str(error).splitlines() or ["unreadable"])[0]
-            self.problem(where, f"cannot be read to its end ({why})")
-
-    def apply(
-        self,
-        where: str,
-        frame: pl.DataFrame | pl.LazyFrame,
-        rules: Sequence[Rule],
-        show: Sequence[str] = (),
-    ) -> None:
-        """Counts the rows that break each rule, in one pass; one more for a rule that is broken.
-
-        Rules that need a column that the frame lacks are passed over: that is found elsewhere.
-        """
-        lazy = frame.lazy()
-        columns = set(lazy.collect_schema().names())
-        rules = [rule for rule in rules if columns.issuperset(rule.breaks.meta.root_names())]
-        if not rules:
-            return
-        try:
-            counts = _count(lazy, rules)
-        except pl.exceptions.PolarsError:
-            # A column is of a type that a rule cannot be asked of, which is found elsewhere.
-            for rule in rules if len(rules) > 1 else ():
-                self.apply(where, frame, [rule], show)
-            if len(rules) == 1:
-                self.note(where, f"could not be checked: {rules[0].says}")
-            return
-        for rule, count in zip(rules, counts, strict=True):
-            if not count:
-                continue
-            broken = lazy.filter(rule.breaks.fill_null(False))
-            needed = [*show, *sorted(set(rule.breaks.meta.root_names()))]
-            names = [name for name in dict.fromkeys(needed) if name in columns]
-            rows = broken.select(names).head(MAX_EXAMPLES).collect()
-            add = self.note if rule.is_note else self.problem
-            add(where, rule.says, int(count), [_said(row) for row in rows.iter_rows(named=True)])
-
-    def nulls(
-        self, where: str, frame: pl.DataFrame, columns: Iterable[str], show: Sequence[str] = ()
-    ) -> None:
-        """Finds nulls, and NaN or infinity where a column is of floats."""
-        rules = []
-        for name in columns:
-            if name not in frame.columns:
-                continue
-            rules.append(Rule(f"{name} is null", pl.col(name).is_null()))
-            if frame[name].dtype.is_float():
-                rules.append(Rule(f"{name} is NaN or infinite", ~pl.col(name).is_finite()))
-        self.apply(where, frame, rules, show)
-
-
-def _count(lazy: pl.LazyFrame, rules: Sequence[Rule]) -> tuple[int, ...]:
-    """The number of rows that break each rule."""
-    broken = [rule.breaks.fill_null(False).sum().alias(str(i)) for i, rule in enumerate(rules)]
-    return lazy.select(broken).collect(engine="streaming").row(0)
-
-
-def rules(broken: Mapping[str, pl.Expr]) -> list[Rule]:
-    """Rules by what they say; each expression is true for a row that breaks its rule."""
-    return [Rule(says, breaks) for says, breaks in broken.items()]
-
-
-def notes(odd: Mapping[str, pl.Expr]) -> list[Rule]:
-    """As `rules`, of what is odd and no mistake."""
-    return [Rule(says, breaks, is_note=True) for says, breaks in odd.items()]
-
-
-def flags(names: Iterable[str]) -> list[Rule]:
-    """Rules of columns that hold 0 and 1 alone."""
-    return rules({f"{n} is not 0 or 1": (pl.col(n) != 0) & (pl.col(n) != 1) for n in names})
-
-
-def not_negative(*names: str) -> list[Rule]:
-    """Rules of columns that count."""
-    return rules({f"{name} is negative": pl.col(name) < 0 for name in names})
-
-
-def unique(*names: str) -> list[Rule]:
-    """Rules of columns that hold nothing twice."""
-    said = "is there more than once"
-    return rules({f"{name} {said}": pl.col(name).is_duplicated() for name in names})
-
-
-def summary_of(
-    name: str,
-    frame: pl.DataFrame | pl.LazyFrame,
-    *,
-    user: str | None = "user_id",
-    item: str | None = "video_id",
-    time_ms: str | None = "time_ms",
-    rates: Sequence[str] = (),
-) -> FileSummary:
-    """Counts, time range and rates of a table, in one pass; columns that it lacks are left out."""
-    lazy = frame.lazy()
-    columns = set(lazy.collect_schema().names())
-    wanted: dict[str, pl.Expr] = {"rows": pl.len()}
-    if user in columns:
-        wanted["users"] = pl.col(str(user)).drop_nulls().n_unique()
-    if item in columns:
-        wanted["items"] = pl.col(str(item)).drop_nulls().n_unique()
-    if time_ms in columns:
-        wanted["first_ms"] = pl.col(str(time_ms)).min()
-        wanted["last_ms"] = pl.col(str(time_ms)).max()
-    known = [rate for rate in rates if rate in columns]
-    wanted |= {f"rate {rate}": pl.col(rate).cast(pl.Float64).mean() for rate in known}
-    found = lazy.select(**wanted).collect(engine="streaming").row(0, named=True)
-    means = {rate: found.pop(f"rate {rate}") for rate in known}
-    means = {rate: mean for rate, mean in means.items() if mean is not None}
-    return FileSummary(name=name, rates=means, **found)
-
-
-def quantiles_of(values: pl.Series) -> dict[str, float]:
-    """Minimum, maximum and what lies between, by name."""
-    names = ("min", "p10", "p50", "p90", "p99", "max")
-    if not len(values):
-        return {}
-    found = [values.quantile(q, interpolation="nearest") for q in _QUANTILES]
-    return {name: float(value or 0) for name, value in zip(names, found, strict=True)}
-
-
-def _said(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in row.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        head = ", ".join(str(each) for each in value[:4])
-        return f"[{head}, ... {len(value)} in all]" if len(value) > 4 else f"[{head}]"
-    # CSV fields are read as floats.
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-_PLAYED, _LONG = pl.col("play_time_ms"), pl.col("long_view") == 1
-_DURATION, _CANDIDATES = pl.col("duration_ms"), pl.col("candidates").list
-# KuaiRand's README: the whole video, or 18 s of one that is longer.
-_IS_LONG = pl.min_horizontal("duration_ms", pl.lit(18_000)) <= _PLAYED
-PLAY_RULES = notes(
-    {
-        "play_time_ms is more than ten times duration_ms": (_DURATION > 0)
-        & (_PLAYED > 10 * _DURATION),
-        "duration_ms is 0, though it was played": (_DURATION == 0) & (_PLAYED > 0),
-        "long_view is not what play_time_ms >= min(duration_ms, 18000) says": (_DURATION > 0)
-        & (_IS_LONG != _LONG),
-        "long_view without is_click": _LONG & (pl.col("is_click") == 0) & _PLAYED.is_not_null(),
-    }
-)
+_CANDIDATES = pl.col("candidates").list
 _ONCE = "the video is logged more than once for its request"
 _ROW_RULES = {
     "impressions": [
@@ -308,7 +99,7 @@ def check_tables(findings: Findings, tables: LogTables) -> None:
 def check_rows(findings: Findings, where: str, table: str, frame: pl.DataFrame) -> None:
     """Checks one of `impressions`, `requests` and `items` by itself, and summarises it."""
     rates = (*ACTIONS, "is_rand") if table == "impressions" else ()
-    findings.files.append(summary_of(where, frame, rates=rates))
+    findings.summarise(where, frame, rates=rates)
     findings.apply(where, frame, _ROW_RULES[table], SHOW[table])
 
 
@@ -350,7 +141,7 @@ def check_requests(
         return
     ids = items["video_id"].drop_nulls().unique()
     says, unknown = "video_id is not in the catalogue", ~pl.col("video_id").is_in(ids.implode())
-    findings.apply(f"{prefix}candidates", candidates, [Rule(says, unknown)], ("request_id",))
+    findings.apply(f"{prefix}candidates", candidates, rules({says: unknown}), ("request_id",))
     # No mistake: a history may hold what has left the catalogue.
     left = notes({says: unknown})
     findings.apply(f"{prefix}impressions", impressions, left, SHOW["impressions"])
@@ -365,8 +156,8 @@ def check_histories(
     clock = impressions.with_columns(
         (pl.col("time_ms") < pl.col("time_ms").shift().over("user_id")).alias("goes_back")
     )
-    rule = Rule("time_ms of the user goes back", pl.col("goes_back"))
-    findings.apply(f"{prefix}impressions", clock, [rule], SHOW["impressions"])
+    rule = rules({"time_ms of the user goes back": pl.col("goes_back")})
+    findings.apply(f"{prefix}impressions", clock, rule, SHOW["impressions"])
     lengths = impressions.group_by("user_id").len()["len"]
     findings.facts[f"{prefix}impressions per user"] = quantiles_of(lengths)
     known = requests.drop_nulls(["user_id", "time_ms", "watermark"])

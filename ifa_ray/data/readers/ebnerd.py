@@ -1,7 +1,6 @@
 """EB-NeRD (Ekstra Bladet's news log: a folder of one split) as the contract's tables.
 
-Knows what a row means, not how it is read, which is in `ebnerd_files`; knows nothing of models.
-Kruse et al., RecSys Challenge 2024;
+Knows files, columns and rules; knows nothing of models. Kruse et al., RecSys Challenge 2024;
 https://recsys.eb.dk. A split is `train/` or `validation/` of a bundle:
 
     behaviors.parquet        one row an impression of the site: what was in view, what was clicked
@@ -48,27 +47,90 @@ from ifa_ray.data.log_tables import (
     log_tables,
     watermarks,
 )
+from ifa_ray.data.readers.scan import Findings, Rule, notes, quantiles_of, rules, unique
 from ifa_ray.errors import LogError
 
-BEHAVIOR_COLUMNS = ("impression_id", "user_id", "impression_time", "article_ids_inview",
-                    "article_ids_clicked", "next_read_time")  # fmt: skip
-HISTORY_COLUMNS = ("user_id", "impression_time_fixed", "article_id_fixed", "read_time_fixed")
-ARTICLE_COLUMNS = ("article_id", "category", "premium", "published_time", "body")
-"""The columns that are read of each file; all have more."""
-
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""Errors of the reader for a Parquet file that is not whole; some damage makes it panic."""
-
-_KINDS: Mapping[str, str] = {
-    "impression_id": "ids", "user_id": "ids", "article_id": "ids",
-    "impression_time": "dates and times", "published_time": "dates and times",
-    "article_ids_inview": "lists of ids", "article_ids_clicked": "lists of ids",
-    "article_id_fixed": "lists of ids", "impression_time_fixed": "lists of dates and times",
-    "read_time_fixed": "lists of numbers", "next_read_time": "numbers",
-    "next_scroll_percentage": "numbers", "category": "numbers", "premium": "true or false",
+_BEHAVIORS = {
+    "impression_id": "ids",
+    "user_id": "ids",
+    "impression_time": "dates and times",
+    "article_ids_inview": "lists of ids",
+    "article_ids_clicked": "lists of ids",
+    "next_read_time": "numbers",
+}
+_HISTORY = {
+    "user_id": "ids",
+    "impression_time_fixed": "lists of dates and times",
+    "article_id_fixed": "lists of ids",
+    "read_time_fixed": "lists of numbers",
+}
+_ARTICLES = {
+    "article_id": "ids",
+    "category": "numbers",
+    "premium": "true or false",
+    "published_time": "dates and times",
     "body": "text",
-}  # fmt: skip
-_MAY_BE_NULL = ("next_read_time", "category", "premium", "published_time", "body")
+}
+_OPTIONAL = ("next_read_time", "category", "premium", "published_time", "body")
+"""Columns that may have nulls."""
+
+_SHOW = ("row", "impression_id", "user_id")
+_INVIEW, _CLICKED = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
+_READ_S, _NUM_CLICKED = pl.col("next_read_time"), _CLICKED.list.len()
+_BEHAVIOR_RULES = [
+    *unique("impression_id"),
+    *rules(
+        {
+            "nothing is in view": _INVIEW.list.drop_nulls().list.len() == 0,
+            "a click is on what was not in view": _CLICKED.list.drop_nulls()
+            .list.set_difference(_INVIEW)
+            .list.len()
+            > 0,
+            "next_read_time is negative or not finite": ~(_READ_S.is_finite() & (_READ_S >= 0)),
+        }
+    ),
+    *notes(
+        {
+            "an article is in view more than once": _INVIEW.list.n_unique() < _INVIEW.list.len(),
+            "an article is clicked more than once": _CLICKED.list.n_unique() < _NUM_CLICKED,
+            "nothing is clicked": _NUM_CLICKED == 0,
+            "next_read_time is null, though there was a click": _READ_S.is_null()
+            & (_NUM_CLICKED > 0),
+        }
+    ),
+]
+_LENGTH, _READ = pl.col("article_id_fixed").list.len(), pl.col("read_time_fixed")
+_TIMES = pl.col("impression_time_fixed")
+_STEPS = pl.element().diff().dt.total_microseconds()
+_HISTORY_RULES = [
+    *unique("user_id"),
+    *rules(
+        {
+            f"{name} and article_id_fixed differ in length": pl.col(name).list.len() != _LENGTH
+            for name in ("impression_time_fixed", "read_time_fixed")
+        }
+    ),
+    *rules(
+        {
+            f"{name} holds null": pl.col(name).list.eval(pl.element().is_null()).list.any()
+            for name in ("impression_time_fixed", "article_id_fixed")
+        }
+    ),
+    *rules(
+        {
+            "read_time_fixed is negative or not finite": _READ.list.eval(
+                ~(pl.element().cast(pl.Float64).is_finite() & (pl.element() >= 0))
+            ).list.any()
+        }
+    ),
+    *notes(
+        {
+            "impression_time_fixed goes back: the reader sorts": _TIMES.list.eval(
+                _STEPS < 0
+            ).list.any()
+        }
+    ),
+]
 
 
 def is_ebnerd(path: Path) -> bool:
@@ -84,65 +146,122 @@ def find_articles(folder: Path) -> Path | None:
     return None
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Reads the named columns; what a row cannot do without has no nulls.
+def scan_ebnerd(findings: Findings, path: Path) -> dict[str, pl.DataFrame]:
+    """The tables of a split by their files' stems, of the columns that are of their kind.
 
-    Raises:
-        LogError: naming the file, where it is missing, cut off, empty, or a column is not there, of
-            another kind or has nulls.
+    Reading, it stops at what the tables must have in common, too: the types of ids.
     """
-    if not path.exists():
-        raise LogError(f"{path}: no such file, must be that of an EB-NeRD split.")
-    try:
-        table = pl.read_parquet(path, columns=list(columns))
-    except UNREADABLE as error:
-        why = (str(error).splitlines() or ["unreadable"])[0]
-        hint = " A test split has no clicks." if "clicked" in why else ""
-        raise LogError(
-            f"{path}: must be a whole Parquet file with the columns {', '.join(columns)} "
-            f"({why}).{hint}"
-        ) from None
-    for name, kind in wrong_kinds(table).items():
-        raise LogError(f"{path}: column {name} is {table.schema[name]}, must be {kind}.")
-    for name in columns:
-        if name not in _MAY_BE_NULL and table[name].null_count():
-            raise LogError(f"{path}: column {name} has nulls, must have none.")
+    if not (path / "behaviors.parquet").exists() and (path / "train").is_dir():
+        findings.note(".", f"is a bundle of splits; {path / 'train'} is checked")
+        path = path / "train"
+    behaviors = _scan(findings, path / "behaviors.parquet", _BEHAVIORS, _BEHAVIOR_RULES)
+    history = _scan(findings, path / "history.parquet", _HISTORY, _HISTORY_RULES)
+    tables, articles_path = {"behaviors": behaviors, "history": history}, find_articles(path)
+    if articles_path is None:
+        findings.note("articles.parquet", "there is none: articles have no features")
+    else:
+        tables["articles"] = _scan(findings, articles_path, _ARTICLES, unique("article_id"))
+    for stem, column, other in (
+        ("behaviors", "article_ids_clicked", "article_ids_inview"),
+        ("history", "user_id", "user_id"),
+        ("history", "article_id_fixed", "article_ids_inview"),
+        ("articles", "article_id", "article_ids_inview"),
+    ):
+        table = tables.get(stem, pl.DataFrame())
+        if column in table.columns and other in behaviors.columns:
+            mine, its = _inner(table.schema[column]), _inner(behaviors.schema[other])
+            if mine != its:
+                rule = f"{column} is of {mine}, must be of {its} as {other} in behaviors.parquet"
+                findings.problem(f"{stem}.parquet", rule)
+                tables[stem] = table.drop(column)
+    if not findings.strict:
+        _note_across(findings, **tables)
+    return tables
+
+
+def _note_across(
+    findings: Findings,
+    behaviors: pl.DataFrame,
+    history: pl.DataFrame,
+    articles: pl.DataFrame | None = None,
+) -> None:
+    """Facts, and what the files say of each other."""
+    if {"article_ids_inview", "article_ids_clicked"} <= set(behaviors.columns):
+        in_view = int(behaviors["article_ids_inview"].list.len().sum())
+        clicks = int(behaviors["article_ids_clicked"].list.len().sum())
+        # In view is shown.
+        findings.facts |= {"candidates": in_view, "candidates shown": in_view}
+        findings.facts |= {"is_click per candidate": clicks / in_view} if in_view else {}
+    if "article_id_fixed" in history.columns:
+        lengths = history["article_id_fixed"].list.len()
+        findings.facts["clicks before the log per user"] = quantiles_of(lengths)
+    if {"user_id", "impression_time"} <= set(behaviors.columns) and "user_id" in history.columns:
+        first = behaviors.group_by("user_id").agg(pl.col("impression_time").min().alias("first"))
+        late = history.join(first, on="user_id", how="inner")
+        says = "a click of the history is later than the user's first row in the log"
+        odd = {says: _TIMES.list.max() > pl.col("first")}
+        findings.apply("history.parquet", late, notes(odd), ("user_id",))
+        missing = first.join(history, on="user_id", how="anti")
+        says = "a user of behaviors.parquet has no history"
+        findings.apply("history.parquet", missing, notes({says: pl.col("user_id").is_not_null()}))
+    if articles is None or "article_id" not in articles.columns:
+        return
+    known = articles["article_id"].drop_nulls().unique()
+    unknown = ~pl.col("article_id").is_in(known.implode())
+    for frame, column, file in (
+        (behaviors, "article_ids_inview", "behaviors.parquet"),
+        (history, "article_id_fixed", "history.parquet"),
+    ):
+        if {"user_id", column} <= set(frame.columns):
+            flat = frame.select("user_id", pl.col(column).alias("article_id"))
+            odd = {"an article is not in articles.parquet": unknown}
+            findings.apply(file, flat.explode("article_id"), notes(odd), ("user_id",))
+
+
+def _scan(
+    findings: Findings, path: Path, kinds: Mapping[str, str], broken: Sequence[Rule]
+) -> pl.DataFrame:
+    """Those columns of a file that are of their kind, integer ids as 64 bits, and `row`."""
+    name, table = findings.name(path), findings.scan_parquet(path)
+    if table is None:
+        return pl.DataFrame()
+    kept = []
+    for column, kind in kinds.items():
+        if column not in table.columns:
+            hint = ". A test split has no clicks" if "clicked" in column else ""
+            findings.problem(name, f"column {column} is missing{hint}")
+        elif not _is_kind(dtype := table.schema[column], kind):
+            findings.problem(name, f"column {column} is {dtype}, must be {kind}")
+        elif kind.endswith("ids") and _inner(dtype).is_integer():
+            wide = pl.List(pl.Int64) if kind.startswith("lists") else pl.Int64()
+            kept.append(pl.col(column).cast(wide))
+        else:
+            kept.append(pl.col(column))
     if not len(table):
-        raise LogError(f"{path}: has no rows, must have at least one.")
-    return with_wide_ids(table)
+        findings.problem(name, "has no rows")
+    table = table.select(kept).with_row_index("row")
+    with_time = table
+    if "impression_time" in table.columns:
+        with_time = table.with_columns(_ms("impression_time").alias("time_ms"))
+    findings.summarise(name, with_time, item="article_id")
+    findings.nulls(name, table, [each for each in kinds if each not in _OPTIONAL], _SHOW)
+    findings.apply(name, table, broken, _SHOW)
+    return table
 
 
-def wrong_kinds(table: pl.DataFrame) -> dict[str, str]:
-    """The columns that are of another kind than they must be, and what they must be."""
-    return {
-        name: _KINDS[name]
-        for name, dtype in table.schema.items()
-        if name in _KINDS and not _is_kind(dtype, _KINDS[name])
-    }
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    """The type of a list's elements, or of a column's."""
+    return pl.Series([], dtype=dtype.inner).dtype if isinstance(dtype, pl.List) else dtype
 
 
-def with_wide_ids(table: pl.DataFrame) -> pl.DataFrame:
-    """Integer ids in one type: the files differ in theirs."""
-    wide = []
-    for name, dtype in table.schema.items():
-        if not _KINDS.get(name, "").endswith("ids"):
-            continue
-        if dtype.is_integer():
-            wide.append(pl.col(name).cast(pl.Int64))
-        elif (
-            isinstance(dtype, pl.List)
-            and pl.DataFrame(schema={"id": dtype.inner})["id"].dtype.is_integer()
-        ):
-            wide.append(pl.col(name).cast(pl.List(pl.Int64)))
-    return table.with_columns(wide)
+def _ms(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
 
 
 def _is_kind(dtype: pl.DataType, kind: str) -> bool:
     if kind.startswith("lists of "):
-        if not isinstance(dtype, pl.List):
-            return False
-        inner = pl.Series([], dtype=dtype.inner).dtype
-        return _is_kind(inner, kind.removeprefix("lists of "))
+        inner = kind.removeprefix("lists of ")
+        return isinstance(dtype, pl.List) and _is_kind(_inner(dtype), inner)
     return {
         "ids": dtype.is_integer() or dtype == pl.String,
         "dates and times": isinstance(dtype, pl.Datetime),
@@ -153,8 +272,6 @@ def _is_kind(dtype: pl.DataType, kind: str) -> bool:
 
 
 _DAY_MS = 86_400_000
-_HISTORY = {"impression_time_fixed": "time", "article_id_fixed": "article",
-            "read_time_fixed": "read_s"}  # fmt: skip
 
 
 def read_ebnerd(
@@ -190,17 +307,18 @@ def read_ebnerd(
     path = folder / "behaviors.parquet"
     if not path.exists() and (folder / "train").is_dir():
         raise LogError(f"{folder}: is a bundle of splits, must be one of them: {folder / 'train'}.")
-    behaviors = read_columns(path, BEHAVIOR_COLUMNS)
+    findings = Findings(folder, strict=True)
+    with findings.reading(""):
+        tables = scan_ebnerd(findings, folder)
+    behaviors, articles = tables["behaviors"], tables.get("articles")
     num_rows, num_users = len(behaviors), behaviors["user_id"].n_unique()
-    behaviors = _of_chosen_users(path, behaviors, max_rows, max_users, users_seed)
-    history = _read_history(folder / "history.parquet", behaviors)
-    seen = _seen(behaviors)
-    articles = find_articles(folder)
+    behaviors = _of_chosen_users(behaviors, max_rows, max_users, users_seed)
+    history, seen = _clicks_before(tables["history"], behaviors), _seen(behaviors)
     codes = _Codes(behaviors, seen, history)
     events = pl.concat([history, seen], how="diagonal_relaxed").with_columns(
         codes.user(pl.col("user_id")).alias("user_id"),
         codes.article(pl.col("article")).alias("video_id"),
-        pl.col("time").cast(pl.Datetime("ms")).dt.epoch("ms").alias("time_ms"),
+        _ms("time").alias("time_ms"),
     )
     # Clicks of before belong to no request of the log: numbers above all of theirs.
     none = pl.int_range(pl.len(), dtype=pl.Int64) + codes.num_requests
@@ -216,7 +334,7 @@ def read_ebnerd(
     asked = behaviors.select(
         codes.request(pl.col("impression_id")).alias("request_id"),
         codes.user(pl.col("user_id")).alias("user_id"),
-        pl.col("impression_time").cast(pl.Datetime("ms")).dt.epoch("ms").alias("time_ms"),
+        _ms("impression_time").alias("time_ms"),
         pl.col("article_ids_inview").list.eval(codes.article(pl.element())).alias("candidates"),
     ).sort("time_ms", "request_id")  # fmt: skip
     before = watermarks(impressions, asked["user_id"].to_numpy(), asked["time_ms"].to_numpy())
@@ -224,7 +342,7 @@ def read_ebnerd(
     kept = evenly_spaced(eligible, settings.max_requests)
     if not len(kept):
         raise LogError(f"{folder}: none of {len(asked)} rows has {min_history} articles before.")
-    items, num_unknown = _read_items(articles, columns, codes)
+    items, num_unknown = _items(articles, columns, codes)
     return log_tables(
         items=items,
         impressions=impressions,
@@ -238,7 +356,7 @@ def read_ebnerd(
             f"{len(eligible):,} with {min_history} articles before; "
             f"{behaviors['user_id'].n_unique():,} of {num_users:,} users; {len(items):,} articles, "
             f"{num_unknown:,} of them without features"
-            f"{'' if articles else ' (there is no articles.parquet)'}.",
+            f"{'' if articles is not None else ' (there is no articles.parquet)'}.",
             "Candidates are the articles in view, all of which were shown: the AUC of impression "
             "is not defined, and is_like has no positives.",
             f"Labels: is_click: clicked; long_view: clicked and read {long_view_s:g} s or longer.",
@@ -250,15 +368,9 @@ class _Codes:
     """Ids of the log as the contract's integers."""
 
     def __init__(self, behaviors: pl.DataFrame, seen: pl.DataFrame, history: pl.DataFrame) -> None:
-        if seen["article"].dtype != history["article"].dtype and len(history):
-            raise LogError(
-                f"history.parquet: article_id_fixed holds {history['article'].dtype}, must hold "
-                f"{seen['article'].dtype} as in behaviors.parquet."
-            )
         users = pl.concat([behaviors["user_id"], history["user_id"]], rechunk=True)
         articles = pl.concat([seen["article"], history["article"]], rechunk=True)
         self._users, self._articles = _ranks(users), _ranks(articles)
-        self.article_type = articles.dtype
         self._requests = _ranks(behaviors["impression_id"])
         self.num_requests = int(
             behaviors.select(self.request(pl.col("impression_id")).max()).item() + 1
@@ -291,24 +403,11 @@ def _code(ids: pl.Expr, ranks: pl.Series | None) -> pl.Expr:
 
 
 def _of_chosen_users(
-    path: Path, behaviors: pl.DataFrame, max_rows: int, max_users: int | None, seed: int
+    behaviors: pl.DataFrame, max_rows: int, max_users: int | None, seed: int
 ) -> pl.DataFrame:
     """The rows of as many whole users as fit; lists without repeats."""
-    lists = ("article_ids_inview", "article_ids_clicked")
-    if behaviors.schema[lists[0]] != behaviors.schema[lists[1]]:
-        found, wanted = behaviors.schema[lists[1]], behaviors.schema[lists[0]]
-        raise LogError(f"{path}: column {lists[1]} is {found}, must be {wanted} as {lists[0]}.")
-    if behaviors["impression_id"].is_duplicated().any():
-        raise LogError(f"{path}: an impression_id is there more than once, must be unique.")
-    behaviors = behaviors.with_columns(
-        pl.col(name).list.drop_nulls().list.unique(maintain_order=True) for name in lists
-    )
-    if (behaviors["article_ids_inview"].list.len() == 0).any():
-        raise LogError(f"{path}: a row has nothing in article_ids_inview, must have 1 article.")
-    lost = behaviors["article_ids_clicked"].list.set_difference(behaviors["article_ids_inview"])
-    if lost.list.len().sum():
-        bad = behaviors["impression_id"].filter(lost.list.len() > 0)[0]
-        raise LogError(f"{path}: impression {bad} has a click on what was not in view.")
+    lists = pl.col("article_ids_inview", "article_ids_clicked")
+    behaviors = behaviors.with_columns(lists.list.drop_nulls().list.unique(maintain_order=True))
     counts = behaviors.group_by("user_id").agg(pl.col("article_ids_inview").list.len().sum())
     counts = counts.sort("user_id")
     places = choose_users(
@@ -341,44 +440,36 @@ def _seen(behaviors: pl.DataFrame) -> pl.DataFrame:
     ).with_columns(pl.col("clicked").fill_null(False))
 
 
-def _read_history(path: Path, behaviors: pl.DataFrame) -> pl.DataFrame:
+def _clicks_before(history: pl.DataFrame, behaviors: pl.DataFrame) -> pl.DataFrame:
     """One row for each earlier click of the users who stay."""
-    lists = read_columns(path, ("user_id", *_HISTORY))
-    found, wanted = lists.schema["user_id"], behaviors.schema["user_id"]
-    if found != wanted:
-        raise LogError(f"{path}: user_id is {found}, must be {wanted} as in behaviors.parquet.")
-    lengths = [lists[name].list.len() for name in _HISTORY]
-    if not all((length == lengths[0]).all() for length in lengths):
-        raise LogError(f"{path}: the lists of a user differ in length, must be equally long.")
-    lists = lists.filter(
-        pl.col("user_id").is_in(behaviors["user_id"].unique().implode()) & (lengths[0] > 0)
+    mine = pl.col("user_id").is_in(behaviors["user_id"].unique().implode())
+    lists = history.filter(mine & (_LENGTH > 0)).select(
+        "user_id",
+        _TIMES.alias("time"),
+        pl.col("article_id_fixed").alias("article"),
+        _READ.alias("read_s"),
     )
-    return lists.select("user_id", *(pl.col(old).alias(new) for old, new in _HISTORY.items())) \
-        .explode("time", "article", "read_s") \
-        .with_columns(pl.col("read_s").cast(pl.Float64), pl.lit(True).alias("clicked"))  # fmt: skip
+    return lists.explode("time", "article", "read_s").with_columns(
+        pl.col("read_s").cast(pl.Float64), pl.lit(True).alias("clicked")
+    )
 
 
-def _read_items(path: Path | None, columns: pl.DataFrame, codes: _Codes) -> tuple[ItemTable, int]:
+def _items(
+    found: pl.DataFrame | None, columns: pl.DataFrame, codes: _Codes
+) -> tuple[ItemTable, int]:
     """The articles of the log, and how many of them have no features."""
     seen = columns.group_by("video_id").agg(pl.col("time_ms").min().alias("first_ms"))
     day_ms = pl.col("first_ms") // _DAY_MS * _DAY_MS
-    if path is None:
+    if found is None:
         table = seen.sort("video_id").with_columns(day_ms.alias("upload_ms"))
-        names: Mapping[str, str] = {"video_id": "video_id", "upload_ms": "upload_ms"}
-        return item_table({n: table[c].to_numpy() for n, c in names.items()}), len(table)
-    found = read_columns(path, ARTICLE_COLUMNS)
-    if found["article_id"].dtype != codes.article_type:
-        raise LogError(
-            f"{path}: article_id is {found['article_id'].dtype}, must be {codes.article_type} as "
-            "in behaviors.parquet."
-        )
+        return item_table({n: table[n].to_numpy() for n in ("video_id", "upload_ms")}), len(table)
     known = found.select(
         codes.article(pl.col("article_id")).alias("video_id"),
         "category", "premium",
-        pl.col("published_time").cast(pl.Datetime("ms")).dt.epoch("ms").alias("upload_ms"),
+        _ms("published_time").alias("upload_ms"),
         (1 + pl.col("body").fill_null("").str.len_chars() / 1000).log().alias("length"),
         pl.lit(True).alias("known"),
-    ).drop_nulls("video_id").unique("video_id", keep="first")  # fmt: skip
+    ).drop_nulls("video_id")  # fmt: skip
     table = seen.join(known, on="video_id", how="left").sort("video_id")
     content = table.select(
         pl.col("premium").cast(pl.Float64).fill_null(0.0), pl.col("length").fill_null(0.0)

@@ -1,7 +1,6 @@
 """KuaiRand (Pure, 1K, 27K: the authors' CSV files) as the contract's tables.
 
-Knows what a row means, not how it is read, which is in `kuairand_files`; knows nothing of models.
-Gao et al., CIKM 2022; https://kuairand.com.
+Knows files, columns and rules; knows nothing of models. Gao et al., CIKM 2022; https://kuairand.com.
 
     KuaiRand-Pure/data/log_standard_4_08_to_4_21_pure.csv, log_standard_4_22_to_5_08_pure.csv,
                        log_random_4_22_to_5_08_pure.csv, video_features_basic_pure.csv
@@ -33,8 +32,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,14 +50,25 @@ from ifa_ray.data.log_tables import (
     item_table,
     log_tables,
 )
+from ifa_ray.data.readers.scan import (
+    INT32,
+    PLAY_RULES,
+    TIME_MS,
+    Findings,
+    flags,
+    notes,
+    rules,
+    unique,
+    whole,
+)
 from ifa_ray.errors import LogError
 from ifa_ray.schema import ACTIONS
 
 LOG_COLUMNS = (
-    "user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow",
-    "is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "duration_ms",
-    "profile_stay_time", "comment_stay_time", "is_profile_enter", "is_rand", "tab",
-)  # fmt: skip
+    *("user_id", "video_id", "date", "hourmin", "time_ms", "is_click", "is_like", "is_follow"),
+    *("is_comment", "is_forward", "is_hate", "long_view", "play_time_ms", "duration_ms"),
+    *("profile_stay_time", "comment_stay_time", "is_profile_enter", "is_rand", "tab"),
+)
 """The columns of a log file, in its order."""
 
 TAG_BUCKETS = 32
@@ -67,32 +77,59 @@ BEIJING_MS = 8 * 3_600_000
 
 _DAY_MS = 86_400_000
 _LOG_NAME = re.compile(r"log_(standard|random)_\d_\d\d_to_\d_\d\d_(pure|1k|27k)(_part\d+)?\.csv")
-USED_COLUMNS: Mapping[str, type[pl.DataType]] = {
-    "user_id": pl.Int64, "video_id": pl.Int64, "time_ms": pl.Int64,
-    **dict.fromkeys((*ACTIONS, "is_rand"), pl.Int64),
-    "play_time_ms": pl.Float64, "duration_ms": pl.Float64,
-}  # fmt: skip
-_VIDEO: Mapping[str, type[pl.DataType]] = {
-    "video_id": pl.Int64, "author_id": pl.Int64, "upload_dt": pl.String,
-    "video_duration": pl.Float64, "tag": pl.String,
-}  # fmt: skip
+_FLAGS = (*ACTIONS, "is_rand")
+_PLAY = ("play_time_ms", "duration_ms")
+_READ = ("user_id", "video_id", "time_ms", *_FLAGS, *_PLAY)
+_SHOW = ("line", "user_id", "video_id", "time_ms")
+_BEIJING_DAY = (
+    (pl.col("time_ms") + BEIJING_MS)
+    .cast(pl.Int64, strict=False)
+    .cast(pl.Datetime("ms"))
+    .dt.strftime("%Y%m%d")
+    .cast(pl.Int64, strict=False)
+)
+_LOG_RULES = [
+    *flags(_FLAGS),
+    *whole(INT32, "user_id", "video_id"),
+    *rules({f"{n} is not in [0, 2^31)": ~pl.col(n).is_between(0, INT32 - 1) for n in _PLAY}),
+    *whole(TIME_MS, "time_ms"),
+    *notes(
+        {
+            "tab is not in [0, 14]": ~pl.col("tab").is_between(0, 14),
+            "date is not the day of time_ms in Beijing": pl.col("date") != _BEIJING_DAY,
+            "time_ms of the user goes back: the reader sorts": pl.col("time_ms")
+            < pl.col("time_ms").shift().over("user_id"),
+        }
+    ),
+    *PLAY_RULES,
+]
+_UPLOADED = pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False)
+_LENGTH = pl.col("video_duration")
+_VIDEO_RULES = [
+    *whole(INT32, "video_id"),
+    *unique("video_id"),
+    *rules(
+        {
+            "author_id is not in [0, 2^31 - 1)": ~pl.col("author_id").is_between(0, INT32 - 2),
+            "video_duration is not in [0, 2^31)": ~_LENGTH.is_between(0, INT32 - 1),
+        }
+    ),
+    *notes(
+        {
+            "video_duration is empty": _LENGTH.is_null(),
+            "upload_dt is not a date": _UPLOADED.is_null(),
+            "tag is empty": pl.col("tag").is_null(),
+        }
+    ),
+]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KuaiRandFiles:
-    """The files of one version of KuaiRand.
-
-    Attributes:
-        version: pure, 1k or 27k.
-        logs: its log files, by name.
-        videos: basic features of the videos.
-        users: user features; they are checked, not learned from. May be missing.
-    """
+class KuaiRandFiles(NamedTuple):
+    """The files of one version of KuaiRand: pure, 1k or 27k."""
 
     version: str
     logs: tuple[Path, ...]
     videos: Path
-    users: Path
 
 
 def is_kuairand(path: Path) -> bool:
@@ -117,7 +154,6 @@ def find_kuairand(path: Path | str) -> KuaiRandFiles:
         version=versions[0],
         logs=tuple(logs),
         videos=folder / f"video_features_basic_{versions[0]}.csv",
-        users=folder / f"user_features_{versions[0]}.csv",
     )
 
 
@@ -129,89 +165,111 @@ def _match(path: Path) -> re.Match[str] | None:
     return _LOG_NAME.fullmatch(path.name)
 
 
-def read_logs(
-    files: KuaiRandFiles, *, max_rows: int, max_users: int | None, seed: int
+def scan_kuairand(
+    findings: Findings, files: KuaiRandFiles
+) -> tuple[pl.LazyFrame | None, list[pl.LazyFrame]]:
+    """The videos' features, and the logs that have a use."""
+    name, videos, known = findings.name(files.videos), None, None
+    with findings.reading(name):
+        videos = _scan_videos(findings, files.videos)
+        if videos is not None and not findings.strict:
+            findings.summarise(name, videos)
+            known = videos.select("video_id").collect()["video_id"].drop_nulls().unique()
+    logs = []
+    for path in files.logs:
+        with findings.reading(findings.name(path)):
+            logs += _scan_log(findings, path, known)
+    with findings.reading("all logs"):
+        findings.repeats("all logs", logs, ("user_id", "video_id", "time_ms"), is_note=True)
+    findings.note(
+        "all logs", "there are no candidate sets: shares of shown candidates are not known"
+    )
+    return videos, logs
+
+
+def _scan_videos(findings: Findings, path: Path) -> pl.LazyFrame | None:
+    empty = ("author_id", "upload_dt", "video_duration", "tag")
+    numbers = ("video_id", "author_id", "video_duration")
+    videos = findings.scan_csv(path, numbers, ("upload_dt", "tag"), may_be_empty=empty)
+    if videos is not None:
+        findings.apply(findings.name(path), videos, _VIDEO_RULES, ("line", "video_id"))
+    return videos
+
+
+def _scan_log(findings: Findings, path: Path, known: pl.Series | None) -> list[pl.LazyFrame]:
+    name, odd = findings.name(path), ("date", "tab")
+    numbers = _READ if findings.strict else (*_READ, *odd)
+    log = findings.scan_csv(path, numbers, unread=odd, quote=None)
+    if log is None:
+        return []
+    findings.summarise(name, log, rates=_FLAGS)
+    broken = [*_LOG_RULES]
+    if path.name.startswith("log_random"):
+        broken += rules({"is_rand is 0 in the log of random slots": pl.col("is_rand") == 0})
+    if known is not None:
+        unknown = ~pl.col("video_id").is_in(known.implode())
+        broken += notes({"video_id is not in the file of features": unknown})
+    findings.apply(name, log, broken, _SHOW)
+    return [log]
+
+
+def _of_chosen_users(
+    logs: list[pl.LazyFrame], max_rows: int, max_users: int | None, seed: int
 ) -> tuple[pl.DataFrame, int, int]:
     """The rows of as many whole users as fit, by (user, time); all users and rows, counted.
 
     Rows of equal user and time stay in the order of the files.
-
-    Raises:
-        LogError: naming the file that is missing, truncated or not of this layout.
     """
-    per_user = pl.len().alias("rows")
+    integers = pl.col("user_id", "video_id", "time_ms", *_FLAGS).cast(pl.Int64)
+    parts = [log.select(_READ).with_columns(integers) for log in logs]
     counts = pl.concat(
-        [
-            _collect(path, _scan(path, USED_COLUMNS).group_by("user_id").agg(per_user))
-            for path in files.logs
-        ]
+        [part.group_by("user_id").agg(rows=pl.len()).collect(engine="streaming") for part in parts]
     )
-    counts = counts.drop_nulls().group_by("user_id").agg(pl.col("rows").cast(pl.Int64).sum())
-    if not len(counts):
-        raise LogError(f"{files.logs[0]}: has no rows, must have at least one.")
+    counts = counts.group_by("user_id").agg(pl.col("rows").cast(pl.Int64).sum())
     users, rows = counts["user_id"].to_numpy(), counts["rows"].to_numpy()
     chosen = choose_users(users, rows, max_rows=max_rows, max_users=max_users, seed=seed)
-    log = pl.concat([_read_log(path, chosen) for path in files.logs])
+    mine = _is_one_of("user_id", chosen)
+    log = pl.concat([part.filter(mine).collect(engine="streaming") for part in parts])
     log = log.sort("user_id", "time_ms", maintain_order=True)
     return log, len(users), int(rows.sum())
 
 
-def _read_log(path: Path, users: npt.NDArray[np.int64]) -> pl.DataFrame:
-    log = _collect(path, _scan(path, USED_COLUMNS).filter(_is_one_of("user_id", users)))
-    nulls = {name: count for name, count in log.null_count().row(0, named=True).items() if count}
-    if nulls:
-        raise LogError(f"{path}: column {next(iter(nulls))} has empty fields, must have none.")
-    for name in (*ACTIONS, "is_rand"):
-        values = log[name].to_numpy()
-        if not ((values == 0) | (values == 1)).all():
-            bad = values[(values != 0) & (values != 1)][0]
-            raise LogError(f"{path}: {name} == {bad}, must be 0 or 1.")
-    for name in ("user_id", "video_id", "play_time_ms", "duration_ms"):
-        values = log[name].to_numpy()
-        # Written so that NaN does not pass.
-        wrong = values[~((values >= 0) & (values <= np.iinfo(np.int32).max))]
-        if len(wrong):
-            raise LogError(f"{path}: {name} == {wrong[0]}, must be in [0, 2^31).")
-    return log
-
-
-def read_videos(path: Path, log: pl.DataFrame) -> tuple[ItemTable, int]:
-    """The videos of the log, and how many of them the feature file lacks.
-
-    Raises:
-        LogError: if the file is missing, truncated or not of this layout.
-    """
-    shown = log.group_by("video_id").agg(
-        pl.col("duration_ms").max(), pl.col("time_ms").min().alias("first_ms")
-    ).sort("video_id")  # fmt: skip
-    ids = shown["video_id"].to_numpy()
-    known = _collect(path, _scan(path, _VIDEO).filter(_is_one_of("video_id", ids)))
-    known = known.unique("video_id", keep="first").with_columns(
-        pl.lit(True).alias("known"),
-        # Beijing's midnight, in the milliseconds of the log.
-        (pl.col("upload_dt").str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms"))
-         .dt.epoch("ms") - BEIJING_MS).alias("upload_ms"),
-    )  # fmt: skip
-    day_ms = (pl.col("first_ms") + BEIJING_MS) // _DAY_MS * _DAY_MS - BEIJING_MS
-    table = shown.join(known, on="video_id", how="left").sort("video_id").with_columns(
-        pl.min_horizontal("upload_ms", day_ms).alias("upload_ms"),
-        pl.coalesce("video_duration", "duration_ms").round().alias("duration_ms"),
-        (pl.col("author_id") + 1).fill_null(0).alias("author_id"),
-        # A video without tags has an empty field.
-        pl.col("tag").fill_null("").str.extract_all(r"\d+").cast(pl.List(pl.Int64)).alias("tags"),
-    )  # fmt: skip
-    items = item_table(
-        {
-            "video_id": ids,
-            "author_id": table["author_id"].to_numpy(),
-            "category": table.select((pl.col("tags").list.first() + 1).fill_null(0))
-            .to_series()
-            .to_numpy(),
-            "duration_ms": table["duration_ms"].to_numpy(),
-            "upload_ms": table["upload_ms"].to_numpy(),
-            "content": _tag_vectors(table["tags"]),
-        }
+def _items(videos: pl.LazyFrame, log: pl.DataFrame) -> tuple[ItemTable, int]:
+    """The videos of the log, and how many of them the feature file lacks."""
+    shown = (
+        log.group_by("video_id")
+        .agg(pl.col("duration_ms").max(), pl.col("time_ms").min().alias("first_ms"))
+        .sort("video_id")
     )
+    ids = shown["video_id"].to_numpy()
+    known = (
+        videos.with_columns(pl.col("video_id", "author_id").cast(pl.Int64))
+        .filter(_is_one_of("video_id", ids))
+        .with_columns(
+            pl.lit(True).alias("known"),
+            # Beijing's midnight, in the milliseconds of the log.
+            (_UPLOADED.cast(pl.Datetime("ms")).dt.epoch("ms") - BEIJING_MS).alias("upload_ms"),
+        )
+        .collect(engine="streaming")
+    )
+    day_ms = (pl.col("first_ms") + BEIJING_MS) // _DAY_MS * _DAY_MS - BEIJING_MS
+    # A video without tags has an empty field.
+    numbers = pl.col("tag").fill_null("").str.extract_all(r"\d+")
+    tags = numbers.cast(pl.List(pl.Int32), strict=False).list.drop_nulls()
+    table = (
+        shown.join(known, on="video_id", how="left")
+        .sort("video_id")
+        .with_columns(
+            pl.min_horizontal("upload_ms", day_ms).alias("upload_ms"),
+            pl.coalesce("video_duration", "duration_ms").round().alias("duration_ms"),
+            (pl.col("author_id") + 1).fill_null(0).alias("author_id"),
+            tags.cast(pl.List(pl.Int64)).alias("tags"),
+        )
+        .with_columns((pl.col("tags").list.first() + 1).fill_null(0).alias("category"))
+    )
+    names = ("author_id", "category", "duration_ms", "upload_ms")
+    columns = {name: table[name].to_numpy() for name in ("video_id", *names)}
+    items = item_table({**columns, "content": _tag_vectors(table["tags"])})
     return items, int(table["known"].null_count())
 
 
@@ -226,29 +284,6 @@ def _tag_vectors(tags: pl.Series) -> npt.NDArray[np.float32]:
 
 def _is_one_of(column: str, ids: npt.NDArray[np.int64]) -> pl.Expr:
     return pl.col(column).is_in(pl.Series(ids).implode())
-
-
-def _scan(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.LazyFrame:
-    try:
-        with path.open("rb") as file:
-            file.seek(-1, 2)
-            last = file.read(1)
-    except FileNotFoundError:
-        raise LogError(f"{path}: no such file, must be that of a KuaiRand folder.") from None
-    except OSError:
-        raise LogError(f"{path}: is empty, must be a file of KuaiRand.") from None
-    # A number that was cut in half is still a number, so the last line must have its end.
-    if last != b"\n":
-        raise LogError(f"{path}: its last line has no end, is it truncated?")
-    return pl.scan_csv(path, schema_overrides=dict(columns)).select(list(columns))
-
-
-def _collect(path: Path, frame: pl.LazyFrame) -> pl.DataFrame:
-    try:
-        return frame.collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        why = str(error).splitlines()[0]
-        raise LogError(f"{path}: not a log or feature file of KuaiRand ({why}).") from None
 
 
 def read_kuairand(
@@ -283,10 +318,11 @@ def read_kuairand(
     require(min_history >= 0, "min_history", min_history, ">= 0")
     require(slate_gap_ms >= 1, "slate_gap_ms", slate_gap_ms, ">= 1")
     files = find_kuairand(folder)
-    log, num_users, num_rows = read_logs(
-        files, max_rows=max_rows, max_users=max_users, seed=users_seed
-    )
-    items, num_unknown = read_videos(files.videos, log)
+    findings = Findings(Path(folder), strict=True)
+    videos, logs = scan_kuairand(findings, files)
+    with findings.reading(""):
+        log, num_users, num_rows = _of_chosen_users(logs, max_rows, max_users, users_seed)
+        items, num_unknown = _items(videos, log)
     slates = _slates(log, slate_gap_ms)
     kept, num_eligible = _kept_slates(slates, items, settings, min_history)
     if not len(kept):
@@ -295,7 +331,7 @@ def read_kuairand(
             f"catalogue are too short for {settings.num_sampled} sampled videos."
         )
     candidates = _Sampler(log, slates, items, settings)
-    columns = {name: log[name].to_numpy() for name in USED_COLUMNS}
+    columns = {name: log[name].to_numpy() for name in _READ}
     return log_tables(
         items=items,
         impressions={

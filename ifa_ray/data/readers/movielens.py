@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ import polars as pl
 from ifa_ray.config import require
 from ifa_ray.data.history import HistoryStore
 from ifa_ray.data.items import ItemTable
-from ifa_ray.errors import LogError
+from ifa_ray.data.readers.scan import INT32, Findings, rules, unique, whole
 from ifa_ray.schema import ACTIONS, OBJECTIVES, RankRequest, TrainingSample, pack_actions
 
 LABEL_RULES: Mapping[str, str] = {
@@ -44,8 +45,11 @@ LABEL_RULES: Mapping[str, str] = {
     "is_like": "rating == 5",
 }
 
-_RATINGS = {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float64, "timestamp": pl.Int64}
-_MOVIES = {"movieId": pl.Int32, "title": pl.String, "genres": pl.String}
+_COLUMNS = ("userId", "movieId", "rating", "timestamp")
+_MAX_SECONDS = 2**38
+_STARS = {"is_click": 4.0, "long_view": 4.5, "is_like": 5.0}
+"""The least rating that says so."""
+_HATED = 2.0
 _NO_GENRES = "(no genres listed)"
 
 
@@ -67,8 +71,7 @@ class MovieLens:
     num_eligible: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class _Ratings:
+class _Ratings(NamedTuple):
     """The log by time, and for each rating how many of its user's came before and up to it."""
 
     users_E: npt.NDArray[np.int32]
@@ -82,6 +85,52 @@ class _Ratings:
 def is_movielens(path: Path) -> bool:
     """True if a folder has MovieLens' ratings."""
     return (path / "ratings.csv").exists()
+
+
+def scan_movielens(findings: Findings, path: Path) -> list[pl.DataFrame]:
+    """Films and ratings; none of them where one has no use."""
+    tables = []
+    with findings.reading("movies.csv"):
+        tables += _scan_movies(findings, path / "movies.csv")
+    with findings.reading("ratings.csv"):
+        films = tables[0]["movieId"].drop_nulls().unique() if tables else None
+        tables += _scan_ratings(findings, path / "ratings.csv", films)
+    return tables
+
+
+def _scan_movies(findings: Findings, path: Path) -> list[pl.DataFrame]:
+    name, movies = findings.name(path), findings.scan_csv(path, ("movieId",), ("genres",))
+    if movies is None:
+        return []
+    table = movies.collect()
+    findings.summarise(name, table, item="movieId")
+    findings.apply(name, table, [*unique("movieId"), *whole(INT32, "movieId")], ("line",))
+    return [table]
+
+
+def _scan_ratings(findings: Findings, path: Path, films: pl.Series | None) -> list[pl.DataFrame]:
+    name, lazy = findings.name(path), findings.scan_csv(path, _COLUMNS)
+    if lazy is None:
+        return []
+    ratings, stars = lazy.collect(), pl.col("rating")
+    meant = ratings.with_columns(
+        (pl.col("timestamp") * 1000).alias("time_ms"),
+        *((stars >= least).alias(label) for label, least in _STARS.items()),
+        (stars <= _HATED).alias("is_hate"),
+    )
+    findings.summarise(name, meant, user="userId", item="movieId", rates=(*_STARS, "is_hate"))
+    broken = [
+        *rules({"rating is not in [0.5, 5]": ~stars.is_between(0.5, 5)}),
+        *whole(INT32, "userId", "movieId"),
+        *whole(_MAX_SECONDS, "timestamp"),
+    ]
+    if films is not None:
+        unknown = ~pl.col("movieId").is_in(films.implode())
+        broken += rules({"movieId is not in movies.csv": unknown})
+    findings.apply(name, ratings, broken, ("line", *_COLUMNS))
+    findings.repeats(name, [ratings.lazy()], ("userId", "movieId"), is_note=False)
+    findings.note(name, "there are no candidate sets: shares of shown candidates are not known")
+    return [ratings]
 
 
 def read_movielens(
@@ -111,8 +160,9 @@ def read_movielens(
     require(min_history >= 0, "min_history", min_history, ">= 0")
     require(max_requests is None or max_requests >= 1, "max_requests", max_requests, ">= 1")
     folder = Path(folder)
-    ratings = _read_ratings(folder / "ratings.csv")
-    items = _read_items(folder / "movies.csv", ratings)
+    movies, table = scan_movielens(Findings(folder, strict=True), folder)
+    ratings = _by_time(table)
+    items = _items(movies, ratings)
     # Uploads by time: the films that exist before a moment are a prefix of this order.
     by_upload_N = np.argsort(items.upload_ms_N, kind="stable")
     existing_E = np.searchsorted(items.upload_ms_N[by_upload_N], ratings.times_ms_E)
@@ -182,26 +232,15 @@ def _sample(
 
 def _actions(stars: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.bool_]]:
     """The feedback columns that ratings stand for; `LABEL_RULES` says it in words."""
-    meant = {
-        "is_click": stars >= 4,
-        "long_view": stars >= 4.5,
-        "is_like": stars >= 5,
-        "is_hate": stars <= 2,
-    }
+    meant = {label: stars >= least for label, least in _STARS.items()}
+    meant["is_hate"] = stars <= _HATED
     return {name: meant.get(name, np.zeros(np.shape(stars), bool)) for name in ACTIONS}
 
 
-def _read_ratings(path: Path) -> _Ratings:
-    table = _read_csv(path, _RATINGS).sort("timestamp", maintain_order=True)
-    stars, seconds = table["rating"].to_numpy(), table["timestamp"].to_numpy()
-    if not ((stars >= 0.5) & (stars <= 5)).all():
-        bad = stars[~((stars >= 0.5) & (stars <= 5))][0]
-        raise LogError(f"{path}: rating == {bad}, must be in [0.5, 5].")
-    for name in ("userId", "movieId", "timestamp"):
-        lowest = table[name].to_numpy().min()
-        if lowest < 0:
-            raise LogError(f"{path}: {name} == {lowest}, must be >= 0.")
-    users = table["userId"].to_numpy()
+def _by_time(table: pl.DataFrame) -> _Ratings:
+    table = table.sort("timestamp", maintain_order=True)
+    users = table["userId"].to_numpy().astype(np.int32)
+    seconds = table["timestamp"].to_numpy().astype(np.int64)
     # One increasing key of (user, time): a user's ratings are a run of it.
     ranks = np.unique(users, return_inverse=True)[1].astype(np.int64)
     span = int(seconds.max()) + 1
@@ -209,21 +248,18 @@ def _read_ratings(path: Path) -> _Ratings:
     starts = np.searchsorted(keys, ranks * span)
     return _Ratings(
         users_E=users,
-        films_E=table["movieId"].to_numpy(),
-        stars_E=stars,
+        films_E=table["movieId"].to_numpy().astype(np.int32),
+        stars_E=table["rating"].to_numpy(),
         times_ms_E=seconds * 1000,
         before_E=np.searchsorted(keys, ranks * span + seconds) - starts,
         until_E=np.searchsorted(keys, ranks * span + seconds, side="right") - starts,
     )
 
 
-def _read_items(path: Path, ratings: _Ratings) -> ItemTable:
+def _items(movies: pl.DataFrame, ratings: _Ratings) -> ItemTable:
     ids_N, first = np.unique(ratings.films_E, return_index=True)  # The earliest: E is by time.
-    movies = _read_csv(path, _MOVIES).unique("movieId").sort("movieId")
+    movies = movies.sort("movieId")
     known = movies["movieId"].to_numpy()
-    if not np.isin(ids_N, known).all():
-        missing = ids_N[~np.isin(ids_N, known)][0]
-        raise LogError(f"{path}: movieId {missing} is rated but missing here.")
     lists = [text.split("|") for text in movies["genres"].to_list()]
     genres = sorted({genre for names in lists for genre in names} - {_NO_GENRES})
     place = {genre: i for i, genre in enumerate(genres)}
@@ -242,25 +278,3 @@ def _read_items(path: Path, ratings: _Ratings) -> ItemTable:
         upload_ms_N=ratings.times_ms_E[first],
         content_ND=content[rows_N],
     )
-
-
-def _read_csv(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Reads the named columns, refusing files that are missing, cut off or without rows."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        raise LogError(f"{path}: no such file, must be that of a MovieLens folder.") from None
-    # A number that was cut in half is still a number, so the last line must have its end.
-    if not data.endswith(b"\n"):
-        raise LogError(f"{path}: its last line has no end, is it truncated?")
-    try:
-        table = pl.read_csv(data, columns=list(columns), schema_overrides=dict(columns))
-    except pl.exceptions.PolarsError as error:
-        why = str(error).splitlines()[0]
-        raise LogError(f"{path}: must hold the columns {', '.join(columns)} ({why}).") from None
-    nulls = {name: count for name, count in table.null_count().row(0, named=True).items() if count}
-    if nulls:
-        raise LogError(f"{path}: column {next(iter(nulls))} has empty fields, must have none.")
-    if not len(table):
-        raise LogError(f"{path}: has no rows, must have at least one.")
-    return table

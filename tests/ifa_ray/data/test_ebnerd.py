@@ -188,11 +188,11 @@ def test_caps_on_requests_and_users_are_kept_and_said(folder: Path) -> None:
         (lambda b: b.head(0), "has no rows"),
         (lambda b: b.with_columns(pl.lit(1).alias("impression_id")), "more than once"),
         (lambda b: b.with_columns(pl.lit("7").alias("impression_time")), "must be dates and"),
-        (lambda b: b.with_columns(pl.lit(None, pl.UInt32).alias("user_id")), "user_id has nulls"),
+        (lambda b: b.with_columns(pl.lit(None, pl.UInt32).alias("user_id")), "user_id is null"),
         (lambda b: b.with_columns(pl.lit(5).alias("article_ids_inview")), "must be lists of ids"),
-        (lambda b: b.with_columns(pl.col("article_ids_inview").list.head(0)), "has nothing in"),
+        (lambda b: b.with_columns(pl.col("article_ids_inview").list.head(0)), "nothing is in view"),
         (lambda b: b.with_columns(pl.col("article_ids_inview").list.head(1)),
-         "impression 50 has a click on what was not in view"),
+         "a click is on what was not in view .*impression_id 50"),
     ],
 )  # fmt: skip
 def test_broken_behaviors_are_refused(folder: Path, change, message: str) -> None:
@@ -207,10 +207,10 @@ def test_files_that_are_missing_or_cut_off_are_named(folder: Path) -> None:
         read(folder.parent)
     path = folder / "history.parquet"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(LogError, match=r"history\.parquet: must be a whole Parquet file"):
+    with pytest.raises(LogError, match=r"history\.parquet: is not a whole Parquet file"):
         read(folder)
     path.unlink()
-    with pytest.raises(LogError, match=r"history\.parquet: no such file"):
+    with pytest.raises(LogError, match=r"history\.parquet: there is no such file"):
         read(folder)
     histories().with_columns(pl.col("read_time_fixed").list.head(1)).write_parquet(path)
     with pytest.raises(LogError, match="differ in length"):
@@ -218,12 +218,10 @@ def test_files_that_are_missing_or_cut_off_are_named(folder: Path) -> None:
 
 
 def test_files_whose_ids_are_of_two_kinds_are_refused(folder: Path) -> None:
-    for column, value in (("user_id", pl.lit("a")), ("article_id_fixed", pl.lit(["a"]))):
-        histories().with_columns(
-            value.alias(column), *(pl.col(n).list.head(1) for n in
-            ("impression_time_fixed", "read_time_fixed"))
-        ).write_parquet(folder / "history.parquet")  # fmt: skip
-        with pytest.raises(LogError, match=r"history\.parquet: .* as in behaviors\.parquet"):
+    text = (pl.col("user_id").cast(pl.String), pl.col("article_id_fixed").cast(pl.List(pl.String)))
+    for column in text:
+        histories().with_columns(column).write_parquet(folder / "history.parquet")
+        with pytest.raises(LogError, match=r"history\.parquet: .* in behaviors\.parquet"):
             read(folder)
 
 

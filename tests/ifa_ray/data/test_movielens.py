@@ -134,17 +134,33 @@ def test_draws_repeat_and_depend_on_the_seed(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("ratings.csv", None, r"ratings\.csv: no such file"),
-        ("movies.csv", None, r"movies\.csv: no such file"),
+        ("ratings.csv", None, r"ratings\.csv: there is no such file"),
+        ("movies.csv", None, r"movies\.csv: there is no such file"),
         ("ratings.csv", RATINGS[:-3], r"ratings\.csv: its last line has no end"),
         ("ratings.csv", "", r"ratings\.csv: its last line has no end"),
         ("ratings.csv", RATINGS.split("\n")[0] + "\n", r"ratings\.csv: has no rows"),
-        ("ratings.csv", RATINGS.replace("timestamp", "when"), "must hold the columns userId"),
-        ("ratings.csv", RATINGS.replace(",20\n", ",\n"), "column timestamp has empty fields"),
-        ("ratings.csv", RATINGS.replace(",20\n", ",soon\n"), r"ratings\.csv: must hold"),
-        ("ratings.csv", RATINGS.replace("2,1,0.5", "2,1,7.5"), r"rating == 7\.5, must be in"),
-        ("ratings.csv", RATINGS.replace("2,1,0.5", "-2,1,0.5"), "userId == -2, must be >= 0"),
-        ("movies.csv", MOVIES.replace("4,Delta", "44,Delta"), "movieId 4 is rated but missing"),
+        ("ratings.csv", RATINGS.replace("timestamp", "when"), "column timestamp is missing"),
+        (
+            "ratings.csv",
+            RATINGS.replace(",20\n", ",\n"),
+            "timestamp is empty .line 7, timestamp None",
+        ),
+        (
+            "ratings.csv",
+            RATINGS.replace(",20\n", ",soon\n"),
+            r"ratings\.csv: timestamp is not a number .line 7, timestamp soon",
+        ),
+        (
+            "ratings.csv",
+            RATINGS.replace("2,1,0.5", "2,1,7.5"),
+            r"rating is not in .0\.5, 5. .line 8, .* rating 7\.5",
+        ),
+        (
+            "ratings.csv",
+            RATINGS.replace("2,1,0.5", "-2,1,0.5"),
+            "userId is not in .0, 2.31. .line 8, userId -2",
+        ),
+        ("movies.csv", MOVIES.replace("4,D", "44,D"), "movieId is not in movies.csv .* movieId 4,"),
     ],
 )
 def test_broken_folders_are_refused_by_file(

@@ -38,7 +38,7 @@ def load_ranker_class(spec: str) -> type[Any]:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
             class with a `rank` method.
     """
-    found = _load_class("ranker", spec)
+    found = _load("ranker", spec, "class", inspect.isclass)
     if not callable(getattr(found, "rank", None)):
         raise ConfigError(f"ranker == {spec!r} has no method rank(requests), must have one.")
     return found
@@ -51,7 +51,7 @@ def load_store_class(spec: str) -> type[Any]:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it is not a
             class with the methods of `ifa_ray.serving.sequence_store.HistoryStore`.
     """
-    found = _load_class("store_class", spec)
+    found = _load("store_class", spec, "class", inspect.isclass)
     for method in _OF_STORES:
         if not callable(getattr(found, method, None)):
             raise ConfigError(f"store_class == {spec!r} has no method {method}, must have one.")
@@ -65,26 +65,17 @@ def load_adapter(spec: str) -> Callable[..., Any]:
         ConfigError: if the spec is malformed, nothing of that name can be imported, or it cannot be
             called.
     """
-    module, name = _import("adapter", spec, "function")
+    return _load("adapter", spec, "function", callable)
+
+
+def _load(what: str, spec: str, kind: str, is_one: Callable[[Any], bool]) -> Any:
+    module, name = _import(what, spec, "Class" if kind == "class" else kind)
     if not hasattr(module, name):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise unknown_name(f"adapter of {module.__name__}", name, functions)
+        names = [key for key, value in vars(module).items() if is_one(value)]
+        raise unknown_name(f"{what} of {module.__name__}", name, names)
     found = getattr(module, name)
-    if not callable(found):
-        kind = type(found).__name__
-        raise ConfigError(f"adapter == {spec!r} is a {kind}, must be a function.")
-    return found
-
-
-def _load_class(what: str, spec: str) -> type[Any]:
-    module, class_name = _import(what, spec, "Class")
-    if not hasattr(module, class_name):
-        classes = [name for name, value in vars(module).items() if inspect.isclass(value)]
-        raise unknown_name(f"{what} of {module.__name__}", class_name, classes)
-    found: Any = getattr(module, class_name)
-    if not inspect.isclass(found):
-        kind = type(found).__name__
-        raise ConfigError(f"{what} == {spec!r} is a {kind}, must be a class.")
+    if not is_one(found):
+        raise ConfigError(f"{what} == {spec!r} is a {type(found).__name__}, must be a {kind}.")
     return found
 
 

@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from ifa_ray.processes import usable_cores
+
 _PACKAGES = ("torch", "numpy", "polars", "pyarrow", "ray", "scipy")
 
 
@@ -29,7 +31,7 @@ def provenance() -> dict[str, Any]:
         "versions": _versions(),
         "git_commit": commit,
         "git_dirty": None if commit is None else bool(_git("status", "--porcelain", "-uno")),
-        "hardware": {"cpu": _cpu(), "cores": _cores(), "memory_bytes": _memory_bytes()},
+        "hardware": {"cpu": _cpu(), "cores": usable_cores(), "memory_bytes": _memory_bytes()},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -72,12 +74,6 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int | None:

@@ -372,7 +372,7 @@ def test_a_split_whose_files_are_cut_off_is_unusable(ebnerd: Path) -> None:
 # Any damage.
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_damage_ends_a_check_before_its_report(
     run: RunFolder, kuairand: Path, ebnerd: Path, seed: int
 ) -> None:
@@ -398,7 +398,7 @@ def reads(read: Callable[[], object]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_check_is_clean_where_reading_succeeds(
     kuairand: Path, ebnerd: Path, tmp_path: Path, seed: int
 ) -> None:

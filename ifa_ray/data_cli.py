@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ifa_ray.data.log_tables import ReadSettings
-from ifa_ray.data.readers.check import CLEAN, UNUSABLE, LogCheck, check_log, check_log_tables
-from ifa_ray.data.readers.scan import FileSummary, Problem
+from ifa_ray.data.readers.check import check_log, check_log_tables
+from ifa_ray.data.readers.scan import CLEAN, UNUSABLE, FileSummary, Findings, Problem
 from ifa_ray.errors import ConfigError, IfaRayError, LogError
 from ifa_ray.training.sources import split_adapter, tables_of_adapter
 
@@ -54,7 +54,7 @@ def run_data(options: argparse.Namespace) -> int:
     """Checks a log.
 
     Returns:
-        The process's status; see `ifa_ray.data.readers.check`.
+        The process's status; see `ifa_ray.data.readers.scan`.
     """
     try:
         target = None if options.json in (None, "-") else Path(options.json)
@@ -74,7 +74,7 @@ def run_data(options: argparse.Namespace) -> int:
     return found.status
 
 
-def _check(path: str) -> LogCheck:
+def _check(path: str) -> Findings:
     folder, adapter = split_adapter(path)
     if not folder.exists():
         raise LogError(f"{folder}: no such folder.")
@@ -84,8 +84,8 @@ def _check(path: str) -> LogCheck:
     return check_log_tables(folder, adapter, tables)
 
 
-def _print(console: Console, found: LogCheck) -> None:
-    console.print(f"{found.path}: {found.format}\n")
+def _print(console: Console, found: Findings) -> None:
+    console.print(f"{found.root}: {found.format}\n")
     table = _table(("file", "rows", "users", "items", "first", "last"))
     for file in found.files:
         table.add_row(
@@ -114,7 +114,7 @@ def _print(console: Console, found: LogCheck) -> None:
         CLEAN: "no problems",
         UNUSABLE: "unusable: no row could be read",
     }.get(found.status, f"{len(found.problems)} problems")
-    console.print(f"\n{found.path}: {verdict}", soft_wrap=True)
+    console.print(f"\n{found.root}: {verdict}", soft_wrap=True)
 
 
 def _print_rates(console: Console, files: Sequence[FileSummary]) -> None:

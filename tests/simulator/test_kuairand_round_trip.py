@@ -7,8 +7,9 @@ from kuairand_writer import columns_of, shift_of, write_kuairand
 from tiny_worlds import live, tiny_world
 
 from ifa_ray.data.log_tables import ReadSettings
-from ifa_ray.data.readers.check import CLEAN, check_log
+from ifa_ray.data.readers.check import check_log
 from ifa_ray.data.readers.kuairand import read_kuairand
+from ifa_ray.data.readers.scan import CLEAN
 from ifa_ray.schema import ACTIONS, pack_actions, validate_request
 from ifa_ray.training.sources import read_stream, stream_of
 

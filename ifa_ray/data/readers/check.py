@@ -5,7 +5,6 @@ Knows the layout of `ifa_ray.data.run_folder`; the rules of the tables are in `c
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from ifa_ray.data.readers.check_contract import (
 from ifa_ray.data.readers.ebnerd import is_ebnerd, scan_ebnerd
 from ifa_ray.data.readers.kuairand import find_kuairand, is_kuairand, scan_kuairand
 from ifa_ray.data.readers.movielens import is_movielens, scan_movielens
-from ifa_ray.data.readers.scan import FileSummary, Findings, Problem
+from ifa_ray.data.readers.scan import Findings
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, is_run
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS, REQUEST_COLUMNS
@@ -149,34 +148,6 @@ def _polars_type(kind: str) -> pl.DataType:
     return pl.Series(np.empty(0, kind)).dtype
 
 
-CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
-"""Exit statuses of a check."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LogCheck:
-    """The findings of a log's check."""
-
-    path: str  # of the folder
-    format: str  # whose check it was
-    files: tuple[FileSummary, ...]  # what each file holds, or each table of a run
-    rows: dict[str, int]  # of each of a run's files
-    facts: dict[str, Any]  # of the whole log, by name
-    problems: tuple[Problem, ...]  # mistakes
-    notes: tuple[Problem, ...]  # oddities
-
-    @property
-    def status(self) -> int:
-        """`UNUSABLE` if nothing could be read at all, else `PROBLEMS` or `CLEAN`."""
-        if not any(file.rows for file in self.files):
-            return UNUSABLE
-        return PROBLEMS if self.problems else CLEAN
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return dataclasses.asdict(self) | {"status": self.status}
-
-
 _CHECKS: tuple[tuple[str, Callable[[Path], bool], Callable[[Findings, Path], Any]], ...] = (
     ("MovieLens", is_movielens, scan_movielens),
     ("KuaiRand", is_kuairand, lambda found, path: scan_kuairand(found, find_kuairand(path))),
@@ -185,7 +156,7 @@ _CHECKS: tuple[tuple[str, Callable[[Path], bool], Callable[[Findings, Path], Any
 )
 
 
-def check_log(path: Path | str) -> LogCheck:
+def check_log(path: Path | str) -> Findings:
     """Checks a folder of any format that is known by its files.
 
     Raises:
@@ -194,46 +165,22 @@ def check_log(path: Path | str) -> LogCheck:
     path = Path(path)
     for name, recognises, check in _CHECKS:
         if recognises(path):
-            findings = Findings(path)
+            findings = Findings(path, kind=name)
             check(findings, path)
-            return _done(findings, name)
+            return _with_share(findings)
     known = ", ".join(name for name, _, _ in _CHECKS)
     raise LogError(f"{path}: is no folder of a known format ({known}).")
 
 
-def check_log_tables(path: Path, name: str, tables: LogTables) -> LogCheck:
+def check_log_tables(path: Path, name: str, tables: LogTables) -> Findings:
     """Checks what an adapter gave."""
-    findings = Findings(path)
+    findings = Findings(path, kind=name)
     check_tables(findings, tables)
-    return _done(findings, name)
+    return _with_share(findings)
 
 
-def _done(findings: Findings, name: str) -> LogCheck:
-    facts = dict(findings.facts)
+def _with_share(findings: Findings) -> Findings:
+    facts = findings.facts
     if facts.get("candidates"):
         facts["share of candidates shown"] = facts["candidates shown"] / facts["candidates"]
-    # The same rule in the same place is one problem, however many days found it.
-    return LogCheck(
-        path=str(findings.root),
-        format=name,
-        files=tuple(findings.files),
-        rows=findings.rows,
-        facts=facts,
-        problems=_merged(findings.problems),
-        notes=_merged(findings.notes),
-    )
-
-
-def _merged(found: list[Problem]) -> tuple[Problem, ...]:
-    merged: dict[tuple[str, str], Problem] = {}
-    for each in found:
-        key = (each.where, each.rule)
-        if key in merged:
-            before = merged[key]
-            each = dataclasses.replace(
-                before,
-                count=before.count + each.count,
-                examples=(before.examples + each.examples)[:3],
-            )
-        merged[key] = each
-    return tuple(merged.values())
+    return findings

@@ -17,6 +17,9 @@ import polars as pl
 
 from ifa_ray.errors import LogError
 
+CLEAN, PROBLEMS, UNUSABLE = 0, 1, 2
+"""Exit statuses of a check."""
+
 MAX_EXAMPLES = 3
 MAX_COMPARED_ROWS = 50_000_000
 """Of longer logs, rows are not compared with each other."""
@@ -75,18 +78,48 @@ class Findings:
         strict: raise the first problem as a `LogError`; notes and summaries are not made.
 
     Attributes:
-        files, problems, notes: in the order of the check.
+        format: the log's, whose check it is (the argument `kind`).
+        files: in the order of the check.
         rows: of each file that was opened, by name, where `files` sums up many.
         facts: numbers of the whole log by name.
     """
 
-    def __init__(self, root: Path, *, strict: bool = False) -> None:
-        self.root, self.strict = root, strict
+    def __init__(self, root: Path, *, strict: bool = False, kind: str = "") -> None:
+        self.root, self.strict, self.format = root, strict, kind
         self.files: list[FileSummary] = []
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
         self.rows: dict[str, int] = {}
         self.facts: dict[str, Any] = {}
+        self._problems: dict[tuple[str, str], Problem] = {}
+        self._notes: dict[tuple[str, str], Problem] = {}
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Mistakes, in the order of the check."""
+        return list(self._problems.values())
+
+    @property
+    def notes(self) -> list[Problem]:
+        """Oddities, in the order of the check."""
+        return list(self._notes.values())
+
+    @property
+    def status(self) -> int:
+        """`UNUSABLE` if nothing could be read at all, else `PROBLEMS` or `CLEAN`."""
+        if not any(file.rows for file in self.files):
+            return UNUSABLE
+        return PROBLEMS if self._problems else CLEAN
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        lists = {"files": self.files, "problems": self.problems, "notes": self.notes}
+        return {
+            "path": str(self.root),
+            "format": self.format,
+            "rows": self.rows,
+            "facts": self.facts,
+            **{name: [dataclasses.asdict(each) for each in found] for name, found in lists.items()},
+            "status": self.status,
+        }
 
     def name(self, path: Path) -> str:
         """The path below the folder that is checked."""
@@ -95,15 +128,14 @@ class Findings:
 
     def problem(self, where: str, rule: str, count: int = 1, examples: Iterable[str] = ()) -> None:
         """Notes a mistake, or raises it."""
-        found = Problem(where, rule, count, tuple(examples))
         if self.strict:
-            shown = f" ({found.examples[0]})" if found.examples else ""
+            shown = "".join(f" ({example})" for example in [*examples][:1])
             raise LogError(f"{self.root / where}: {rule}{shown}")
-        self.problems.append(found)
+        _add(self._problems, Problem(where, rule, count, tuple(examples)))
 
     def note(self, where: str, rule: str, count: int = 1, examples: Iterable[str] = ()) -> None:
         """Notes an oddity."""
-        self.notes.append(Problem(where, rule, count, tuple(examples)))
+        _add(self._notes, Problem(where, rule, count, tuple(examples)))
 
     @contextlib.contextmanager
     def reading(self, where: str) -> Iterator[None]:
@@ -304,6 +336,13 @@ class Findings:
         except UNREADABLE as error:
             self.problem(name, f"is not a whole Parquet file ({reason(error)})")
         return None
+
+
+def _add(found: dict[tuple[str, str], Problem], new: Problem) -> None:
+    """The same rule in the same place is one problem, however many days found it."""
+    old = found.get(key := (new.where, new.rule), Problem(*key, 0))
+    examples = (*old.examples, *new.examples)[:MAX_EXAMPLES]
+    found[key] = Problem(*key, old.count + new.count, examples)
 
 
 def reason(error: BaseException) -> str:

@@ -18,10 +18,11 @@ from ifa_ray.cli import main
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
 from ifa_ray.data.log_tables import ReadSettings
-from ifa_ray.data.readers.check import CLEAN, PROBLEMS, UNUSABLE, LogCheck, check_log
+from ifa_ray.data.readers.check import check_log
 from ifa_ray.data.readers.ebnerd import read_ebnerd
 from ifa_ray.data.readers.kuairand import read_kuairand
 from ifa_ray.data.readers.movielens import read_movielens
+from ifa_ray.data.readers.scan import CLEAN, PROBLEMS, UNUSABLE, Findings
 from ifa_ray.data.run_folder import RunFolder, ShardDay
 from ifa_ray.errors import LogError
 from ifa_ray.schema import IMPRESSION_COLUMNS
@@ -29,11 +30,11 @@ from ifa_ray.schema import IMPRESSION_COLUMNS
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
-def problems(found: LogCheck) -> dict[str, int]:
+def problems(found: Findings) -> dict[str, int]:
     return {f"{each.where}: {each.rule}": each.count for each in found.problems}
 
 
-def notes(found: LogCheck) -> dict[str, int]:
+def notes(found: Findings) -> dict[str, int]:
     return {f"{each.where}: {each.rule}": each.count for each in found.notes}
 
 

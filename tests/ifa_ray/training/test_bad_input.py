@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_logs import FLAGS, commit_all, read, write_run
+from tiny_logs import commit_all, read, train_arguments, write_run
 
 from ifa_ray.cli import main
 from ifa_ray.data.run_folder import ShardDay
@@ -22,10 +22,8 @@ def folder(tmp_path):
     return write_run(tmp_path / "log")
 
 
-def call(folder, *more):
-    out = folder.root.parent / "out"
-    return main(["train", "--data", str(folder.root), "--arm", "ifa", "--out", str(out), *FLAGS,
-                 "--publish-every", "day", *more])  # fmt: skip
+def call(folder):
+    return main(train_arguments(folder.root, folder.root.parent / "out"))
 
 
 def rewrite(folder, name, change):
@@ -103,6 +101,6 @@ def test_a_day_that_is_not_there_at_all_is_missing(folder, capsys):
 
 def test_an_empty_day_makes_no_version_and_no_row(tmp_path):
     folder = write_run(tmp_path / "log", per_day=[6, 0, 6])
-    assert call(folder, "--metrics-every", "day") == 0
+    assert call(folder) == 0
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["window"][-2:] for line in lines] == ["01", "02", "04"]

@@ -67,10 +67,11 @@ def test_metrics_are_those_of_the_predictions_request_by_request() -> None:
         alone = [
             auc(a, b)
             for a, b in zip(
-                np.split(p[:, i], np.cumsum(sizes)), np.split(y[:, i], np.cumsum(sizes)),
+                np.split(p[:, i], np.cumsum(sizes)),
+                np.split(y[:, i], np.cumsum(sizes)),
                 strict=True,
             )
-        ]  # fmt: skip
+        ]
         assert metrics.gauc[name] == pytest.approx(np.mean([v for v in alone if v is not None]))
     assert (metrics.steps, metrics.samples, metrics.candidates) == (3, 10, sum(sizes))
     assert metrics.seconds == 3.0, "the clock of this test ticks once a reading"
@@ -82,9 +83,12 @@ def test_a_request_that_comes_twice_is_two_groups() -> None:
         log_probs = np.repeat(np.array([[p], [q]], np.float32), len(OBJECTIVES), axis=1)
         labels = np.array([[1] * len(OBJECTIVES), [0] * len(OBJECTIVES)], np.uint8)
         return BatchResult(
-            loss=1.0, sizes_B=np.array([2]),
-            log_probs_XL=log_probs, labels_XL=labels, seconds=0.0,
-        )  # fmt: skip
+            loss=1.0,
+            sizes_B=np.array([2]),
+            log_probs_XL=log_probs,
+            labels_XL=labels,
+            seconds=0.0,
+        )
 
     metrics = summarise([result(-1.0, -2.0), result(-3.0, -4.0)])
     assert metrics.gauc["impression"] == 1.0

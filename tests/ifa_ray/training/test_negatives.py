@@ -10,17 +10,14 @@ from tiny_learners import make_items, make_learner, make_samples
 from ifa_ray.data.features import build_batch
 from ifa_ray.errors import ConfigError
 from ifa_ray.models import MODELS, model_class
-from ifa_ray.training.learner import Learner
 from ifa_ray.training.losses import NegativeSampler, kept_places
 
 RATE = 0.3
 EVERY_MODEL = sorted(MODELS)
 
 
-def learner_of(name, rate=RATE, seed=3):
-    base = make_learner(name)
-    training = dataclasses.replace(base.training_config, negative_rate=rate)
-    return Learner(base.model_config, training, base.items, seed)
+def learner_of(name, rate=RATE):
+    return make_learner(name, negative_rate=rate)
 
 
 @pytest.mark.parametrize("name", EVERY_MODEL)
@@ -72,8 +69,9 @@ def test_positives_stay_and_the_kept_do_not_depend_on_order():
         again, again_weights = kept_places(shuffled, RATE, 5)
         if weights.any():  # else the first stays for form, and counts nothing
             ids = dict(zip(request.candidates_C[places], weights, strict=True))
-            assert ids == dict(zip(shuffled.request.candidates_C[again], again_weights,
-                                   strict=True))  # fmt: skip
+            assert ids == dict(
+                zip(shuffled.request.candidates_C[again], again_weights, strict=True)
+            )
     error = np.sqrt(RATE * (1 - RATE) / negatives)
     assert abs(kept / negatives - RATE) < 4 * error
 

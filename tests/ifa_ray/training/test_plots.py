@@ -16,8 +16,9 @@ def test_a_gap_breaks_the_line():
 def test_figures_are_whole_svg_files_with_every_series_named():
     svg = lines_svg(
         {"a<b": [(1, 1.0)], "flat": [(1, 0.0), (9, 0.0)], "none": [(1, None)]},
-        title="T & t", x_label="requests",
-    )  # fmt: skip
+        title="T & t",
+        x_label="requests",
+    )
     texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.text]
     assert "a<b 1" in texts
     assert "flat 0" in texts

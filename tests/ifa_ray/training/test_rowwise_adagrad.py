@@ -1,15 +1,13 @@
 """Row-wise Adagrad against the formula, row by row, and inside a learner."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
-from tiny_learners import assert_equal, make_items, make_learner, make_samples
+from tiny_learners import assert_equal, make_items, make_learner, make_samples, with_request
 
 from ifa_ray.checkpoints.format import save_checkpoint
 from ifa_ray.schema import History
-from ifa_ray.training.learner import Learner, RowwiseAdagrad
+from ifa_ray.training.learner import RowwiseAdagrad
 from ifa_ray.training.restore import load_learner
 
 
@@ -46,15 +44,9 @@ def test_a_step_is_the_formula_and_touches_visited_rows_alone():
     assert np.array_equal(table.detach().numpy()[8], start[8])
 
 
-def make(**changes):
-    base = make_learner()
-    training = dataclasses.replace(base.training_config, **changes)
-    return Learner(base.model_config, training, make_items(), base.seed)
-
-
 def test_a_learner_with_it_learns_and_goes_on_from_a_checkpoint(tmp_path):
     samples = make_samples(40)
-    learner = make(sparse_optimizer="rowwise_adagrad", sparse_learning_rate=0.05)
+    learner = make_learner(sparse_optimizer="rowwise_adagrad", sparse_learning_rate=0.05)
     first = learner.train(samples[:20])
     save_checkpoint(tmp_path / "version=00000", learner, version=0, log_watermark={}, metrics={})
     expected = learner.train(samples[20:])
@@ -74,19 +66,11 @@ def test_ids_in_no_catalogue_teach_the_unknown_items_row_and_padding_does_not(na
     before = learner.model.items.id.weight[0].clone()
     learner.train(known)
     assert torch.equal(learner.model.items.id.weight[0], before), "padding has no gradient"
-    gone = [
-        dataclasses.replace(
-            sample,
-            request=dataclasses.replace(
-                sample.request,
-                history=History(
-                    ids_T=np.full(5, 100_000, np.int32),
-                    actions_T=np.ones(5, np.uint8),
-                    times_ms_T=np.arange(5),
-                ),
-            ),
-        )
-        for sample in known
-    ]
+    history = History(
+        ids_T=np.full(5, 100_000, np.int32),
+        actions_T=np.ones(5, np.uint8),
+        times_ms_T=np.arange(5),
+    )
+    gone = [with_request(sample, history=history) for sample in known]
     learner.train(gone)
     assert not torch.equal(learner.model.items.id.weight[0], before)

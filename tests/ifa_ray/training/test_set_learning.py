@@ -23,9 +23,7 @@ def in_order(samples: list[TrainingSample]) -> list[TrainingSample]:
 
 
 def set_learner(**changes: object) -> Learner:
-    plain = make_learner("ifa")
-    config = dataclasses.replace(plain.model_config, set_step="learned", **changes)
-    return Learner(config, plain.training_config, make_items(), plain.seed)
+    return make_learner("ifa", set_step="learned", **changes)
 
 
 SAMPLES = in_order(make_samples(24))

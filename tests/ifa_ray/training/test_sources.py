@@ -35,10 +35,13 @@ def run(tmp_path: Path) -> Path:
     folder = RunFolder(tmp_path)
     zeros = np.zeros(10, np.int32)
     items = ItemTable(
-        video_id_N=np.arange(10, dtype=np.int32), author_id_N=zeros, category_N=zeros,
-        duration_ms_N=zeros, upload_ms_N=np.zeros(10, np.int64),
+        video_id_N=np.arange(10, dtype=np.int32),
+        author_id_N=zeros,
+        category_N=zeros,
+        duration_ms_N=zeros,
+        upload_ms_N=np.zeros(10, np.int64),
         content_ND=np.zeros((10, 0), np.float32),
-    )  # fmt: skip
+    )
     write_items(folder.items(0), items)
     write_day(folder, ShardDay("warmup", 0, 0, 0), [(1, 0, 100, 0), (2, 0, 300, 1)])
     write_day(folder, ShardDay("warmup", 0, 0, 1), [(3, 1, 200, 0)])
@@ -87,10 +90,8 @@ def test_unknown_arms_and_replicates_are_refused(run: Path) -> None:
 
 
 def test_a_folder_is_known_by_its_files(run: Path, tmp_path: Path) -> None:
-    settings = {
-        "arm": "twin", "replicate": 0, "num_sampled": 1, "max_history": 10,
-        "max_requests": None, "seed": 0,
-    }  # fmt: skip
+    settings = {"arm": "twin", "replicate": 0, "num_sampled": 1, "max_history": 10, "seed": 0}
+    settings["max_requests"] = None
     assert len(read_stream(run, **settings).samples) == 6
     nothing = tmp_path / "nothing"
     nothing.mkdir()

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from tiny_logs import FLAGS, NUM_ITEMS, make_items, write_run
+from tiny_logs import NUM_ITEMS, make_items, train_arguments, write_run
 
 from ifa_ray.checkpoints.format import load_model, version_folder
 from ifa_ray.cli import main
@@ -24,8 +24,7 @@ def log(tmp_path_factory):
 
 
 def call(log, out, *more):
-    return main(["train", "--data", str(log), "--arm", "ifa", "--out", str(out), *FLAGS,
-                 "--publish-every", "day", "--metrics-every", "day", *more])  # fmt: skip
+    return main(train_arguments(log, out, *more))
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +99,10 @@ def test_mistakes_end_with_one_line_and_status_2(log, trained, tmp_path, capsys)
         ([*data, "--gate-objective", "click"], "Did you mean 'is_click'"),
         ([*data, "--tower-widths", "8;4"], "tower_widths == '8;4', must be of type"),
         ([*data, "--warm-start", str(tmp_path / "none")], "no such file"),
-        (["train", "--data", str(log), "--arm", "ifa", "--out", str(trained), *FLAGS,
-          "--publish-every", "day", "--metrics-every", "day"], "go on from them with --resume"),
+        (train_arguments(log, trained), "go on from them with --resume"),
         (["versions", "list", str(tmp_path)], "must be the folder of a training"),
         (["versions", "rollback", str(trained), "--to", "99"], "to == 99, must be an earlier"),
-    ):  # fmt: skip
+    ):
         assert main(arguments) == 2, arguments
         captured = capsys.readouterr()
         last = captured.err.splitlines()[-1]

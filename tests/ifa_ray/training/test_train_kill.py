@@ -8,19 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_logs import contents, write_run
+from tiny_logs import contents, train_arguments, write_run
 
 from ifa_ray.cli import main
 
 ROOT = Path(__file__).parents[3]
 # Tables large enough that writing a version takes a while, so that a kill hits the middle of it.
-FLAGS = ("--model", "ifa_plus", "--width", "8", "--tower-widths", "8", "--max-history", "50",
-         "--id-buckets", "150000", "--author-buckets", "16", "--user-buckets", "8",
-         "--publish-every", "8", "--metrics-every", "3", "--keep", "2")  # fmt: skip
+FLAGS = "--model ifa_plus --id-buckets 150000 --publish-every 8 --metrics-every 3 --keep 2"
 
 
 def command(log: Path, out: Path, *more: str) -> list[str]:
-    return ["train", "--data", str(log), "--arm", "ifa", "--out", str(out), *FLAGS, *more]
+    return train_arguments(log, out, *FLAGS.split(), *more)
 
 
 def half_written(out: Path, version: int) -> bool:
@@ -32,10 +30,8 @@ def published(out: Path, version: int) -> bool:
 
 
 def kill_when(log: Path, out: Path, condition, *more: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ifa_ray", *command(log, out, *more)],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    arguments = [sys.executable, "-m", "ifa_ray", *command(log, out, *more)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()[1]

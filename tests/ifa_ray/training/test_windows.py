@@ -65,8 +65,9 @@ def test_rows_are_the_exact_metrics_of_their_requests_whatever_the_batches():
     times = np.array([0, 1, HOUR, HOUR + 1, HOUR + 2])
     rows = window_rows(results, times, 100, Every.parse("x", "hour"), version=7)
     assert [(r["window"], r["requests"], r["requests_so_far"]) for r in rows] == [
-        ("1970-01-01T00", 2, 102), ("1970-01-01T01", 3, 105),
-    ]  # fmt: skip
+        ("1970-01-01T00", 2, 102),
+        ("1970-01-01T01", 3, 105),
+    ]
     p = np.concatenate([r.log_probs_XL for r in results])[11:, 1]
     y = np.concatenate([r.labels_XL for r in results])[11:, 1]
     second = rows[1]

@@ -1,5 +1,6 @@
 """Small catalogues, samples and learners that the tests of training share."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -53,16 +54,26 @@ def make_samples(count: int, seed: int = 1) -> list[TrainingSample]:
     return samples
 
 
-def make_learner(name: str = "avg_pooling", seed: int = 3, rate: float = 1e-2) -> Learner:
-    model = ModelConfig(
-        name=name, width=8, num_heads=2, top_k=4, max_history=16, tower_widths=(8,),
-        id_buckets=128, author_buckets=16, user_buckets=8,
-    )  # fmt: skip
-    clock = itertools.count()
+def make_learner(
+    name: str = "avg_pooling", seed: int = 3, rate: float = 1e-2, **changes: object
+) -> Learner:
+    """A learner of small tables; `changes` are of the model's or the training's settings."""
+    values = {"width": 8, "num_heads": 2, "top_k": 4, "max_history": 16, "tower_widths": (8,)}
+    values |= {"id_buckets": 128, "author_buckets": 16, "user_buckets": 8}
+    ours = {key: changes.pop(key) for key in list(changes) if key.startswith("set_")}
+    training = TrainingConfig(batch_size=4, learning_rate=rate, **changes)
+    ticks = itertools.count()
     return Learner(
-        model, TrainingConfig(batch_size=4, learning_rate=rate), make_items(), seed,
-        clock=lambda: float(next(clock)),
-    )  # fmt: skip
+        ModelConfig(name=name, **values, **ours),
+        training,
+        make_items(),
+        seed,
+        clock=lambda: float(next(ticks)),
+    )
+
+
+def with_request(sample: TrainingSample, **changes: object) -> TrainingSample:
+    return dataclasses.replace(sample, request=dataclasses.replace(sample.request, **changes))
 
 
 def assert_equal(one: LearnerArrays, other: LearnerArrays) -> None:

@@ -16,8 +16,13 @@ from ifa_ray.training.sources import SampleStream, read_run
 
 NUM_ITEMS, CANDIDATES, SHOWN, SHARDS = 40, 12, 3, 2
 DAY_MS = 86_400_000
-FLAGS = ("--width", "8", "--tower-widths", "8", "--max-history", "50", "--id-buckets", "64",
-         "--author-buckets", "16", "--user-buckets", "8")  # fmt: skip
+SMALL = "--width 8 --tower-widths 8 --max-history 50 --author-buckets 16 --user-buckets 8"
+
+
+def train_arguments(log: Path, out: Path, *more: str) -> list[str]:
+    """Of the command, for a small model and a version a day; later flags win."""
+    flags = f"train --arm ifa {SMALL} --id-buckets 64 --publish-every day --metrics-every day"
+    return [*flags.split(), "--data", str(log), "--out", str(out), *more]
 
 
 def make_items(count: int = NUM_ITEMS) -> ItemTable:
@@ -102,12 +107,10 @@ def read(root: Path, **settings: object) -> SampleStream:
 
 
 def settings(data: Path, **changes: object) -> OfflineSettings:
-    values = {
-        "data": str(data), "arm": "ifa", "publish_every": "day", "metrics_every": "day",
-        "model": {"name": "ifa", "width": 8, "tower_widths": (8,), "max_history": 50,
-                  "id_buckets": 64, "author_buckets": 16, "user_buckets": 8},
-        "training": {"batch_size": 4},
-    } | changes  # fmt: skip
+    model = {"name": "ifa", "width": 8, "tower_widths": (8,), "max_history": 50}
+    model |= {"id_buckets": 64, "author_buckets": 16, "user_buckets": 8}
+    values = {"data": str(data), "arm": "ifa", "publish_every": "day", "metrics_every": "day"}
+    values |= {"model": model, "training": {"batch_size": 4}} | changes
     return OfflineSettings.from_dict(values)
 
 

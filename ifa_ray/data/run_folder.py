@@ -26,12 +26,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ifa_ray.data.tables import sha256_of, temporary_of
+from ifa_ray.data.tables import sha256_of, written_whole
 from ifa_ray.errors import LogError
 
 WARMUP = "warmup"
@@ -44,17 +43,9 @@ def is_run(path: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: a temporary name beside it, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_of(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes a file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -81,7 +81,7 @@ def write_table(path: Path | str, schema: Mapping[str, str], columns: ColumnsLik
     fields = [pa.field(n, _arrow_type(kind), nullable=False) for n, kind in schema.items()]
     metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode()}
     table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         # Everything that could differ between two writes of the same rows is fixed here.
         pq.write_table(
             table,
@@ -133,7 +133,7 @@ def sha256_of(path: Path | str) -> str:
 
 
 @contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary name; renames it to `path` once its bytes are on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `*.parquet`, so that a reader who lists the folder never sees half a file.

@@ -74,6 +74,7 @@ _ARTICLES = {
 _OPTIONAL = ("next_read_time", "category", "premium", "published_time", "body")
 """Columns that may have nulls."""
 
+_DAY_MS = 86_400_000
 _SHOW = ("row", "impression_id", "user_id")
 _INVIEW, _CLICKED = pl.col("article_ids_inview"), pl.col("article_ids_clicked")
 _READ_S, _NUM_CLICKED = pl.col("next_read_time"), _CLICKED.list.len()
@@ -271,9 +272,6 @@ def _is_kind(dtype: pl.DataType, kind: str) -> bool:
     }[kind]
 
 
-_DAY_MS = 86_400_000
-
-
 def read_ebnerd(
     folder: Path | str,
     settings: ReadSettings | None = None,
@@ -313,36 +311,35 @@ def read_ebnerd(
     behaviors, articles = tables["behaviors"], tables.get("articles")
     num_rows, num_users = len(behaviors), behaviors["user_id"].n_unique()
     behaviors = _of_chosen_users(behaviors, max_rows, max_users, users_seed)
-    history, seen = _clicks_before(tables["history"], behaviors), _seen(behaviors)
-    codes = _Codes(behaviors, seen, history)
-    events = pl.concat([history, seen], how="diagonal_relaxed").with_columns(
-        codes.user(pl.col("user_id")).alias("user_id"),
-        codes.article(pl.col("article")).alias("video_id"),
-        _ms("time").alias("time_ms"),
-    )
+    history = _clicks_before(tables["history"], behaviors)
+    behaviors, history, articles = _coded(behaviors, history, articles)
+    events = pl.concat([history, _seen(behaviors)], how="diagonal_relaxed")
     # Clicks of before belong to no request of the log: numbers above all of theirs.
-    none = pl.int_range(pl.len(), dtype=pl.Int64) + codes.num_requests
+    number = pl.int_range(pl.len(), dtype=pl.Int64) + behaviors["impression_id"].max() + 1
+    is_long = (pl.col("read_s") >= long_view_s) & pl.col("clicked")
     columns = events.select(
-        pl.coalesce(codes.request(pl.col("impression_id")), none).alias("request_id"),
-        "user_id", "video_id", "time_ms", pl.col("place").fill_null(0).alias("position"),
+        "user_id",
+        "video_id",
+        _ms("time").alias("time_ms"),
+        pl.coalesce("impression_id", number).alias("request_id"),
+        pl.col("place").fill_null(0).alias("position"),
         pl.col("clicked").cast(pl.Int64).alias("is_click"),
-        ((pl.col("read_s") >= long_view_s) & pl.col("clicked")).fill_null(False).cast(pl.Int64)
-        .alias("long_view"),
+        is_long.fill_null(False).cast(pl.Int64).alias("long_view"),
         (pl.col("read_s").fill_null(0.0) * 1000).round().alias("play_time_ms"),
-    )  # fmt: skip
+    )
     impressions = {name: columns[name].to_numpy() for name in columns.columns}
     asked = behaviors.select(
-        codes.request(pl.col("impression_id")).alias("request_id"),
-        codes.user(pl.col("user_id")).alias("user_id"),
+        "user_id",
         _ms("impression_time").alias("time_ms"),
-        pl.col("article_ids_inview").list.eval(codes.article(pl.element())).alias("candidates"),
-    ).sort("time_ms", "request_id")  # fmt: skip
+        pl.col("impression_id").alias("request_id"),
+        _INVIEW.alias("candidates"),
+    ).sort("time_ms", "request_id")
     before = watermarks(impressions, asked["user_id"].to_numpy(), asked["time_ms"].to_numpy())
     eligible = np.flatnonzero(before >= min_history)
     kept = evenly_spaced(eligible, settings.max_requests)
     if not len(kept):
         raise LogError(f"{folder}: none of {len(asked)} rows has {min_history} articles before.")
-    items, num_unknown = _items(articles, columns, codes)
+    items, num_unknown = _items(articles, columns)
     return log_tables(
         items=items,
         impressions=impressions,
@@ -364,26 +361,21 @@ def read_ebnerd(
     )
 
 
-class _Codes:
-    """Ids of the log as the contract's integers."""
-
-    def __init__(self, behaviors: pl.DataFrame, seen: pl.DataFrame, history: pl.DataFrame) -> None:
-        users = pl.concat([behaviors["user_id"], history["user_id"]], rechunk=True)
-        articles = pl.concat([seen["article"], history["article"]], rechunk=True)
-        self._users, self._articles = _ranks(users), _ranks(articles)
-        self._requests = _ranks(behaviors["impression_id"])
-        self.num_requests = int(
-            behaviors.select(self.request(pl.col("impression_id")).max()).item() + 1
+def _coded(
+    behaviors: pl.DataFrame, history: pl.DataFrame, articles: pl.DataFrame | None
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame | None]:
+    """The tables with the ids of the log as the contract's integers."""
+    users = _ranks(pl.concat([behaviors["user_id"], history["user_id"]]))
+    known = _ranks(pl.concat([behaviors["article_ids_inview"].explode(), history["video_id"]]))
+    lists = (each.list.eval(_code(pl.element(), known)) for each in (_INVIEW, _CLICKED))
+    user = _code(pl.col("user_id"), users)
+    request = _code(pl.col("impression_id"), _ranks(behaviors["impression_id"]))
+    if articles is not None:
+        articles = articles.with_columns(_code(pl.col("article_id"), known)).drop_nulls(
+            "article_id"
         )
-
-    def user(self, ids: pl.Expr) -> pl.Expr:
-        return _code(ids, self._users)
-
-    def article(self, ids: pl.Expr) -> pl.Expr:
-        return _code(ids, self._articles)
-
-    def request(self, ids: pl.Expr) -> pl.Expr:
-        return _code(ids, self._requests)
+    history = history.with_columns(user, _code(pl.col("video_id"), known))
+    return behaviors.with_columns(request, user, *lists), history, articles
 
 
 def _ranks(ids: pl.Series) -> pl.Series | None:
@@ -410,34 +402,29 @@ def _of_chosen_users(
     behaviors = behaviors.with_columns(lists.list.drop_nulls().list.unique(maintain_order=True))
     counts = behaviors.group_by("user_id").agg(pl.col("article_ids_inview").list.len().sum())
     counts = counts.sort("user_id")
-    places = choose_users(
-        np.arange(len(counts)), counts["article_ids_inview"].cast(pl.Int64).to_numpy(),
-        max_rows=max_rows, max_users=max_users, seed=seed,
-    )  # fmt: skip
+    rows = counts["article_ids_inview"].cast(pl.Int64).to_numpy()
+    users = np.arange(len(counts))
+    places = choose_users(users, rows, max_rows=max_rows, max_users=max_users, seed=seed)
     chosen = counts["user_id"].gather(places)
     return behaviors.filter(pl.col("user_id").is_in(chosen.implode()))
 
 
 def _seen(behaviors: pl.DataFrame) -> pl.DataFrame:
     """One row for each article in view, in the order of the list."""
-    clicked = behaviors.select(
+    rows = behaviors.select(
         "impression_id",
-        pl.col("article_ids_clicked").alias("article"),
-        pl.int_ranges(pl.col("article_ids_clicked").list.len()).alias("nth"),
-        pl.col("next_read_time").cast(pl.Float64).alias("read_s"),
-    ).filter(pl.col("article").list.len() > 0)  # fmt: skip
-    clicked = clicked.explode("article", "nth").select(
-        "impression_id", "article", pl.lit(True).alias("clicked"),
-        pl.when(pl.col("nth") == 0).then("read_s").alias("read_s"),
-    )  # fmt: skip
-    seen = behaviors.select(
-        "impression_id", "user_id", pl.col("impression_time").alias("time"),
-        pl.col("article_ids_inview").alias("article"),
-        pl.int_ranges(pl.col("article_ids_inview").list.len()).alias("place"),
-    ).explode("article", "place")  # fmt: skip
-    return seen.join(
-        clicked, on=["impression_id", "article"], how="left", maintain_order="left"
-    ).with_columns(pl.col("clicked").fill_null(False))
+        "user_id",
+        pl.col("impression_time").alias("time"),
+        _INVIEW.alias("video_id"),
+        pl.int_ranges(_INVIEW.list.len()).alias("place"),
+        _CLICKED.alias("clicked"),
+        _READ_S.cast(pl.Float64).alias("read_s"),
+    ).explode("video_id", "place")
+    first = pl.col("clicked").list.first()
+    return rows.with_columns(
+        pl.when(pl.col("video_id") == first).then("read_s").alias("read_s"),
+        pl.col("video_id").is_in(pl.col("clicked")).alias("clicked"),
+    )
 
 
 def _clicks_before(history: pl.DataFrame, behaviors: pl.DataFrame) -> pl.DataFrame:
@@ -446,17 +433,15 @@ def _clicks_before(history: pl.DataFrame, behaviors: pl.DataFrame) -> pl.DataFra
     lists = history.filter(mine & (_LENGTH > 0)).select(
         "user_id",
         _TIMES.alias("time"),
-        pl.col("article_id_fixed").alias("article"),
+        pl.col("article_id_fixed").alias("video_id"),
         _READ.alias("read_s"),
     )
-    return lists.explode("time", "article", "read_s").with_columns(
+    return lists.explode("time", "video_id", "read_s").with_columns(
         pl.col("read_s").cast(pl.Float64), pl.lit(True).alias("clicked")
     )
 
 
-def _items(
-    found: pl.DataFrame | None, columns: pl.DataFrame, codes: _Codes
-) -> tuple[ItemTable, int]:
+def _items(found: pl.DataFrame | None, columns: pl.DataFrame) -> tuple[ItemTable, int]:
     """The articles of the log, and how many of them have no features."""
     seen = columns.group_by("video_id").agg(pl.col("time_ms").min().alias("first_ms"))
     day_ms = pl.col("first_ms") // _DAY_MS * _DAY_MS
@@ -464,24 +449,21 @@ def _items(
         table = seen.sort("video_id").with_columns(day_ms.alias("upload_ms"))
         return item_table({n: table[n].to_numpy() for n in ("video_id", "upload_ms")}), len(table)
     known = found.select(
-        codes.article(pl.col("article_id")).alias("video_id"),
-        "category", "premium",
-        _ms("published_time").alias("upload_ms"),
+        pl.col("article_id").alias("video_id"),
+        pl.col("category").fill_null(0),
+        pl.col("premium").cast(pl.Float64),
+        _ms("published_time").alias("published_ms"),
         (1 + pl.col("body").fill_null("").str.len_chars() / 1000).log().alias("length"),
         pl.lit(True).alias("known"),
-    ).drop_nulls("video_id")  # fmt: skip
-    table = seen.join(known, on="video_id", how="left").sort("video_id")
-    content = table.select(
-        pl.col("premium").cast(pl.Float64).fill_null(0.0), pl.col("length").fill_null(0.0)
     )
-    items = item_table(
-        {
-            "video_id": table["video_id"].to_numpy(),
-            "category": table["category"].fill_null(0).to_numpy(),
-            "upload_ms": table.select(pl.min_horizontal("upload_ms", day_ms))
-            .to_series()
-            .to_numpy(),
-            "content": content.to_numpy(),
-        }
+    table = (
+        seen.join(known, on="video_id", how="left")
+        .sort("video_id")
+        .with_columns(
+            pl.col("category", "premium", "length").fill_null(0),
+            pl.min_horizontal("published_ms", day_ms).alias("upload_ms"),
+        )
     )
+    columns_of = {name: table[name].to_numpy() for name in ("video_id", "category", "upload_ms")}
+    items = item_table({**columns_of, "content": table.select("premium", "length").to_numpy()})
     return items, int(table["known"].null_count())

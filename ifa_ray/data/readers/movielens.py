@@ -176,10 +176,8 @@ def read_movielens(
     if max_requests is not None and max_requests < len(eligible):
         kept = eligible[np.linspace(0, len(eligible) - 1, max_requests).round().astype(np.int64)]
     histories = HistoryStore()
-    histories.append_sorted(
-        ratings.users_E, ratings.films_E, pack_actions(_actions(ratings.stars_E)),
-        ratings.times_ms_E,
-    )  # fmt: skip
+    actions_E = pack_actions(_actions(ratings.stars_E))
+    histories.append_sorted(ratings.users_E, ratings.films_E, actions_E, ratings.times_ms_E)
     samples = []
     for e in kept:
         rated = histories.view(int(ratings.users_E[e]), watermark=int(ratings.until_E[e])).ids_T

@@ -111,7 +111,11 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        lists = {"files": self.files, "problems": self.problems, "notes": self.notes}
+        lists: dict[str, list[Any]] = {
+            "files": self.files,
+            "problems": self.problems,
+            "notes": self.notes,
+        }
         return {
             "path": str(self.root),
             "format": self.format,

@@ -6,6 +6,6 @@ the log: a platform's own logs are analysed by the same code.
 
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.checks import Check, Decision, training_equal
-from ifa_ray.abtest.logs import Logs, RunLogs
+from ifa_ray.abtest.logs import Logs, open_own_logs, run_logs
 
-__all__ = ["Check", "Decision", "Logs", "RunLogs", "analyze", "training_equal"]
+__all__ = ["Check", "Decision", "Logs", "analyze", "open_own_logs", "run_logs", "training_equal"]

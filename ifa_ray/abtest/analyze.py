@@ -22,18 +22,30 @@ from ifa_ray.abtest.checks import (
     sample_ratio,
     users_equal,
 )
-from ifa_ray.abtest.effects import Effect, adjust, effect_of, effect_row
+from ifa_ray.abtest.effects import Effect, Versus, adjust, effect_of, effect_row
 from ifa_ray.abtest.estimates import noise_split
 from ifa_ray.abtest.logs import Logs
-from ifa_ray.abtest.measure import World, available, measure, past_and_norms
-from ifa_ray.abtest.metrics import METRICS, PRIMARY, Metric, answerable
+from ifa_ray.abtest.measure import World, available, measure
+from ifa_ray.abtest.metrics import PRIMARY, WATCH_TIME, Metric, answerable
+from ifa_ray.abtest.past import past_of
 from ifa_ray.abtest.planning import plan
 from ifa_ray.abtest.platform import platform_view
 from ifa_ray.abtest.segments import segment_effects
 from ifa_ray.abtest.series import series
 
 Worlds = Mapping[str, Sequence[World]]
-Effects = Mapping[str, Mapping[str, Effect]]
+
+PARTS = (
+    "effects",
+    "daily",
+    "cumulative",
+    "segments",
+    "guardrails",
+    "platform",
+    "planning",
+    "verdicts",
+)
+"""Of the answer, those that each treatment has."""
 
 
 def analyze(
@@ -44,7 +56,7 @@ def analyze(
     """Compares the arms of a test with its control.
 
     Args:
-        logs: what to read.
+        logs: see `run_logs` and `open_own_logs` of `ifa_ray.abtest.logs`.
         checks: the caller's own health checks (see `training_equal`); like those made here, one
             that failed forbids every verdict.
         cost_ms: of each arm, what a request cost in each replicate; makes the cost a guardrail.
@@ -55,157 +67,108 @@ def analyze(
         `health`, `verdicts`, and `skipped` metrics with what they lack.
 
     Raises:
-        LogError: if a log breaks its contract (nulls, foreign users or items, unreadable files).
+        LogError: if a log breaks its contract (foreign users or items, unreadable files).
     """
-    worlds, metrics, skipped = _measure_all(logs)
-    compared = [arm for arm in logs.arms if arm != logs.control]
+    pasts = [past_of(logs, replicate) for replicate in range(logs.replicates)]
+    metrics, skipped = answerable(available(logs, pasts))
+    worlds = {
+        arm: [measure(logs, arm, r, past) for r, past in enumerate(pasts)] for arm in logs.arms
+    }
+    versus = {
+        arm: Versus(
+            names=(arm, logs.control),
+            pairs=list(zip(worlds[arm], worlds[logs.control], strict=True)),
+            paired=logs.paired,
+            users_decide=logs.users_decide,
+            alpha=logs.alpha,
+        )
+        for arm in logs.arms
+        if arm != logs.control
+    }
     effects = {
-        arm: {
-            metric.name: effect_of(metric, worlds[arm], worlds[logs.control], (arm, logs.control),
-                                   paired=logs.paired)
-            for metric in metrics
-        }
-        for arm in compared
-    }  # fmt: skip
-    adjusted = adjust({arm: effects[arm] for arm in logs.treatments},
-                      users_decide=logs.users_decide)  # fmt: skip
+        arm: {metric.name: effect_of(metric, pair) for metric in metrics}
+        for arm, pair in versus.items()
+    }
+    adjusted = adjust({arm: effects[arm] for arm in logs.treatments})
     health = [*checks, *_health(logs, worlds, effects)]
-    guardrails = {arm: _guardrails(logs, arm, effects[arm], cost_ms) for arm in logs.treatments}
-    control = worlds[logs.control]
-    by_day = {arm: series(logs, worlds[arm], control) for arm in logs.treatments}
-    primary = next(metric for metric in metrics if metric.name == PRIMARY)
+    by_arm = {}
+    for arm in logs.treatments:
+        costs = [(cost_ms or {}).get(name) for name in (arm, logs.control)]
+        guardrails = guardrail_rows(effects[arm], costs[0], costs[1], logs.alpha)
+        decision, line = decide(
+            effects[arm][PRIMARY],
+            adjusted[arm].get(PRIMARY),
+            arms_tested=len(logs.treatments),
+            failed_checks=[check.name for check in health if not check.ok],
+            breached=[row["label"] for row in guardrails if row["status"] == "breached"],
+        )
+        by_arm[arm] = {
+            "effects": {
+                name: effect_row(effect, adjusted[arm].get(name))
+                for name, effect in effects[arm].items()
+            },
+            **series(logs, versus[arm]),
+            "segments": segment_effects(WATCH_TIME, versus[arm]),
+            "guardrails": guardrails,
+            "platform": platform_view(logs, metrics, versus[arm], effects[arm]),
+            "planning": _plan(logs, effects[arm][PRIMARY]),
+            "verdicts": {"decision": decision.value, "line": line},
+        }
     return {
         **_settings(logs, metrics, skipped),
-        "levels": {arm: _levels(metrics, worlds[arm]) for arm in logs.arms},
-        "came": {arm: _came(worlds[arm]) for arm in logs.arms},
-        "effects": {
-            arm: {
-                name: effect_row(effect, adjusted.get(arm, {}).get(name), logs.alpha)
-                for name, effect in effects[arm].items()
-            }
-            for arm in logs.treatments
-        },
-        "daily": {arm: rows["daily"] for arm, rows in by_day.items()},
-        "cumulative": {arm: rows["cumulative"] for arm, rows in by_day.items()},
-        "segments": {
-            arm: segment_effects(logs, primary, worlds[arm], control, (arm, logs.control))
-            for arm in logs.treatments
-        },
-        "guardrails": guardrails,
-        "platform": {
-            arm: platform_view(logs, metrics, worlds[arm], control, effects[arm])
-            for arm in logs.treatments
-        },
-        "planning": {arm: _plan(logs, effects[arm][PRIMARY]) for arm in logs.treatments},
-        "aa": _aa(logs, effects),
+        "levels": {arm: _levels(metrics, own) for arm, own in worlds.items()},
+        "came": {arm: _came(own) for arm, own in worlds.items()},
+        "aa": _aa(effects[logs.aa_arm][PRIMARY], logs.aa_arm) if logs.aa_arm else None,
         "health": [dataclasses.asdict(check) for check in health],
-        "verdicts": _verdicts(logs, effects, adjusted, health, guardrails),
+        **{part: {arm: parts[part] for arm, parts in by_arm.items()} for part in PARTS},
     }
-
-
-def _measure_all(logs: Logs) -> tuple[Worlds, tuple[Metric, ...], dict[str, tuple[str, ...]]]:
-    before = [past_and_norms(logs, replicate) for replicate in range(logs.replicates)]
-    metrics, skipped = answerable(available(logs, [norms for _, norms in before]))
-    worlds = {
-        arm: [
-            measure(logs, arm, r, past[arm] if past else None, norms)
-            for r, (past, norms) in enumerate(before)
-        ]
-        for arm in logs.arms
-    }
-    return worlds, metrics, skipped
 
 
 def _settings(
-    logs: Logs, metrics: Sequence[Metric], skipped: Mapping[str, Sequence[str]]
+    logs: Logs, metrics: Sequence[Metric], skipped: Mapping[Metric, Sequence[str]]
 ) -> dict[str, Any]:
-    labels = {metric.name: metric.label for metric in METRICS}
+    names = (
+        "control",
+        "aa_arm",
+        "alpha",
+        "paired",
+        "users_decide",
+        "replicates",
+        "days",
+        "burn_in_days",
+        "fixed_k",
+    )
+    of_metric = ("name", "label", "unit", "group", "good")
     return {
-        "control": logs.control,
+        **{name: getattr(logs, name) for name in names},
         "arms": list(logs.arms),
         "treatments": list(logs.treatments),
-        "aa_arm": logs.aa_arm,
-        "alpha": logs.alpha,
-        "paired": logs.paired,
-        "users_decide": logs.users_decide,
-        "replicates": logs.replicates,
-        "days": logs.days,
-        "burn_in_days": logs.burn_in_days,
-        "fixed_k": logs.fixed_k,
-        "users": [len(logs.users(logs.control, r)) for r in range(logs.replicates)],
+        "users": [len(logs.users[logs.control, r]) for r in range(logs.replicates)],
         "primary": PRIMARY,
-        "metrics": [_metric_row(metric) for metric in metrics],
+        "metrics": [{key: getattr(metric, key) for key in of_metric} for metric in metrics],
         "skipped": [
-            {"name": name, "label": labels[name], "lacks": list(lacks)}
-            for name, lacks in skipped.items()
+            {"name": metric.name, "label": metric.label, "lacks": list(lacks)}
+            for metric, lacks in skipped.items()
         ],
     }
 
 
-def _health(logs: Logs, worlds: Worlds, effects: Effects) -> list[Check]:
-    checks = []
+def _health(logs: Logs, worlds: Worlds, effects: Mapping[str, Mapping[str, Effect]]) -> list[Check]:
+    seen = {arm: [world.first_day_U for world in own] for arm, own in worlds.items()}
     if logs.paired:
-        seen = {arm: [world.first_day_U for world in own] for arm, own in worlds.items()}
-        checks.append(users_equal(seen, logs.control))
+        users = users_equal(seen, logs.control)
     else:
-        counts = {arm: sum(len(world.first_day_U) for world in own) for arm, own in worlds.items()}
-        checks.append(sample_ratio(counts, logs.control))
-    checks.append(no_lost_partitions(logs.lost_partitions()))
-    checks.append(
-        numbers_finite(
-            {f"{arm}, replicate {r}": world.columns
-             for arm, own in worlds.items() for r, world in enumerate(own)}
-        )
-    )  # fmt: skip
+        counts = {arm: sum(map(len, masks)) for arm, masks in seen.items()}
+        users = sample_ratio(counts, logs.control)
+    columns = {
+        f"{arm}, replicate {r}": world.columns
+        for arm, own in worlds.items()
+        for r, world in enumerate(own)
+    }
+    checks = [users, no_lost_partitions(logs.lost), numbers_finite(columns)]
     if logs.aa_arm is not None:
-        effect = effects[logs.aa_arm][PRIMARY]
-        checks.append(aa_silent(logs.aa_arm, effect.decisive(users_decide=logs.users_decide)))
+        checks.append(aa_silent(logs.aa_arm, effects[logs.aa_arm][PRIMARY].decisive))
     return checks
-
-
-def _guardrails(
-    logs: Logs,
-    arm: str,
-    effects: Mapping[str, Effect],
-    cost_ms: Mapping[str, Sequence[float]] | None,
-) -> list[dict[str, Any]]:
-    known = cost_ms is not None and arm in cost_ms and logs.control in cost_ms
-    cost = (cost_ms[arm], cost_ms[logs.control]) if known and cost_ms else None
-    return guardrail_rows(effects, cost, logs.alpha, users_decide=logs.users_decide)
-
-
-def _verdicts(
-    logs: Logs,
-    effects: Effects,
-    adjusted: Mapping[str, Mapping[str, float]],
-    health: Sequence[Check],
-    guardrails: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> dict[str, dict[str, str]]:
-    failed = [check.name for check in health if not check.ok]
-    verdicts = {
-        arm: decide(
-            arm=arm,
-            control=logs.control,
-            effect=effects[arm][PRIMARY].decisive(users_decide=logs.users_decide),
-            p_adjusted=adjusted[arm].get(PRIMARY),
-            alpha=logs.alpha,
-            replicates=logs.replicates,
-            arms_tested=len(logs.treatments),
-            failed_checks=failed,
-            users_decide=logs.users_decide,
-            breached=[row["label"] for row in guardrails[arm] if row["status"] == "breached"],
-        )
-        for arm in logs.treatments
-    }
-    return {
-        arm: {"decision": verdict.decision.value, "line": verdict.line}
-        for arm, verdict in verdicts.items()
-    }
-
-
-def _metric_row(metric: Metric) -> dict[str, Any]:
-    fields = dataclasses.asdict(metric)
-    return {key: fields[key] for key in ("name", "label", "unit", "group", "good")}
 
 
 def _levels(metrics: Sequence[Metric], worlds: Sequence[World]) -> dict[str, dict[str, Any]]:
@@ -230,22 +193,14 @@ def _plan(logs: Logs, effect: Effect) -> dict[str, Any]:
     return plan(
         noise_split(effect.checkpoints) if pooled else None,
         replicates=logs.replicates,
-        users=round(np.mean([len(logs.users(logs.control, r)) for r in range(logs.replicates)])),
+        users=round(np.mean([len(logs.users[logs.control, r]) for r in range(logs.replicates)])),
         pooled_se=pooled.se if pooled else None,
         alpha=logs.alpha,
     )
 
 
-def _aa(logs: Logs, effects: Effects) -> dict[str, Any] | None:
+def _aa(effect: Effect, arm: str) -> dict[str, Any]:
     """Control against its own retrained copy: what is seen of an architecture that is no other."""
-    if logs.aa_arm is None:
-        return None
-    row = effect_row(effects[logs.aa_arm][PRIMARY], None, logs.alpha)
-    lifts = [each["log_lift"] for each in row["replicates"]]
-    known = [lift for lift in lifts if lift is not None]
-    return {
-        "arm": logs.aa_arm,
-        # The spread that one pair of checkpoints of the same architecture shows.
-        "floor_sd": float(np.sqrt(np.mean(np.square(known)))) if known else None,
-        **row,
-    }
+    # The spread that one pair of checkpoints of the same architecture shows.
+    floor = float(np.sqrt(np.mean(np.square(effect.known)))) if effect.known else None
+    return {"arm": arm, "floor_sd": floor, **effect_row(effect)}

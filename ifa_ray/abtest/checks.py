@@ -17,12 +17,10 @@ from scipy import stats
 
 from ifa_ray.abtest.effects import Effect
 from ifa_ray.abtest.estimates import MIN_REPLICATES, Estimate, over_replicates
-from ifa_ray.abtest.text import percent
+from ifa_ray.abtest.text import interval, percent
 
 SRM_ALPHA = 0.001
 """Sample-ratio checks use a stricter level than effects: a false alarm throws a whole run away."""
-
-BUDGET = ("steps", "batches", "samples")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,21 +38,14 @@ class Check:
     detail: str
 
 
-def users_equal(
-    seen: Mapping[str, Sequence[npt.NDArray[np.bool_]]], control: str, alpha: float = SRM_ALPHA
-) -> Check:
+def users_equal(seen: Mapping[str, Sequence[npt.NDArray[np.bool_]]], control: str) -> Check:
     """Compares whom each arm's log saw on the first day, when no ranker can have moved it yet.
 
     A sign test on the users that one arm saw and the other did not, all replicates together: who
     comes on the first day is drawn alike in every arm, so losses on one side mean a broken log.
-
-    Args:
-        seen: for each arm, one boolean mask over the users for each replicate.
-        control: the arm that the others are compared with.
-        alpha: the check fails below it.
+    `seen` holds each arm's mask over the users, for each replicate.
     """
-    name = "equal users"
-    same = True
+    name, same = "equal users", True
     for arm, masks in seen.items():
         pairs = list(zip(masks, seen[control], strict=True))
         extra = sum(int((own & ~other).sum()) for own, other in pairs)
@@ -63,19 +54,18 @@ def users_equal(
             continue
         same = False
         p = float(stats.binomtest(extra, extra + lacking).pvalue)
-        if p < alpha:
+        if p < SRM_ALPHA:
             detail = (
                 f"On the first day {arm} lacks {lacking:,} users that {control} saw and has "
                 f"{extra:,} that it did not (sign test p = {p:.1e})."
             )
             return Check(name=name, ok=False, detail=detail)
-    counts = {arm: sum(int(mask.sum()) for mask in masks) for arm, masks in seen.items()}
-    low, high = min(counts.values()), max(counts.values())
-    number = f"the same {low:,} users" if same else f"{low:,} to {high:,} users"
-    return Check(name=name, ok=True, detail=f"Each arm saw {number} on the first day.")
+    counts = [sum(int(mask.sum()) for mask in masks) for masks in seen.values()]
+    number = f"the same {min(counts):,}" if same else f"{min(counts):,} to {max(counts):,}"
+    return Check(name=name, ok=True, detail=f"Each arm saw {number} users on the first day.")
 
 
-def sample_ratio(users: Mapping[str, int], control: str, alpha: float = SRM_ALPHA) -> Check:
+def sample_ratio(users: Mapping[str, int], control: str) -> Check:
     """Compares how many users each arm of an unpaired test has with an equal share for all.
 
     A sample-ratio mismatch: users were lost or sent on by more than chance, and those that are left
@@ -83,9 +73,8 @@ def sample_ratio(users: Mapping[str, int], control: str, alpha: float = SRM_ALPH
     """
     name = "sample ratio"
     for arm, count in users.items():
-        both = count + users[control]
-        p = float(stats.binomtest(count, both).pvalue) if arm != control and both else 1.0
-        if p < alpha:
+        p = float(stats.binomtest(count, count + users[control]).pvalue) if arm != control else 1.0
+        if p < SRM_ALPHA:
             detail = (
                 f"{arm} has {count:,} users and {control} {users[control]:,}, which a fair split "
                 f"hardly gives (p = {p:.1e})."
@@ -97,8 +86,7 @@ def sample_ratio(users: Mapping[str, int], control: str, alpha: float = SRM_ALPH
 
 def numbers_finite(columns: Mapping[str, Mapping[str, npt.NDArray[np.float64]]]) -> Check:
     """Fails where a user's total of any arm is NaN or infinite."""
-    name = "finite numbers"
-    count = 0
+    name, count = "finite numbers", 0
     for arm, totals in columns.items():
         for column, values_U in totals.items():
             bad = int((~np.isfinite(values_U)).sum())
@@ -109,23 +97,22 @@ def numbers_finite(columns: Mapping[str, Mapping[str, npt.NDArray[np.float64]]])
     return Check(name=name, ok=True, detail=f"All {count:,} totals of users are finite numbers.")
 
 
-def aa_silent(arm: str, estimate: Estimate | None, alpha: float = SRM_ALPHA) -> Check:
+def aa_silent(arm: str, estimate: Estimate | None) -> Check:
     """Fails where control and its own retrained copy differ by more than chance."""
-    name = "A/A"
     if estimate is None:
-        return Check(name=name, ok=True, detail=f"{arm} gave too few replicates to tell.")
+        return Check(name="A/A", ok=True, detail=f"{arm} gave too few replicates to tell.")
     p = estimate.p_value
     detail = f"Control and its copy {arm} differ by {100 * estimate.relative:+.2f}%, p = {p:.2g}."
-    return Check(name=name, ok=p >= alpha, detail=detail)
+    return Check(name="A/A", ok=p >= SRM_ALPHA, detail=detail)
 
 
 def no_lost_partitions(lost: Sequence[str]) -> Check:
     """Fails where any file that every other arm and day has is not there."""
-    name = "complete logs"
-    if not lost:
-        return Check(name=name, ok=True, detail="Every arm has every replicate, day and shard.")
-    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
-    return Check(name=name, ok=False, detail=f"Missing: {', '.join(lost[:3])}{more}.")
+    detail = "Every arm has every replicate, day and shard."
+    if lost:
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        detail = f"Missing: {', '.join(lost[:3])}{more}."
+    return Check(name="complete logs", ok=not lost, detail=detail)
 
 
 def training_equal(training: Mapping[str, Mapping[str, Any]]) -> Check:
@@ -134,27 +121,23 @@ def training_equal(training: Mapping[str, Mapping[str, Any]]) -> Check:
     Unequal budgets would measure the budget, not the architecture. Fields that no arm reports are
     not compared.
     """
-    name = "equal training"
-    for field in BUDGET:
+    name, budget = "equal training", []
+    for field in ("steps", "batches", "samples"):
         values = {arm: row[field] for arm, row in training.items() if field in row}
         if values and (len(set(values.values())) > 1 or len(values) < len(training)):
             listed = ", ".join(f"{arm} {values.get(arm, 'none')}" for arm in training)
             return Check(name=name, ok=False, detail=f"{field} differ: {listed}.")
-    first = next(iter(training.values()), {})
-    budget = ", ".join(f"{first[field]:,} {field}" for field in BUDGET if field in first)
-    detail = f"Every learning arm: {budget}." if budget else "No arm learns."
+        budget += [f"{value:,} {field}" for value in list(values.values())[:1]]
+    detail = f"Every learning arm: {', '.join(budget)}." if budget else "No arm learns."
     return Check(name=name, ok=True, detail=detail)
 
 
-COST = "cost"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Guardrail:
-    """One thing that must not get worse.
+    """One thing that must not get worse: a metric, or the cost of a request.
 
     Attributes:
-        name: a metric's name, or `COST`.
+        name: a metric's name, or `cost`.
         label: for people.
         harm: +1 where more is harm, -1 where less is.
         margin: the relative change for the worse that is put up with.
@@ -167,9 +150,9 @@ class Guardrail:
 
 
 GUARDRAILS = (
-    Guardrail(name=COST, label="Cost per request", harm=1, margin=0.10),
-    Guardrail(name="hate_rate", label="Hates per impression", harm=1, margin=0.05),
-    Guardrail(name="active_days", label="Returning (active days per user)", harm=-1, margin=0.005),
+    Guardrail("cost", "Cost per request", +1, 0.10),
+    Guardrail("hate_rate", "Hates per impression", +1, 0.05),
+    Guardrail("active_days", "Returning (active days per user)", -1, 0.005),
 )
 
 
@@ -180,68 +163,40 @@ def guard(estimate: Estimate, harm: int, margin: float, alpha: float) -> dict[st
         `status`; `worst`, the one-sided 1 - alpha bound in the direction of harm, relative;
         `p_harm`, of no harm against harm.
     """
-    t = float(stats.t.isf(alpha, estimate.df))
     toward = estimate.log_lift * harm  # positive is harm
-    if estimate.se == 0:
-        p_harm = 0.0 if toward > 0 else 1.0
-    else:
+    p_harm = 0.0 if toward > 0 else 1.0
+    if estimate.se > 0:
         p_harm = float(stats.t.sf(toward / estimate.se, estimate.df))
+    worst = toward + float(stats.t.isf(alpha, estimate.df)) * estimate.se
     allowed = math.log1p(margin) if harm > 0 else -math.log1p(-margin)
-    if toward + t * estimate.se <= allowed:
-        status = "held"
-    elif p_harm < alpha and toward > allowed:
-        status = "breached"
-    else:
-        status = "open"
-    worst = math.expm1(harm * (toward + t * estimate.se))
-    return {"status": status, "worst": worst, "p_harm": p_harm}
+    breached = p_harm < alpha and toward > allowed
+    status = "held" if worst <= allowed else "breached" if breached else "open"
+    return {"status": status, "worst": math.expm1(harm * worst), "p_harm": p_harm}
 
 
 def guardrail_rows(
     effects: Mapping[str, Effect],
-    cost: tuple[Sequence[float], Sequence[float]] | None,
+    cost: Sequence[float] | None,
+    control_cost: Sequence[float] | None,
     alpha: float,
-    *,
-    users_decide: bool,
 ) -> list[dict[str, Any]]:
-    """One row per guardrail that this log can answer.
+    """One row per guardrail that this log can answer, one-sided.
 
-    Args:
-        effects: of one treatment, by metric.
-        cost: of treatment and of control, one number per replicate; None where it was not measured.
-        alpha: one-sided level.
-        users_decide: whether users alone may answer, without replicates.
+    `effects` are of one treatment, by metric; costs of each replicate, None where not measured.
     """
-    rows = []
-    for rail in GUARDRAILS:
-        estimate = (
-            _cost_estimate(cost) if rail.name == COST
-            else rail.name in effects
-            and effects[rail.name].decisive(users_decide=users_decide)
-        )  # fmt: skip
-        if not isinstance(estimate, Estimate):
-            continue
-        rows.append(
-            {
-                "name": rail.name,
-                "label": rail.label,
-                "harm": rail.harm,
-                "margin": rail.margin,
-                "relative": estimate.relative,
-                **guard(estimate, rail.harm, rail.margin, alpha),
-            }
-        )
-    return rows
-
-
-def _cost_estimate(cost: tuple[Sequence[float], Sequence[float]] | None) -> Estimate | None:
-    if cost is None or len(cost[0]) != len(cost[1]) or min([*cost[0], *cost[1], 0.0]) < 0:
-        return None
-    if not all([*cost[0], *cost[1]]):
-        return None
-    return over_replicates(
-        [math.log(own) - math.log(other) for own, other in zip(*cost, strict=True)]
-    )
+    estimates = {name: effect.decisive for name, effect in effects.items()}
+    if cost and control_cost and min(*cost, *control_cost) > 0:
+        pairs = zip(cost, control_cost, strict=True)
+        estimates["cost"] = over_replicates([math.log(own) - math.log(ref) for own, ref in pairs])
+    return [
+        {
+            **dataclasses.asdict(rail),
+            "relative": estimate.relative,
+            **guard(estimate, rail.harm, rail.margin, alpha),
+        }
+        for rail in GUARDRAILS
+        if (estimate := estimates.get(rail.name)) is not None
+    ]
 
 
 class Decision(enum.StrEnum):
@@ -253,70 +208,53 @@ class Decision(enum.StrEnum):
     NO_VERDICT = "no verdict"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A decision with the sentence that goes on top of the report."""
-
-    decision: Decision
-    line: str
-
-
 def decide(
-    *,
-    arm: str,
-    control: str,
-    effect: Estimate | None,
+    effect: Effect,
     p_adjusted: float | None,
-    alpha: float,
-    replicates: int,
-    arms_tested: int,
-    failed_checks: Sequence[str],
-    users_decide: bool = False,
+    *,
+    arms_tested: int = 1,
+    failed_checks: Sequence[str] = (),
     breached: Sequence[str] = (),
-) -> Verdict:
-    """The rule, in this order: no verdict on bad data, on too few replicates, on no effect to test.
+) -> tuple[Decision, str]:
+    """The rule, with its sentence: no verdict on bad data, too few replicates, or no effect.
 
     Then better or worse exactly where the p of the primary metric, adjusted by Holm over the
-    treatment arms, is under alpha; else not distinguishable.
+    treatment arms, is under alpha; else not distinguishable. A verdict of users alone, where they
+    may decide, is one of these rankers as trained, and says so.
 
     Args:
-        arm: the treatment.
-        control: what it is compared with.
-        effect: the headline over replicates of the primary metric; None where there is none.
-        p_adjusted: its p after Holm; None with `effect`.
-        alpha: the level of the test.
-        replicates: R.
+        effect: on the primary metric.
+        p_adjusted: its p after Holm; None where nothing could be tested.
         arms_tested: how many treatment arms share the level.
         failed_checks: names of health checks that failed; any forbids a verdict.
-        users_decide: `effect` is over users alone where there are too few replicates: the verdict
-            is then one of these rankers as trained, and says so.
         breached: labels of the guardrails that were breached, which the line names.
     """
-    no_verdict = f"No verdict on {arm}: "
+    (arm, control), alpha = effect.versus.names, effect.versus.alpha
+    tested, replicates = effect.decisive, len(effect.lifts)
+    few = replicates < MIN_REPLICATES
+    reason = None
     if failed_checks:
-        line = f"{no_verdict}failed {', '.join(failed_checks)}; the numbers below can't be trusted."
-        return Verdict(decision=Decision.NO_VERDICT, line=line)
-    if replicates < MIN_REPLICATES and not users_decide:
+        reason = f"failed {', '.join(failed_checks)}; the numbers below can't be trusted"
+    elif few and not effect.versus.users_decide:
         noun = "replicate" if replicates == 1 else "replicates"
-        line = f"{no_verdict}{replicates} {noun}, at least {MIN_REPLICATES} are needed."
-        return Verdict(decision=Decision.NO_VERDICT, line=line)
-    if effect is None or p_adjusted is None:
-        line = f"{no_verdict}an arm has no watch time, so there is no relative effect."
-        return Verdict(decision=Decision.NO_VERDICT, line=line)
-    low, high = (percent(bound) for bound in effect.interval(alpha))
+        reason = f"{replicates} {noun}, at least {MIN_REPLICATES} are needed"
+    elif tested is None or p_adjusted is None:
+        reason = "an arm has no watch time, so there is no relative effect"
+    if reason or tested is None or p_adjusted is None:
+        return Decision.NO_VERDICT, f"No verdict on {arm}: {reason}."
     numbers = (
-        f"{percent(effect.relative)} watch time per user, {1 - alpha:.0%} interval {low} to {high}"
+        f"{percent(tested.relative)} watch time per user, {1 - alpha:.0%} interval "
+        f"{interval(tested.interval(alpha))}"
     )
-    as_trained = " As these rankers were trained: another training of them may differ."
-    note = as_trained if replicates < MIN_REPLICATES else ""
+    note = " As these rankers were trained: another training of them may differ." if few else ""
     if p_adjusted >= alpha:
-        alone = effect.p_value < alpha
+        alone = tested.p_value < alpha
         why = f", but {arms_tested} arms were tested, and it is gone after Holm." if alone else "."
         line = f"{arm} and {control} can't be told apart: {numbers}{why}{note}"
-        return Verdict(decision=Decision.NOT_DISTINGUISHABLE, line=line)
-    better = effect.log_lift > 0
-    line = f"{arm} is {'better' if better else 'worse'} than {control}: {numbers}.{note}"
+        return Decision.NOT_DISTINGUISHABLE, line
+    decision = Decision.BETTER if tested.log_lift > 0 else Decision.WORSE
+    line = f"{arm} is {decision.value} than {control}: {numbers}.{note}"
     if breached:
         noun = "guardrail" if len(breached) == 1 else "guardrails"
         line += f" Breached {noun}: {', '.join(breached)}."
-    return Verdict(decision=Decision.BETTER if better else Decision.WORSE, line=line)
+    return decision, line

@@ -18,15 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ifa_ray.abtest.analyze import analyze
-from ifa_ray.abtest.logs import open_items
-from ifa_ray.abtest.own_logs import OwnLogs, open_own_logs
+from ifa_ray.abtest.logs import Logs, open_items, open_own_logs
 from ifa_ray.abtest.report.render import (
     RESULT_VERSION,
     effect_cells,
     write_comparison,
     write_report,
 )
-from ifa_ray.config import require
+from ifa_ray.config import add_flags, flags_given, require
 from ifa_ray.data.run_folder import write_atomically
 from ifa_ray.provenance import provenance
 
@@ -72,40 +71,69 @@ examples:
   python -m ifa_ray abtest --compare runs/quick runs/standard --out .
 """
 
-_LIMITS = (
+_LIMITS = [
     "A log says what happened to whom; that users were assigned at random is taken from you.",
     "The verdict without replicates is of these rankers as trained and in this period.",
-)
+]
 
 
 def add_abtest(commands: Any) -> None:
     """Adds the command to the subparsers of the command line."""
     command = commands.add_parser(
-        "abtest", description=_HELP,
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        "abtest",
+        description=_HELP,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = command.add_argument
-    what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--log", nargs="+", action="extend", metavar="LOG",
-                      help="PATH or NAME=PATH of each arm; may be given again")  # fmt: skip
-    what.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="folders of finished "
-                      "tests or runs: writes comparison.html and .md of their results")  # fmt: skip
-    add("--unit", default="user", metavar="COLUMN",
-        help="what was assigned to arms (default: user, which is user_id)")  # fmt: skip
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--log",
+        nargs="+",
+        action="extend",
+        metavar="LOG",
+        help="PATH or NAME=PATH of each arm; may be given again",
+    )
+    source.add_argument(
+        "--compare",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="folders of finished tests or runs: writes comparison.html and .md",
+    )
+    add(
+        "--unit",
+        default="user",
+        metavar="COLUMN",
+        help="column that was assigned to arms (default: user, which is user_id)",
+    )
     add("--paired", action="store_true", help="every arm served the same units")
     add("--control", metavar="NAME", help="the arm to compare with (default: the first)")
-    add("--pre", metavar="PERIOD", help="the time before the test: a number of first days, "
-        "FROM:TO as 2026-01-01:2026-01-14, or the path of its own log")  # fmt: skip
-    add("--items", type=Path, metavar="FILE", help="catalogue: video_id, author_id, category, in "
-        "Parquet also content vectors")  # fmt: skip
-    add("--aa", metavar="NAME", help="an arm that is a copy of the control: the noise floor")
-    add("--burn-in", type=int, default=0, metavar="DAYS",
-        help="first days of the test, shown and not counted (default: 0)")  # fmt: skip
-    add("--alpha", type=float, default=0.05, help="of tests and intervals (default: 0.05)")
-    add("--fixed-k", type=int, default=20, metavar="K",
-        help="impressions of a day that fixed-k diversity looks at (default: 20)")  # fmt: skip
-    add("--out", type=Path, metavar="DIR",
-        help="writes result.json, report.html, report.md and report.csv there")  # fmt: skip
+    add(
+        "--pre",
+        metavar="PERIOD",
+        help="the time before the test: a number of first days, "
+        "FROM:TO as 2026-01-01:2026-01-14, or the path of its own log",
+    )
+    add(
+        "--items",
+        type=Path,
+        metavar="FILE",
+        help="catalogue: video_id, author_id, category, in Parquet also content vectors",
+    )
+    add_flags(
+        command,
+        Logs,
+        ("aa_arm", "burn_in_days", "alpha", "fixed_k"),
+        aa_arm="aa",
+        burn_in_days="burn_in",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="writes result.json, report.html, report.md and report.csv there",
+    )
     add("--json", action="store_true", help="print all numbers instead of the table")
 
 
@@ -125,39 +153,13 @@ def run_abtest(options: argparse.Namespace) -> int:
         # Now, and not after minutes of work.
         parent = options.out.resolve().parent
         require(parent.is_dir(), "out", str(options.out), "in a folder that exists")
-    logs = open_own_logs(
-        options.log, unit=options.unit, paired=options.paired, control=options.control,
-        pre=options.pre, items=open_items(options.items) if options.items else None,
-        aa_arm=options.aa, burn_in_days=options.burn_in, alpha=options.alpha,
-        fixed_k=options.fixed_k,
-    )  # fmt: skip
-    analysis = analyze(logs)
-    settings = {key: _plain(value) for key, value in sorted(vars(options).items())
-                if key not in ("command", "compare", "json", "out")}  # fmt: skip
-    result = _result(logs, analysis, settings, started, time.monotonic() - clock)
-    if options.json:
-        print(json.dumps(result, indent=1, allow_nan=False))
-    else:
-        _print(Console(width=None if sys.stdout.isatty() else 118, highlight=False), analysis)
-    if options.out is not None:
-        options.out.mkdir(exist_ok=True)
-        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
-        write_atomically(options.out / "result.json", text.encode())
-        report = write_report(options.out)
-        print(
-            *map(report.with_suffix, (".html", ".md", ".csv")),
-            sep="\n",
-            file=sys.stderr if options.json else sys.stdout,
-        )
-    return 0 if all(check["ok"] for check in analysis["health"]) else 1
-
-
-def _result(
-    logs: OwnLogs, analysis: dict[str, Any], settings: dict[str, Any],
-    started: datetime.datetime, wall_s: float,
-) -> dict[str, Any]:  # fmt: skip
-    text = json.dumps(settings, sort_keys=True)
-    return {
+    asked = {name: getattr(options, name) for name in ("unit", "paired", "control", "pre")}
+    asked |= flags_given(options)
+    items = open_items(options.items) if options.items else None
+    logs = open_own_logs(options.log, items=items, **asked)
+    ab = analyze(logs)
+    config = {**asked, "log": options.log, "items": options.items and str(options.items)}
+    result = {
         "schema_version": RESULT_VERSION,
         "run": {
             "name": " against ".join([*logs.treatments, logs.control]),
@@ -166,55 +168,69 @@ def _result(
             "arms": list(logs.arms),
             "control": logs.control,
             "replicates": logs.replicates,
-            "users": round(sum(analysis["users"]) / len(analysis["users"])),
+            "users": round(sum(ab["users"]) / len(ab["users"])),
             "days": logs.days,
             "burn_in_days": logs.burn_in_days,
-            "config_hash": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "config": settings,
+            "config_hash": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[
+                :16
+            ],
+            "config": config,
             "started": started.isoformat(timespec="seconds"),
-            "wall_s": round(wall_s, 1),
+            "wall_s": round(time.monotonic() - clock, 1),
             "peak_memory_gib": None,
             **provenance(),
         },
-        "ab": analysis,
+        "ab": ab,
         "training": {},
         "cost": {},
         "calibration": [],
         "health": [],
-        "limits": list(_LIMITS),
+        "limits": _LIMITS,
     }
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
+    if options.json:
+        print(json.dumps(result, indent=1, allow_nan=False))
+    else:
+        _print(Console(width=None if sys.stdout.isatty() else 118, highlight=False), ab)
+    if options.out is not None:
+        options.out.mkdir(exist_ok=True)
+        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+        write_atomically(options.out / "result.json", text.encode())
+        report = write_report(options.out)
+        written = map(report.with_suffix, (".html", ".md", ".csv"))
+        print(*written, sep="\n", file=sys.stderr if options.json else sys.stdout)
+    return 0 if all(check["ok"] for check in ab["health"]) else 1
 
 
 def _print(console: Console, ab: dict[str, Any]) -> None:
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, soft_wrap=True, markup=False)
+
     for arm in ab["treatments"]:
-        table = Table(title=f"{arm} against {ab['control']}", show_edge=False, pad_edge=False,
-                      title_justify="left")  # fmt: skip
+        table = Table(
+            title=f"{arm} against {ab['control']}",
+            show_edge=False,
+            pad_edge=False,
+            title_justify="left",
+        )
         table.add_column("metric")
         for name in (ab["control"], arm, "effect", f"{1 - ab['alpha']:.0%} interval", "p"):
             table.add_column(name, justify="right")
         for metric in ab["metrics"]:
-            cells = effect_cells(ab, arm, metric)
             strong = ab["effects"][arm][metric["name"]]["significant"]
-            table.add_row(*cells, style="bold" if strong else None)
+            table.add_row(*effect_cells(ab, arm, metric), style="bold" if strong else None)
         console.print(table)
         for rail in ab["guardrails"][arm]:
             word = "rises" if rail["harm"] > 0 else "falls"
-            console.print(f"guardrail {rail['status']}: {rail['label']} {word} by at most "
-                          f"{abs(rail['worst']):.2%} (margin {rail['margin']:.1%})")  # fmt: skip
+            say(
+                f"guardrail {rail['status']}: {rail['label']} {word} by at most "
+                f"{abs(rail['worst']):.2%} (margin {rail['margin']:.1%})"
+            )
         console.print()
     if ab["skipped"]:
-        lacking = sorted({need for row in ab["skipped"] for need in row["lacks"]})
-        console.print(
-            f"{len(ab['skipped'])} metrics need what this log lacks: {', '.join(lacking)}",
-            soft_wrap=True,
-        )
+        lacking = ", ".join(sorted({need for row in ab["skipped"] for need in row["lacks"]}))
+        say(f"{len(ab['skipped'])} metrics need what this log lacks: {lacking}")
     for check in ab["health"]:
         if not check["ok"]:
-            console.print(f"FAILED {check['name']}: {check['detail']}", style="red", soft_wrap=True,
-                          markup=False)  # fmt: skip
+            say(f"FAILED {check['name']}: {check['detail']}", style="red")
     for arm in ab["treatments"]:
-        console.print(ab["verdicts"][arm]["line"], style="bold", soft_wrap=True, markup=False)
+        say(ab["verdicts"][arm]["line"], style="bold")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ifa_ray.abtest.estimates import (
     Estimate,
@@ -19,7 +20,6 @@ from ifa_ray.abtest.estimates import (
     log_lift,
     noise_split,
     over_replicates,
-    paired_difference,
     paired_effect,
     pool,
     two_samples,
@@ -27,143 +27,153 @@ from ifa_ray.abtest.estimates import (
 from ifa_ray.abtest.measure import World
 from ifa_ray.abtest.metrics import PRIMARY, Metric
 
+Mask = npt.NDArray[np.bool_]
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Versus:
+    """The worlds of one treatment beside control's, replicate by replicate.
+
+    Attributes:
+        names: of treatment and control.
+        pairs: (treatment, control) of each replicate.
+        paired: whether both hold the same users in the same order.
+        users_decide: as in `ifa_ray.abtest.logs.Logs`.
+        alpha: of tests and intervals.
+    """
+
+    names: tuple[str, str]
+    pairs: Sequence[tuple[World, World]]
+    paired: bool
+    users_decide: bool
+    alpha: float
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effect:
     """One metric of one treatment arm against control.
 
     Attributes:
-        metric: which.
-        lifts: the log-lift (of an `absolute` metric the difference) of each replicate, or None.
+        versus: what was compared.
+        absolute: whether by difference, not by ratio.
+        lifts: the log-lift (or difference) of each replicate, or None.
         checkpoints: the user-level estimate of each replicate that has one.
-        headline: over replicates; None below three of them or where a lift is None.
         undefined: why there is no effect at all; None where there is one.
     """
 
-    metric: Metric
+    versus: Versus
+    absolute: bool
     lifts: tuple[float | None, ...]
     checkpoints: tuple[Estimate, ...]
-    headline: Estimate | None
     undefined: str | None
+
+    @property
+    def known(self) -> list[float]:
+        """The lifts that are there."""
+        return [lift for lift in self.lifts if lift is not None]
+
+    @property
+    def headline(self) -> Estimate | None:
+        """Over replicates; None below three of them or where a lift is None."""
+        return over_replicates(self.known) if len(self.known) == len(self.lifts) else None
 
     @property
     def pooled(self) -> Estimate | None:
         """Of these checkpoints, over users alone."""
         return pool(self.checkpoints) if self.undefined is None and self.checkpoints else None
 
-    def decisive(self, *, users_decide: bool) -> Estimate | None:
-        """What is tested: the headline; users alone only where they may decide."""
-        return self.headline or (self.pooled if users_decide else None)
+    @property
+    def decisive(self) -> Estimate | None:
+        """Tested: the headline; users alone only where they may decide."""
+        return self.headline or (self.pooled if self.versus.users_decide else None)
 
 
 def effect_of(
-    metric: Metric, own: Sequence[World], other: Sequence[World], names: tuple[str, str],
-    *, paired: bool,
-) -> Effect:  # fmt: skip
-    """Compares the worlds of treatment and control, replicate by replicate.
-
-    Args:
-        metric: what to compare.
-        own: treatment's worlds.
-        other: control's, in the same order.
-        names: of treatment and control.
-        paired: whether both hold the same users in the same order.
-    """
-    pairs = [(b.totals(metric), a.totals(metric)) for b, a in zip(own, other, strict=True)]
-    pasts = [(b.past_totals(metric), a.past_totals(metric))
-             for b, a in zip(own, other, strict=True)]  # fmt: skip
-    return of_totals(metric, pairs, names, paired=paired, pasts=pasts)
-
-
-def of_totals(
-    metric: Metric,
-    pairs: Sequence[tuple[Totals, Totals]],
-    names: tuple[str, str],
-    *,
-    paired: bool,
-    pasts: Sequence[tuple[Totals | None, Totals | None]] | None = None,
+    metric: Metric, versus: Versus, masks: Sequence[tuple[Mask, Mask]] | None = None
 ) -> Effect:
-    """As `effect_of`, of the totals themselves: (treatment, control) for each replicate."""
-    pasts = pasts or [(None, None)] * len(pairs)
+    """Compares treatment and control, all users or those of each replicate's masks.
+
+    CUPED is for all users: within a segment of the past there is little left of it.
+    """
+    absolute = metric.group == "absolute"
     lifts: list[float | None] = []
-    checkpoints = []
-    for (b, a), past in zip(pairs, pasts, strict=True):
-        lift, estimate = _compare(metric, b, a, past, paired=paired)
-        lifts.append(lift)
-        if estimate is not None:
-            checkpoints.append(estimate)
-    known = [lift for lift in lifts if lift is not None]
-    whole = len(known) == len(lifts)
+    checkpoints, pairs = [], []
+    for r, worlds in enumerate(versus.pairs):
+        b, a = (world.totals(metric) for world in worlds)
+        past_b, past_a = (world.past_totals(metric) for world in worlds)
+        past = (past_b, past_a) if past_b is not None and past_a is not None else None
+        if masks is not None:
+            b, a, past = _only(b, masks[r][0]), _only(a, masks[r][1]), None
+        pairs.append((b, a))
+        if metric.group == "world":
+            lifts.append(log_lift(b, a))
+            continue
+        if versus.paired:
+            estimate = paired_effect(b, a, absolute=absolute)
+        else:
+            estimate = two_samples(b, a, past, absolute=absolute)
+        lifts.append(None if estimate is None else estimate.log_lift)
+        checkpoints += [] if estimate is None else [estimate]
     return Effect(
-        metric=metric,
+        versus=versus,
+        absolute=absolute,
         lifts=tuple(lifts),
         checkpoints=tuple(checkpoints),
-        headline=over_replicates(known) if whole else None,
-        undefined=None if whole else _why_undefined(pairs, *names),
+        undefined=why_undefined(pairs, versus.names) if None in lifts else None,
     )
 
 
-def _compare(
-    metric: Metric, b: Totals, a: Totals, past: tuple[Totals | None, Totals | None], *, paired: bool
-) -> tuple[float | None, Estimate | None]:
-    absolute = metric.group == "absolute"
-    if metric.group == "world":
-        return log_lift(b, a), None
-    if paired:
-        estimate = paired_difference(b, a) if absolute else paired_effect(b, a)
-    else:
-        past_b, past_a = past
-        known = (past_b, past_a) if past_b is not None and past_a is not None else None
-        samples = two_samples(b, a, known)
-        if samples is None:
-            return None, None
-        estimate = samples.difference if absolute else samples.log_lift
-    return (estimate.log_lift if estimate else None), estimate
+def _only(totals: Totals, mask_U: Mask) -> Totals:
+    return Totals(
+        numerator_U=totals.numerator_U[mask_U], denominator_U=totals.denominator_U[mask_U]
+    )
 
 
-def _why_undefined(pairs: Sequence[tuple[Totals, Totals]], arm: str, control: str) -> str:
-    for replicate, (b, a) in enumerate(pairs):
-        for name, totals in ((arm, b), (control, a)):
+def why_undefined(pairs: Sequence[tuple[Totals, Totals]], names: tuple[str, str]) -> str:
+    """Names the replicate and arm without anything to compare."""
+    for replicate, pair in enumerate(pairs):
+        for name, totals in zip(names, pair, strict=True):
             # <= 0 and not == 0: a sum of differences may round below what it stands for.
             if totals.value is None or totals.value <= 0:
                 return f"nothing to count in replicate {replicate} of {name}"
     # CUPED alone can take a level of few users below zero.
-    return f"the adjusted level of {arm} or {control} is not positive"
+    return f"the adjusted level of {' or '.join(names)} is not positive"
 
 
-def adjust(
-    effects: Mapping[str, Mapping[str, Effect]], *, users_decide: bool
-) -> dict[str, dict[str, float]]:
+def adjust(effects: Mapping[str, Mapping[str, Effect]]) -> dict[str, dict[str, float]]:
     """Adjusted p for each arm and metric that has a decisive estimate.
 
     Holm over arms for the primary metric. Benjamini-Hochberg over the other metrics of one arm,
     not over all arms at once: an arm like `random`, where everything differs, would loosen the
     threshold for all the others.
     """
-    p_values: dict[str, dict[str, float]] = {}
+    adjusted, primary = {}, {}
     for arm, rows in effects.items():
-        tested = {name: row.decisive(users_decide=users_decide) for name, row in rows.items()}
-        p_values[arm] = {name: e.p_value for name, e in tested.items() if e is not None}
-    primary = holm({arm: row[PRIMARY] for arm, row in p_values.items() if PRIMARY in row})
-    adjusted = {}
-    for arm, row in p_values.items():
-        adjusted[arm] = benjamini_hochberg({k: p for k, p in row.items() if k != PRIMARY})
-        if arm in primary:
-            adjusted[arm][PRIMARY] = primary[arm]
+        decisive = {name: effect.decisive for name, effect in rows.items()}
+        p_values = {name: e.p_value for name, e in decisive.items() if e is not None}
+        if PRIMARY in p_values:
+            primary[arm] = p_values.pop(PRIMARY)
+        adjusted[arm] = benjamini_hochberg(p_values)
+    for arm, p in holm(primary).items():
+        adjusted[arm][PRIMARY] = p
     return adjusted
 
 
-def effect_row(effect: Effect, p_adjusted: float | None, alpha: float) -> dict[str, Any]:
+def effect_row(effect: Effect, p_adjusted: float | None = None) -> Row:
     """Plain values; `relative` of an absolute metric is None, and `difference` of the others."""
-    absolute = effect.metric.group == "absolute"
-    lifts = [lift for lift in effect.lifts if lift is not None]
-    mean = float(np.mean(lifts)) if effect.undefined is None else None
-    pooled = effect.pooled
+    pooled, own = effect.pooled, iter(effect.checkpoints)
     split = noise_split(effect.checkpoints) if pooled else None
-    own = iter(effect.checkpoints)
+    alpha, absolute = effect.versus.alpha, effect.absolute
+
+    def point(lift: float | None) -> Row:
+        relative = None if lift is None or absolute else float(np.expm1(lift))
+        log, apart = (None, lift) if absolute else (lift, None)
+        return {"log_lift": log, "relative": relative, "difference": apart}
+
     return {
         "undefined": effect.undefined,
-        **_point(mean, absolute=absolute),
+        **point(float(np.mean(effect.known)) if effect.undefined is None else None),
         **interval_row(effect.headline, alpha, absolute=absolute),
         "p_adjusted": p_adjusted,
         "significant": None if p_adjusted is None else p_adjusted < alpha,
@@ -172,37 +182,28 @@ def effect_row(effect: Effect, p_adjusted: float | None, alpha: float) -> dict[s
         "replicates": [
             {
                 "replicate": replicate,
-                **_point(lift, absolute=absolute),
-                **interval_row(next(own, None) if lift is not None else None, alpha,
-                               absolute=absolute),
+                **point(lift),
+                **interval_row(None if lift is None else next(own, None), alpha, absolute=absolute),
             }
             for replicate, lift in enumerate(effect.lifts)
         ],
-    }  # fmt: skip
+    }
 
 
-def _point(lift: float | None, *, absolute: bool) -> dict[str, float | None]:
-    if lift is None:
-        return {"log_lift": None, "relative": None, "difference": None}
-    if absolute:
-        return {"log_lift": None, "relative": None, "difference": lift}
-    return {"log_lift": lift, "relative": float(np.expm1(lift)), "difference": None}
-
-
-def interval_row(
-    estimate: Estimate | None, alpha: float, *, absolute: bool = False
-) -> dict[str, Any]:
-    """What is derived from an estimate; all None where there is none."""
+def interval_row(estimate: Estimate | None, alpha: float, *, absolute: bool = False) -> Row:
+    """An estimate's derived values; all None where there is none."""
     if estimate is None:
-        return {"se": None, "df": None, "interval": None, "acceptance_region": None, "p": None}
-    low, high = estimate.bounds(alpha)
-    reach = (high - low) / 2
+        return dict.fromkeys(("se", "df", "interval", "acceptance_region", "p"))
+    interval, region = estimate.interval(alpha), estimate.acceptance_region(alpha)
+    if absolute:
+        margin = estimate.margin(alpha)
+        interval = estimate.log_lift - margin, estimate.log_lift + margin
+        reach = (interval[1] - interval[0]) / 2
+        region = -reach, reach
     return {
         "se": estimate.se,
         "df": estimate.df,
-        "interval": [low, high] if absolute else list(estimate.interval(alpha)),
-        "acceptance_region": (
-            [-reach, reach] if absolute else list(estimate.acceptance_region(alpha))
-        ),
+        "interval": list(interval),
+        "acceptance_region": list(region),
         "p": estimate.p_value,
     }

@@ -19,6 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+Floats = npt.NDArray[np.float64]
+Key = TypeVar("Key")
+
+MIN_REPLICATES = 3
+"""Below this the spread over replicates is too poorly known for an interval, and none is given."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -49,45 +55,46 @@ class Estimate:
             return 0.0
         return float(2 * stats.t.sf(abs(self.log_lift) / self.se, self.df))
 
+    def margin(self, alpha: float) -> float:
+        """Half of the 1 - alpha interval of `log_lift`, t SE."""
+        return float(stats.t.isf(alpha / 2, self.df)) * self.se
+
     def interval(self, alpha: float) -> tuple[float, float]:
         """The 1 - alpha interval of the relative effect, exp(l -+ t SE) - 1."""
-        margin = self._margin(alpha)
+        margin = self.margin(alpha)
         return math.expm1(self.log_lift - margin), math.expm1(self.log_lift + margin)
-
-    def bounds(self, alpha: float) -> tuple[float, float]:
-        """The 1 - alpha interval as it is estimated: of logs, or of a difference in own units."""
-        margin = self._margin(alpha)
-        return self.log_lift - margin, self.log_lift + margin
 
     def acceptance_region(self, alpha: float) -> tuple[float, float]:
         """Relative effects that would not be significant, -+ t SE around 0 (the paper's Table 4).
 
         The effect lies outside it exactly where p < alpha.
         """
-        margin = self._margin(alpha)
+        margin = self.margin(alpha)
         return math.expm1(-margin), math.expm1(margin)
-
-    def _margin(self, alpha: float) -> float:
-        return float(stats.t.isf(alpha / 2, self.df)) * self.se
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Totals:
-    """One metric of every user of one world under one arm.
+    """One metric of every user of one world under one arm, absent users included, with zeros.
 
-    Attributes:
-        numerator_U: float64, absent users included, with zeros.
-        denominator_U: float64 likewise, for a ratio of sums; ones for a mean per user.
+    It is the ratio of their sums; of a mean per user the denominators are ones.
     """
 
-    numerator_U: npt.NDArray[np.float64]
-    denominator_U: npt.NDArray[np.float64]
+    numerator_U: Floats
+    denominator_U: Floats
 
     @property
     def value(self) -> float | None:
-        """The ratio of sums; None where nothing was counted below the line."""
+        """The ratio of sums; None where the denominator counted nothing."""
         below = float(self.denominator_U.sum())
         return float(self.numerator_U.sum()) / below if below > 0 else None
+
+    @property
+    def contributions_U(self) -> Floats:
+        """What each user moves the ratio of sums by: (N_u - ratio D_u) / mean(D)."""
+        below_U = self.denominator_U
+        moved_U = self.numerator_U - (self.value or 0.0) * below_U
+        return np.asarray(moved_U / below_U.mean())
 
 
 def log_lift(treatment: Totals, control: Totals) -> float | None:
@@ -96,151 +103,93 @@ def log_lift(treatment: Totals, control: Totals) -> float | None:
     Swapping the arms flips the sign exactly, bit for bit, because logs are subtracted: the log of
     a quotient would not.
     """
-    sums = [
-        float(part.sum())
-        for arm in (treatment, control)
-        for part in (arm.numerator_U, arm.denominator_U)
-    ]
+    parts = (
+        treatment.numerator_U,
+        treatment.denominator_U,
+        control.numerator_U,
+        control.denominator_U,
+    )
+    sums = [float(part.sum()) for part in parts]
     if min(sums) <= 0:
         return None
     above_b, below_b, above_a, below_a = np.log(sums)
     return float((above_b - below_b) - (above_a - below_a))
 
 
-def paired_effect(treatment: Totals, control: Totals) -> Estimate | None:
-    """The log-lift with the standard error of its linearisation over users.
+def paired_effect(treatment: Totals, control: Totals, *, absolute: bool = False) -> Estimate | None:
+    """The effect on the same users, with the standard error of its linearisation over them.
 
     psi_u = N_Bu/mean(N_B) - D_Bu/mean(D_B) - N_Au/mean(N_A) + D_Au/mean(D_A) is what user u moves
     the log-lift by; SE = sd(psi)/sqrt(U). Pairing pays because a user's two totals rise and fall
-    together. Needs U >= 2.
+    together. Needs U >= 2. None where a sum is zero and the lift has no logarithm.
 
-    Returns:
-        The estimate, or None where a sum is zero and the lift has no logarithm.
+    With `absolute`, treatment's ratio of sums minus control's, for metrics whose zero is not
+    "nothing"; None where a denominator counted nothing.
     """
-    lift = log_lift(treatment, control)
-    if lift is None:
-        return None
-    # Each difference is between like terms, so that bitwise equal arms give zeros, not rounding.
-    above = _share(treatment.numerator_U) - _share(control.numerator_U)
-    below = _share(treatment.denominator_U) - _share(control.denominator_U)
-    psi_U = above - below
-    users = len(psi_U)
-    se = float(psi_U.std(ddof=1)) / users**0.5
-    return Estimate(log_lift=lift, se=se, df=users - 1)
-
-
-def paired_difference(treatment: Totals, control: Totals) -> Estimate | None:
-    """Treatment's ratio of sums minus control's, for metrics whose zero is not "nothing".
-
-    A user moves it by (N_u - ratio D_u)/mean(D) of treatment, less the same of control.
-    `Estimate.log_lift` holds the difference. None where nothing was counted below the line.
-    """
-    if treatment.value is None or control.value is None:
-        return None
-    moved_U = np.zeros(len(treatment.numerator_U))
-    for totals, sign in ((treatment, 1.0), (control, -1.0)):
-        below_U = totals.denominator_U
-        moved_U += sign * (totals.numerator_U - (totals.value or 0.0) * below_U) / below_U.mean()
-    users = len(moved_U)
-    difference = treatment.value - control.value
-    return Estimate(log_lift=difference, se=float(moved_U.std(ddof=1)) / users**0.5, df=users - 1)
-
-
-def _share(values_U: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return values_U / values_U.mean()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TwoSamples:
-    """Treatment against control where each has its own users, adjusted by CUPED if asked.
-
-    Attributes:
-        value_b, value_a: level of treatment and control.
-        var_b, var_a: variance of a user's contribution to it.
-        users_b, users_a: how many.
-    """
-
-    value_b: float
-    value_a: float
-    var_b: float
-    var_a: float
-    users_b: int
-    users_a: int
-
-    @property
-    def log_lift(self) -> Estimate | None:
-        """On the log scale; df by Welch. None unless both are > 0."""
-        if min(self.value_b, self.value_a) <= 0:
+    if absolute:
+        if treatment.value is None or control.value is None:
             return None
-        parts = (self.var_b / self.value_b**2 / self.users_b,
-                 self.var_a / self.value_a**2 / self.users_a)  # fmt: skip
-        # Logs are subtracted, so that swapping the arms flips the sign exactly.
-        lift = float(np.log(self.value_b) - np.log(self.value_a))
-        return self._estimate(lift, parts)
+        effect: float | None = treatment.value - control.value
+        psi_U = treatment.contributions_U - control.contributions_U
+    else:
+        effect = log_lift(treatment, control)
+        if effect is not None:
+            # Each difference is of like terms, so that bitwise equal arms give zeros, not rounding.
+            above_U = _share(treatment.numerator_U) - _share(control.numerator_U)
+            psi_U = above_U - (_share(treatment.denominator_U) - _share(control.denominator_U))
+    if effect is None:
+        return None
+    users = len(psi_U)
+    return Estimate(log_lift=effect, se=float(psi_U.std(ddof=1)) / users**0.5, df=users - 1)
 
-    @property
-    def difference(self) -> Estimate:
-        """In the metric's own units; `Estimate.log_lift` holds the difference."""
-        parts = (self.var_b / self.users_b, self.var_a / self.users_a)
-        return self._estimate(self.value_b - self.value_a, parts)
 
-    @property
-    def difference_p(self) -> float:
-        """Welch's two-sided p of no difference, which tea-tasting reports."""
-        estimate = self.difference
-        if estimate.se == 0:
-            return 1.0 if estimate.log_lift == 0 else 0.0
-        return float(2 * stats.t.sf(abs(estimate.log_lift) / estimate.se, estimate.df))
-
-    def _estimate(self, value: float, parts: tuple[float, float]) -> Estimate:
-        total = sum(parts)
-        lower = parts[0] ** 2 / (self.users_b - 1) + parts[1] ** 2 / (self.users_a - 1)
-        df = total**2 / lower if lower > 0 else self.users_b + self.users_a - 2
-        return Estimate(log_lift=value, se=total**0.5, df=df)
+def _share(values_U: Floats) -> Floats:
+    return values_U / values_U.mean()
 
 
 def two_samples(
     treatment: Totals,
     control: Totals,
     past: tuple[Totals, Totals] | None = None,
-) -> TwoSamples | None:
-    """Compares two arms with users of their own. Needs two users in each.
+    *,
+    absolute: bool = False,
+) -> Estimate | None:
+    """The effect where each arm has users of its own, two or more; df by Welch.
 
-    Args:
-        treatment: U users.
-        control: V others.
-        past: the same metric of both before the test, in that order; None compares as they are.
-
-    Returns:
-        None where an arm has nothing below the line.
+    `past` holds the same metric of both before the test: CUPED subtracts what it explains. With
+    `absolute` the effect is the difference. None where an arm has a denominator of nothing, or,
+    relatively, a level that is not positive.
     """
     if treatment.value is None or control.value is None:
         return None
-    arms = [(treatment.value, _contributions(treatment)), (control.value, _contributions(control))]
-    theta, shifts = 0.0, (0.0, 0.0)
+    values = [treatment.value, control.value]
+    moved = [treatment.contributions_U, control.contributions_U]
     if past is not None and all(each.value is not None for each in past):
         whole, whole_past = _joined(treatment, control), _joined(*past)
-        theta = _slope(_contributions(whole), _contributions(whole_past))
-        middle = whole_past.value or 0.0
-        shifts = tuple((each.value or 0.0) - middle for each in past)  # type: ignore[assignment]
-    values, variances = [], []
-    for place, (value, own_U) in enumerate(arms):
-        if past is not None and theta:
-            own_U = own_U - theta * _contributions(past[place])
-        values.append(value - theta * shifts[place])
-        variances.append(float(own_U.var(ddof=1)))
-    return TwoSamples(
-        value_b=values[0], value_a=values[1], var_b=variances[0], var_a=variances[1],
-        users_b=len(arms[0][1]), users_a=len(arms[1][1]),
-    )  # fmt: skip
-
-
-def _contributions(totals: Totals) -> npt.NDArray[np.float64]:
-    """What each user moves the ratio of sums by: (N_u - ratio D_u) / mean(D)."""
-    below_U = totals.denominator_U
-    ratio = totals.value or 0.0
-    moved: npt.NDArray[np.float64] = (totals.numerator_U - ratio * below_U) / below_U.mean()
-    return moved
+        theta = _slope(whole.contributions_U, whole_past.contributions_U)
+        if theta:
+            middle = whole_past.value or 0.0
+            values = [
+                value - theta * ((each.value or 0.0) - middle)
+                for value, each in zip(values, past, strict=True)
+            ]
+            moved = [
+                own_U - theta * each.contributions_U
+                for own_U, each in zip(moved, past, strict=True)
+            ]
+    if absolute:
+        effect, scales = values[0] - values[1], [1.0, 1.0]
+    elif min(values) > 0:
+        # Logs are subtracted, so that swapping the arms flips the sign exactly.
+        effect, scales = float(np.log(values[0]) - np.log(values[1])), [v**2 for v in values]
+    else:
+        return None
+    parts = [
+        float(own_U.var(ddof=1)) / scale / len(own_U)
+        for own_U, scale in zip(moved, scales, strict=True)
+    ]
+    dfs = [len(own_U) - 1 for own_U in moved]
+    return Estimate(log_lift=effect, se=sum(parts) ** 0.5, df=_welch_df(parts, dfs))
 
 
 def _joined(one: Totals, other: Totals) -> Totals:
@@ -250,15 +199,15 @@ def _joined(one: Totals, other: Totals) -> Totals:
     )
 
 
-def _slope(now_U: npt.NDArray[np.float64], past_U: npt.NDArray[np.float64]) -> float:
+def _slope(now_U: Floats, past_U: Floats) -> float:
     variance = float(past_U.var(ddof=1))
     return float(np.cov(now_U, past_U)[0, 1]) / variance if variance > 0 else 0.0
 
 
-MIN_REPLICATES = 3
-"""Below this the spread over replicates is too poorly known for an interval, and none is given."""
-
-Key = TypeVar("Key")
+def _welch_df(variances: Sequence[float], dfs: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of variances, by Welch and Satterthwaite."""
+    lower = sum(variance**2 / df for variance, df in zip(variances, dfs, strict=True))
+    return sum(variances) ** 2 / lower if lower > 0 else sum(dfs)
 
 
 def over_replicates(log_lifts: Sequence[float]) -> Estimate | None:
@@ -275,20 +224,19 @@ def pool(estimates: Sequence[Estimate]) -> Estimate:
     """The user-level effect of these R pairs of checkpoints taken together.
 
     The mean of the lifts, each replicate counting once as in the headline, with the users' noise
-    alone: SE = sqrt(sum SE_r^2)/R. Degrees of freedom by Welch and Satterthwaite.
+    alone: SE = sqrt(sum SE_r^2)/R.
     """
-    count = len(estimates)
-    variances = np.array([estimate.se**2 for estimate in estimates])
-    total = float(variances.sum())
-    dfs = np.array([estimate.df for estimate in estimates])
-    df = total**2 / float((variances**2 / dfs).sum()) if total > 0 else float(dfs.sum())
+    variances_R = np.array([estimate.se**2 for estimate in estimates])
+    dfs_R = np.array([estimate.df for estimate in estimates])
+    total = float(variances_R.sum())
+    df = total**2 / float((variances_R**2 / dfs_R).sum()) if total > 0 else float(dfs_R.sum())
     lift = float(np.mean([estimate.log_lift for estimate in estimates]))
-    return Estimate(log_lift=lift, se=total**0.5 / count, df=df)
+    return Estimate(log_lift=lift, se=total**0.5 / len(estimates), df=df)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoiseSplit:
-    """Where the spread of the lift over replicates comes from.
+    """Sources of the spread of the lift over replicates.
 
     Attributes:
         total_sd: sd of l_r over replicates.
@@ -307,18 +255,16 @@ def noise_split(estimates: Sequence[Estimate]) -> NoiseSplit | None:
         return None
     total = float(np.var([estimate.log_lift for estimate in estimates], ddof=1))
     users = float(np.mean([estimate.se**2 for estimate in estimates]))
-    return NoiseSplit(
-        total_sd=total**0.5, user_sd=users**0.5, checkpoint_sd=max(0.0, total - users) ** 0.5
-    )
+    rest = max(0.0, total - users)
+    return NoiseSplit(total_sd=total**0.5, user_sd=users**0.5, checkpoint_sd=rest**0.5)
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Holm's adjusted p-values: the chance of *any* false claim in the family stays under alpha."""
     adjusted: dict[Key, float] = {}
     worst = 0.0
-    ordered = sorted(p_values.items(), key=lambda pair: pair[1])
-    for place, (key, p) in enumerate(ordered):
-        worst = max(worst, (len(ordered) - place) * p)
+    for place, key in enumerate(sorted(p_values, key=p_values.__getitem__)):
+        worst = max(worst, (len(p_values) - place) * p_values[key])
         adjusted[key] = min(1.0, worst)
     return adjusted
 
@@ -326,10 +272,9 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 def benjamini_hochberg(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Benjamini and Hochberg's adjusted p-values: the share of false claims stays under alpha."""
     adjusted: dict[Key, float] = {}
-    best = 1.0
-    ordered = sorted(p_values.items(), key=lambda pair: pair[1])
-    for rank in range(len(ordered), 0, -1):
-        key, p = ordered[rank - 1]
-        best = min(best, p * len(ordered) / rank)
-        adjusted[key] = best
+    best, count = 1.0, len(p_values)
+    ordered = sorted(p_values, key=p_values.__getitem__)
+    for rank in range(count, 0, -1):
+        best = min(best, p_values[ordered[rank - 1]] * count / rank)
+        adjusted[ordered[rank - 1]] = best
     return adjusted

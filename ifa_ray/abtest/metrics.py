@@ -1,4 +1,4 @@
-"""What is counted: the definition of each metric, and which of them a log can answer.
+"""The definition of each metric, and which of them a log can answer.
 
 Counts nothing and compares no arms: see `ifa_ray.abtest.measure`.
 """
@@ -25,7 +25,7 @@ COUNTS = {
 Group = Literal["user", "ratio", "absolute", "diversity", "world"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Metric:
     """One line of the report: sum of `above` over sum of `below`, per user where `below` is None.
 
@@ -48,105 +48,114 @@ class Metric:
     group: Group
     good: int
     above: str
-    below: str | None = None
-    needs: tuple[str, ...] = ()
+    below: str | None
+    needs: tuple[str, ...]
 
 
-def answerable(available: Collection[str]) -> tuple[tuple[Metric, ...], dict[str, tuple[str, ...]]]:
+def answerable(
+    available: Collection[str],
+) -> tuple[tuple[Metric, ...], dict[Metric, tuple[str, ...]]]:
     """The metrics that a log can answer, and for each of the others what is missing."""
-    missing = {
-        metric.name: tuple(need for need in metric.needs if need not in available)
-        for metric in METRICS
-    }
-    kept = tuple(metric for metric in METRICS if not missing[metric.name])
-    return kept, {name: lacks for name, lacks in missing.items() if lacks}
+    lacks = {metric: tuple(n for n in metric.needs if n not in available) for metric in METRICS}
+    kept = tuple(metric for metric in METRICS if not lacks[metric])
+    return kept, {metric: missing for metric, missing in lacks.items() if missing}
 
 
-def _user(name: str, label: str, unit: str, *needs: str, good: int = 1) -> Metric:
-    return Metric(
-        name=name, label=label, unit=unit, group="user", good=good, above=name, needs=needs
+def _user(name: str, label: str, *needs: str, unit: str = "per user", good: int = 1) -> Metric:
+    return Metric(name, label, unit, "user", good, name, None, needs)
+
+
+def _rate(name: str, label: str, above: str, *needs: str, good: int = 1) -> Metric:
+    return Metric(name, label, "per impression", "ratio", good, above, "impressions", needs)
+
+
+def _of_day(
+    name: str, label: str, unit: str, *needs: str, below: str = "days"
+) -> tuple[Metric, Metric]:
+    """Of whole days, and of their first k impressions."""
+    needs = ("items", *needs)
+    whole = Metric(name, label, unit, "diversity", 0, name, below, needs)
+    first_k = Metric(
+        f"{name}_k",
+        f"{label}, first k",
+        unit,
+        "diversity",
+        0,
+        f"{name}_k",
+        f"{below}_k",
+        (*needs, "time_ms"),
     )
+    return whole, first_k
 
 
-def _ratio(
-    name: str, label: str, unit: str, above: str, below: str, *needs: str, good: int = 1
-) -> Metric:
-    return Metric(
-        name=name, label=label, unit=unit, group="ratio", good=good, above=above, below=below,
-        needs=needs,
-    )  # fmt: skip
+WATCH_TIME = _user(PRIMARY, "Watch time", unit="s per user")
 
-
-def _of_day(name: str, label: str, unit: str, *needs: str, below: str = "days") -> Metric:
-    return Metric(
-        name=name, label=label, unit=unit, group="diversity", good=0, above=name, below=below,
-        needs=("items", *needs),
-    )  # fmt: skip
-
-
-def _twice(*metrics: Metric) -> tuple[Metric, ...]:
-    """Each of whole days, and then each of their first k impressions."""
-    first_k = [
-        dataclasses.replace(
-            metric,
-            name=f"{metric.name}_k",
-            label=f"{metric.label}, first k",
-            above=f"{metric.above}_k",
-            below=f"{metric.below}_k",
-            needs=(*metric.needs, "time_ms"),
-        )
-        for metric in metrics
-    ]
-    return (*metrics, *first_k)
-
-
-def _world(name: str, label: str, unit: str) -> Metric:
-    return Metric(
-        name=name, label=label, unit=unit, group="world", good=0, above=name, needs=("items",)
-    )
-
+_DIVERSITY = (
+    _of_day("categories", "Distinct categories", "per user-day"),
+    _of_day("authors", "Distinct authors", "per user-day"),
+    _of_day("entropy", "Category entropy", "nats"),
+    _of_day("gini_simpson", "Gini-Simpson index", "of categories"),
+    _of_day("distance", "Content distance", "1 \N{MINUS SIGN} cosine", "content", below="pairs"),
+    _of_day("novelty", "Novelty", "bits per impression", "pre"),
+    _of_day("misfit", "Departure from own taste", "nats (KL)", "pre", below="tasted"),
+    _of_day("serendipity", "Serendipity", "per impression", "pre", "long_view", below="tasted"),
+)
 
 METRICS: tuple[Metric, ...] = (
-    _user(PRIMARY, "Watch time", "s per user"),
-    _user("impressions", "Impressions", "per user"),
-    _user("requests", "Requests", "per user", "request_id"),
-    _user("sessions", "Sessions", "per user", "time_ms"),
-    _user("active_days", "Active days", "per user"),
-    _user("clicks", "Clicks", "per user", "is_click"),
-    _user("long_views", "Long views", "per user", "long_view"),
-    _user("completions", "Completions", "per user", "duration_ms"),
-    _user("likes", "Likes", "per user", "is_like"),
-    _user("comments", "Comments", "per user", "is_comment"),
-    _user("follows", "Follows", "per user", "is_follow"),
-    _user("forwards", "Forwards", "per user", "is_forward"),
-    _user("hates", "Hates", "per user", "is_hate", good=-1),
-    _user("d2q_time", "Duration-debiased watch (D2Q)", "per user", "duration_ms", "pre"),
-    _ratio("click_rate", "Click rate", "per impression", "clicks", "impressions", "is_click"),
-    _ratio("long_view_rate", "Long-view rate", "per impression", "long_views", "impressions",
-           "long_view"),
-    _ratio("completion_rate", "Completion rate", "per impression", "completions", "impressions",
-           "duration_ms"),
-    _ratio("like_rate", "Like rate", "per impression", "likes", "impressions", "is_like"),
-    _ratio("hate_rate", "Hate rate", "per impression", "hates", "impressions", "is_hate", good=-1),
-    _ratio("watch_per_impression", "Watch time", "s per impression", PRIMARY, "impressions"),
-    _ratio("impressions_per_session", "Impressions", "per session", "impressions", "sessions",
-           "time_ms"),
-    _ratio("d2q", "Duration-debiased watch (D2Q)", "per impression", "d2q_time", "impressions",
-           "duration_ms", "pre"),
-    Metric(name="wtg", label="Watch-time gain (WTG)", unit="sd per impression", group="absolute",
-           good=1, above="wtg", below="impressions", needs=("duration_ms", "pre")),
-    *_twice(
-        _of_day("categories", "Distinct categories", "per user-day"),
-        _of_day("authors", "Distinct authors", "per user-day"),
-        _of_day("entropy", "Category entropy", "nats"),
-        _of_day("gini_simpson", "Gini-Simpson index", "of categories"),
-        _of_day("distance", "Content distance", "1 \N{MINUS SIGN} cosine", "content",
-                below="pairs"),
-        _of_day("novelty", "Novelty", "bits per impression", "pre"),
-        _of_day("misfit", "Departure from own taste", "nats (KL)", "pre", below="tasted"),
-        _of_day("serendipity", "Serendipity", "per impression", "pre", "long_view",
-                below="tasted"),
+    WATCH_TIME,
+    _user("impressions", "Impressions"),
+    _user("requests", "Requests", "request_id"),
+    _user("sessions", "Sessions", "time_ms"),
+    _user("active_days", "Active days"),
+    _user("clicks", "Clicks", "is_click"),
+    _user("long_views", "Long views", "long_view"),
+    _user("completions", "Completions", "duration_ms"),
+    _user("likes", "Likes", "is_like"),
+    _user("comments", "Comments", "is_comment"),
+    _user("follows", "Follows", "is_follow"),
+    _user("forwards", "Forwards", "is_forward"),
+    _user("hates", "Hates", "is_hate", good=-1),
+    _user("d2q_time", "Duration-debiased watch (D2Q)", "duration_ms", "pre"),
+    _rate("click_rate", "Click rate", "clicks", "is_click"),
+    _rate("long_view_rate", "Long-view rate", "long_views", "long_view"),
+    _rate("completion_rate", "Completion rate", "completions", "duration_ms"),
+    _rate("like_rate", "Like rate", "likes", "is_like"),
+    _rate("hate_rate", "Hate rate", "hates", "is_hate", good=-1),
+    Metric(
+        "watch_per_impression",
+        "Watch time",
+        "s per impression",
+        "ratio",
+        1,
+        PRIMARY,
+        "impressions",
+        (),
     ),
-    _world("coverage", "Catalogue coverage", "share seen"),
-    _world("gini", "Exposure Gini", "1 = one item has all"),
-)  # fmt: skip
+    Metric(
+        "impressions_per_session",
+        "Impressions",
+        "per session",
+        "ratio",
+        1,
+        "impressions",
+        "sessions",
+        ("time_ms",),
+    ),
+    _rate("d2q", "Duration-debiased watch (D2Q)", "d2q_time", "duration_ms", "pre"),
+    Metric(
+        "wtg",
+        "Watch-time gain (WTG)",
+        "sd per impression",
+        "absolute",
+        1,
+        "wtg",
+        "impressions",
+        ("duration_ms", "pre"),
+    ),
+    *(whole for whole, _ in _DIVERSITY),
+    *(first_k for _, first_k in _DIVERSITY),
+    Metric(
+        "coverage", "Catalogue coverage", "share seen", "world", 0, "coverage", None, ("items",)
+    ),
+    Metric("gini", "Exposure Gini", "1 = one item has all", "world", 0, "gini", None, ("items",)),
+)

@@ -6,6 +6,8 @@ Knows a variance split, no logs. Two noises add: that of checkpoints, which only
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import math
 from typing import Any
 
@@ -16,17 +18,14 @@ from ifa_ray.abtest.estimates import MIN_REPLICATES, NoiseSplit
 MOST = 1_000_000
 """More replicates than this are not counted."""
 
-USER_FACTORS = (1, 4, 16, 64)
+TARGET = 0.001
+"""Half of the interval that is planned for, relative; the paper's."""
 
 
 def half_width(noise: NoiseSplit, replicates: int, user_factor: float, alpha: float) -> float:
-    """Half of the interval of the mean log-lift.
+    """Half of the interval of the mean log-lift over R >= 2 replicates.
 
-    Args:
-        noise: as measured.
-        replicates: R >= 2.
-        user_factor: users per world, as a multiple of those that `noise` was measured with.
-        alpha: of the interval.
+    `user_factor` multiplies the users per world that `noise` was measured with.
     """
     variance = noise.checkpoint_sd**2 + noise.user_sd**2 / user_factor
     t = float(stats.t.isf(alpha / 2, replicates - 1))
@@ -37,17 +36,15 @@ def replicates_needed(
     noise: NoiseSplit, user_factor: float, target: float, alpha: float
 ) -> int | None:
     """The fewest replicates whose interval is at most +-target, relative; None above a million."""
-    reach = math.log1p(target)
-    if half_width(noise, MOST, user_factor, alpha) > reach:
+
+    def fits(replicates: int) -> bool:
+        return half_width(noise, replicates, user_factor, alpha) <= math.log1p(target)
+
+    if not fits(MOST):
         return None
-    low, high = MIN_REPLICATES, MOST
-    while low < high:  # the width falls with R, so halving finds the first that fits
-        middle = (low + high) // 2
-        if half_width(noise, middle, user_factor, alpha) <= reach:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    # The width falls with R, so halving finds the first that fits.
+    choices = range(MIN_REPLICATES, MOST)
+    return MIN_REPLICATES + bisect.bisect_left(choices, True, key=fits)
 
 
 def users_needed(se: float, users: int, target: float, alpha: float) -> int:
@@ -58,59 +55,41 @@ def users_needed(se: float, users: int, target: float, alpha: float) -> int:
 
 def power(log_lift: float, se: float, df: float, alpha: float) -> float:
     """The chance that a t-test finds an effect of this size (noncentral t)."""
-    if se == 0:
-        return 1.0 if log_lift else alpha
     t = float(stats.t.isf(alpha / 2, df))
     shift = log_lift / se
     return float(stats.nct.sf(t, df, shift) + stats.nct.cdf(-t, df, shift))
 
 
 def plan(
-    noise: NoiseSplit | None,
-    *,
-    replicates: int,
-    users: int,
-    pooled_se: float | None,
-    alpha: float,
-    target: float = 0.001,
+    noise: NoiseSplit | None, *, replicates: int, users: int, pooled_se: float | None, alpha: float
 ) -> dict[str, Any]:
     """What this run could see, and what another would need.
 
-    Args:
-        noise: the split of the primary metric; None below three replicates.
-        replicates: R of this run.
-        users: per world.
-        pooled_se: of these checkpoints, over all users of all worlds.
-        alpha: of tests and intervals.
-        target: half of the interval that is planned for, relative; the paper's is 0.1%.
+    `noise` is of the primary metric; None below three replicates. `users` are per world, and
+    `pooled_se` is that of these checkpoints, over all users of all worlds.
     """
     rows = []
     if noise is not None:
-        for factor in USER_FACTORS:
+        endless = dataclasses.replace(noise, user_sd=0.0)
+        for factor in (1, 4, 16, 64, None):
+            split = noise if factor else endless
+            needed = replicates_needed(split, factor or 1, TARGET, alpha)
+            reach = half_width(split, replicates, factor or 1, alpha)
             rows.append(
                 {
-                    "users": users * factor,
-                    "half_width": math.expm1(half_width(noise, replicates, factor, alpha)),
-                    "replicates_needed": replicates_needed(noise, factor, target, alpha),
+                    "users": factor and users * factor,
+                    "half_width": math.expm1(reach),
+                    "replicates_needed": needed,
                 }
             )
-        endless = NoiseSplit(
-            total_sd=noise.total_sd, user_sd=0.0, checkpoint_sd=noise.checkpoint_sd
-        )
-        rows.append(
-            {
-                "users": None,
-                "half_width": math.expm1(half_width(endless, replicates, 1.0, alpha)),
-                "replicates_needed": replicates_needed(endless, 1.0, target, alpha),
-            }
-        )
+    all_users = users * replicates
     return {
-        "target": target,
+        "target": TARGET,
         "rows": rows,
         "detectable": _detectable(noise, replicates, alpha),
-        "users_for_target": (
-            users_needed(pooled_se, users * replicates, target, alpha) if pooled_se else None
-        ),
+        "users_for_target": users_needed(pooled_se, all_users, TARGET, alpha)
+        if pooled_se
+        else None,
     }
 
 
@@ -124,7 +103,8 @@ def _detectable(noise: NoiseSplit | None, replicates: int, alpha: float) -> floa
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if power(middle, se, replicates - 1, alpha) < 0.8 else (low, middle)
-        )
+        if power(middle, se, replicates - 1, alpha) < 0.8:
+            low = middle
+        else:
+            high = middle
     return math.expm1(high)

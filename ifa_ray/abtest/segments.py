@@ -7,32 +7,27 @@ Letters: U users, K segments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ifa_ray.abtest.effects import Effect, effect_row, interval_row, of_totals
-from ifa_ray.abtest.estimates import Totals, over_replicates
-from ifa_ray.abtest.logs import Logs
-from ifa_ray.abtest.measure import UserPast, World
+from ifa_ray.abtest.effects import Effect, Versus, effect_of, effect_row, interval_row
+from ifa_ray.abtest.estimates import Floats, over_replicates
 from ifa_ray.abtest.metrics import Metric
 
-SEGMENTATIONS: dict[str, tuple[str, Callable[[UserPast], npt.NDArray[np.float64]]]] = {
-    "history": ("impressions before the test", lambda past: past.history_U),
-    "activity": ("active days before the test", lambda past: past.active_days_U),
+SEGMENTATIONS = {
+    "history": ("impressions", "impressions before the test"),
+    "activity": ("active_days", "active days before the test"),
 }
-"""Name: what users are divided by. Quartiles of control's users; those without a past apart."""
+"""Name: the column that users are divided by, at the quartiles of control's."""
 
-NAMES = ("1st quartile", "2nd quartile", "3rd quartile", "4th quartile")
-NEWCOMERS = "no past"
+NAMES = {-1: "no past", 0: "1st quartile", 1: "2nd quartile", 2: "3rd quartile", 3: "4th quartile"}
 
 
-def segment_effects(
-    logs: Logs, metric: Metric, own: Sequence[World], other: Sequence[World], names: tuple[str, str]
-) -> dict[str, Any] | None:
+def segment_effects(metric: Metric, versus: Versus) -> dict[str, Any] | None:
     """The effect on one metric in each segment, with interaction p-values; None without a past.
 
     Of each segmentation:
@@ -41,98 +36,54 @@ def segment_effects(
             slopes); None below three replicates.
         p_users: that any two segments differ, for these checkpoints (Wald over users).
     """
-    if any(world.past is None for world in (*own, *other)):
+    if any(world.past is None for pair in versus.pairs for world in pair):
         return None
-    return {name: _segmentation(logs, metric, own, other, names, *SEGMENTATIONS[name])
-            for name in SEGMENTATIONS}  # fmt: skip
+    return {
+        name: {"by": by, **_segmentation(metric, versus, column)}
+        for name, (column, by) in SEGMENTATIONS.items()
+    }
 
 
-def _segmentation(
-    logs: Logs,
-    metric: Metric,
-    own: Sequence[World],
-    other: Sequence[World],
-    names: tuple[str, str],
-    by: str,
-    values_of: Callable[[UserPast], npt.NDArray[np.float64]],
-) -> dict[str, Any]:
-    places, values = [], []
-    for b, a in zip(own, other, strict=True):
-        assert b.past is not None
-        assert a.past is not None
-        of_b, of_a = values_of(b.past), values_of(a.past)
-        cuts = _cuts(of_a)
-        places.append((_place(of_b, cuts), _place(of_a, cuts)))
-        values.append((of_b, of_a))
+def _segmentation(metric: Metric, versus: Versus, column: str) -> dict[str, Any]:
+    values = [tuple((world.past or {})[column] for world in pair) for pair in versus.pairs]
+    places = [tuple(_places(own_U, _cuts(a_U)) for own_U in (b_U, a_U)) for b_U, a_U in values]
     rows, effects = [], []
-    for place in range(-1, len(NAMES)):
+    for place, label in NAMES.items():
         masks = [(b == place, a == place) for b, a in places]
         sizes = [int(a.sum()) for _, a in masks]
         if not any(sizes):
             continue
-        label = NEWCOMERS if place < 0 else NAMES[place]
+        row: dict[str, Any] = {"label": label, "users": float(np.mean(sizes))}
+        rows.append(row)
         # Of fewer than two users on either side there is no spread.
         if any(min(int(b.sum()), int(a.sum())) < 2 for b, a in masks):
-            rows.append(_too_few(label, float(np.mean(sizes))))
+            row |= dict.fromkeys(("range", "relative", "log_lift", "interval", "p"))
+            row |= {"undefined": "fewer than two users in a replicate"}
+            row |= {"checkpoint": interval_row(None, versus.alpha)}
             continue
-        pairs = [
-            (_only(b.totals(metric), mask_b), _only(a.totals(metric), mask_a))
-            for b, a, (mask_b, mask_a) in zip(own, other, masks, strict=True)
-        ]
-        effect = of_totals(metric, pairs, names, paired=logs.paired)
-        control = [(of_a, mask) for (_, of_a), (_, mask) in zip(values, masks, strict=True)]
-        inside = np.concatenate([of_a[mask] for of_a, mask in control])
-        row = effect_row(effect, None, logs.alpha)
-        rows.append(
-            {
-                "label": label,
-                "range": [float(inside.min()), float(inside.max())],
-                "users": float(np.mean(sizes)),
-                **{key: row[key] for key in ("undefined", "relative", "log_lift", "interval", "p",
-                                             "checkpoint")},
-            }
-        )  # fmt: skip
-        if place >= 0:
-            effects.append(effect)
+        effect = effect_of(metric, versus, masks)
+        inside = np.concatenate(
+            [a_U[mask] for (_, a_U), (_, mask) in zip(values, masks, strict=True)]
+        )
+        row["range"] = [float(inside.min()), float(inside.max())]
+        whole = effect_row(effect)
+        names = ("undefined", "relative", "log_lift", "interval", "p", "checkpoint")
+        row |= {name: whole[name] for name in names}
+        effects += [effect] if place >= 0 else []
     slopes = _slopes(effects)
     trend = over_replicates(slopes) if slopes else None
-    return {
-        "by": by,
-        "rows": rows,
-        "p_trend": trend.p_value if trend else None,
-        "p_users": wald_p(effects),
-    }
+    return {"rows": rows, "p_trend": trend and trend.p_value, "p_users": wald_p(effects)}
 
 
-def _too_few(label: str, users: float) -> dict[str, Any]:
-    nothing = dict.fromkeys(("relative", "log_lift", "interval", "p"))
-    return {
-        "label": label,
-        "range": None,
-        "users": users,
-        "undefined": "fewer than two users in a replicate",
-        **nothing,
-        "checkpoint": interval_row(None, 0.05),
-    }
-
-
-def _cuts(values_U: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _cuts(values_U: Floats) -> Floats:
     """Three quartiles of those above 0."""
     known = values_U[values_U > 0]
     return np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else np.zeros(3)
 
 
-def _place(
-    values_U: npt.NDArray[np.float64], cuts: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
+def _places(values_U: Floats, cuts: Floats) -> npt.NDArray[np.int64]:
     """0 to 3; -1 for a user without a past."""
     return np.where(values_U > 0, np.searchsorted(cuts, values_U, side="left"), -1)
-
-
-def _only(totals: Totals, mask_U: npt.NDArray[np.bool_]) -> Totals:
-    return Totals(
-        numerator_U=totals.numerator_U[mask_U], denominator_U=totals.denominator_U[mask_U]
-    )
 
 
 def _slopes(effects: Sequence[Effect]) -> list[float] | None:

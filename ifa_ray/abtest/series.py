@@ -1,4 +1,4 @@
-"""Simultaneous bands: intervals of many days of which, 95 times of 100, *none* misses. Arrays only.
+"""Simultaneous bands: intervals of many days of which, 95 times of 100, *none* misses.
 
 A pointwise interval of each of 14 days misses on some day far more often than 5% of the time. The
 sup-t band (Montiel Olea and Plagborg-Moller, 2019) widens all of them by one factor c, the 95%
@@ -14,69 +14,55 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from ifa_ray.abtest.estimates import MIN_REPLICATES
+from ifa_ray.abtest.effects import Versus
+from ifa_ray.abtest.estimates import MIN_REPLICATES, Floats
 from ifa_ray.abtest.logs import Logs
-from ifa_ray.abtest.measure import World
 
 DRAWS = 20_000
 SEED = 7  # of the simulation of c; c moves by about 0.5% with it
 
+Row = dict[str, Any]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Band:
-    """Effects of D days with a common factor.
+    """Effects of D days: the band is center -+ `factor` se, a single day's `pointwise` se."""
 
-    Attributes:
-        center_D: log-lifts, or differences.
-        se_D: their standard errors.
-        factor: c; the band is center -+ c se.
-        pointwise: the factor of a single day.
-    """
-
-    center_D: npt.NDArray[np.float64]
-    se_D: npt.NDArray[np.float64]
+    center_D: Floats
+    se_D: Floats
     factor: float
     pointwise: float
 
-    def bounds(self, *, simultaneous: bool) -> tuple[npt.NDArray[np.float64], ...]:
+    def bounds(self, *, simultaneous: bool) -> tuple[Floats, Floats]:
         """Lower and upper ends, float64 [D]."""
         reach_D = (self.factor if simultaneous else self.pointwise) * self.se_D
         return self.center_D - reach_D, self.center_D + reach_D
 
 
 def band_over_replicates(
-    lifts_RD: npt.NDArray[np.float64],
-    alpha: float,
-    rng: np.random.Generator | None = None,
-    draws: int = DRAWS,
-) -> Band:
-    """The headline's band, from R >= 3 replicates of D days.
+    lifts_RD: Floats, alpha: float, rng: np.random.Generator | None = None, draws: int = DRAWS
+) -> Band | None:
+    """The headline's band, from R replicates of D days; None below R = 3.
 
     A few replicates know the correlation of days poorly, and one that is overstated makes c too
     small; so it is shrunk towards independence, for which c is the largest (Sidak).
     """
     count, days = lifts_RD.shape
-    if count < 3:
-        raise ValueError(f"len(lifts) == {count}, must be >= 3.")
+    if count < MIN_REPLICATES:
+        return None
     rng = rng or np.random.default_rng(SEED)
-    se_D = lifts_RD.std(axis=0, ddof=1) / count**0.5
     root_DD = np.linalg.cholesky(shrunk_correlation(lifts_RD))
     drawn_SRD = rng.standard_normal((draws, count, days)) @ root_DD.T
     t_SD = drawn_SRD.mean(axis=1) * count**0.5 / drawn_SRD.std(axis=1, ddof=1)
-    factor = float(np.quantile(np.abs(t_SD).max(axis=1), 1 - alpha))
-    pointwise = float(stats.t.isf(alpha / 2, count - 1))
-    return Band(
-        center_D=lifts_RD.mean(axis=0), se_D=se_D, factor=max(factor, pointwise),
-        pointwise=pointwise,
-    )  # fmt: skip
+    se_D = lifts_RD.std(axis=0, ddof=1) / count**0.5
+    return _band(lifts_RD.mean(axis=0), se_D, np.abs(t_SD).max(axis=1), count - 1, alpha)
 
 
 def band_of_moments(
-    center_D: npt.NDArray[np.float64],
-    covariance_DD: npt.NDArray[np.float64],
+    center_D: Floats,
+    covariance_DD: Floats,
     df: float,
     alpha: float,
     rng: np.random.Generator | None = None,
@@ -93,12 +79,16 @@ def band_of_moments(
     root_DD = vectors * np.sqrt(np.clip(values, 0, None))
     z_SD = rng.standard_normal((draws, len(center_D))) @ root_DD.T
     chi_S = np.sqrt(rng.chisquare(df, draws) / df)
-    factor = float(np.quantile(np.abs(z_SD).max(axis=1) / chi_S, 1 - alpha))
+    return _band(center_D, se_D, np.abs(z_SD).max(axis=1) / chi_S, df, alpha)
+
+
+def _band(center_D: Floats, se_D: Floats, largest_S: Floats, df: float, alpha: float) -> Band:
     pointwise = float(stats.t.isf(alpha / 2, df))
-    return Band(center_D=center_D, se_D=se_D, factor=max(factor, pointwise), pointwise=pointwise)
+    factor = max(float(np.quantile(largest_S, 1 - alpha)), pointwise)
+    return Band(center_D=center_D, se_D=se_D, factor=factor, pointwise=pointwise)
 
 
-def shrunk_correlation(values_RD: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def shrunk_correlation(values_RD: Floats) -> Floats:
     """The correlation of columns, shrunk towards none by Schafer and Strimmer's (2005) intensity.
 
     Constant columns correlate with nothing. Always positive definite: at least a hundredth of the
@@ -114,35 +104,32 @@ def shrunk_correlation(values_RD: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     off = ~np.eye(days, dtype=bool)
     squares = float((r_DD[off] ** 2).sum())
     intensity = float(variance_DD[off].sum()) / squares if squares > 0 else 1.0
-    shrunk: npt.NDArray[np.float64] = r_DD * (1 - float(np.clip(intensity, 0.01, 1.0)))
+    shrunk: Floats = r_DD * (1 - float(np.clip(intensity, 0.01, 1.0)))
     np.fill_diagonal(shrunk, 1.0)
     return shrunk
 
 
-Row = dict[str, Any]
-
-
-def series(logs: Logs, own: Sequence[World], other: Sequence[World]) -> dict[str, list[Row]]:
+def series(logs: Logs, versus: Versus) -> dict[str, list[Row]]:
     """`daily`, burn-in included, and `cumulative`, over the counted days up to each.
 
     Each row holds `relative`, the pointwise `interval` and the simultaneous `band` over replicates
     (None below three of them), and the same of these checkpoints, over users.
     """
-    watch = [(b.day_watch_UD, a.day_watch_UD) for b, a in zip(own, other, strict=True)]
-    days = list(range(logs.days))
-    counted = [day for day in days if day >= logs.burn_in_days]
-    so_far = [
-        (np.cumsum(b[:, counted], axis=1), np.cumsum(a[:, counted], axis=1)) for b, a in watch
+    watch = [(b.day_watch_UD, a.day_watch_UD) for b, a in versus.pairs]
+    first = logs.burn_in_days
+    so_far = [tuple(np.cumsum(own[:, first:], axis=1) for own in pair) for pair in watch]
+    by_day = [
+        {"day": day, "counted": day >= first, **row} for day, row in enumerate(_rows(versus, watch))
     ]
-    return {
-        "daily": _rows(logs, watch, days),
-        "cumulative": _rows(logs, so_far, counted),
-    }
+    summed = [
+        {"day": day, "counted": True, **row} for day, row in enumerate(_rows(versus, so_far), first)
+    ]
+    return {"daily": by_day, "cumulative": summed}
 
 
 def lift_moments(
-    treatment_UD: npt.NDArray[np.float64], control_UD: npt.NDArray[np.float64], *, paired: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    treatment_UD: Floats, control_UD: Floats, *, paired: bool
+) -> tuple[Floats, Floats]:
     """The log-lift of each column and the covariance of the lifts over users, [D] and [D, D]."""
     lifts_D = np.log(treatment_UD.sum(axis=0)) - np.log(control_UD.sum(axis=0))
     if not paired:
@@ -153,44 +140,30 @@ def lift_moments(
     return lifts_D, np.asarray(covariance_DD)
 
 
-def _rows(
-    logs: Logs,
-    watch: Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]],
-    days: Sequence[int],
-) -> list[Row]:
+def _rows(versus: Versus, watch: Sequence[tuple[Floats, ...]]) -> list[Row]:
+    """Of each column; all None on a day on which some arm of a replicate watched nothing."""
+    ends = ("interval", "band", "checkpoint_interval", "checkpoint_band")
+    rows: list[Row] = [dict.fromkeys(("relative", *ends)) for _ in range(watch[0][0].shape[1])]
     some = np.all([(b.sum(axis=0) > 0) & (a.sum(axis=0) > 0) for b, a in watch], axis=0)
     places = np.flatnonzero(some)
-    rows = [_empty(day, logs) for day in days]
     if not len(places):
         return rows
-    moments = [lift_moments(b[:, places], a[:, places], paired=logs.paired) for b, a in watch]
+    moments = [lift_moments(b[:, places], a[:, places], paired=versus.paired) for b, a in watch]
     lifts_RD = np.array([lifts for lifts, _ in moments])
     over_users = band_of_moments(
         lifts_RD.mean(axis=0),
         np.sum([covariance for _, covariance in moments], axis=0) / len(moments) ** 2,
-        df=sum(len(b) + (0 if logs.paired else len(a) - 1) - 1 for b, a in watch),
-        alpha=logs.alpha,
+        df=sum(len(b) + (0 if versus.paired else len(a) - 1) - 1 for b, a in watch),
+        alpha=versus.alpha,
     )
-    headline = (
-        band_over_replicates(lifts_RD, logs.alpha) if len(lifts_RD) >= MIN_REPLICATES else None
-    )
+    headline = band_over_replicates(lifts_RD, versus.alpha)
     for column, place in enumerate(places):
-        rows[place] |= {
-            "relative": float(np.expm1(lifts_RD[:, column].mean())),
-            "interval": _bounds(headline, column, simultaneous=False),
-            "band": _bounds(headline, column, simultaneous=True),
-            "checkpoint_interval": _bounds(over_users, column, simultaneous=False),
-            "checkpoint_band": _bounds(over_users, column, simultaneous=True),
-        }
+        rows[place]["relative"] = float(np.expm1(lifts_RD[:, column].mean()))
+    for prefix, band in (("", headline), ("checkpoint_", over_users)):
+        for name in ("interval", "band"):
+            if band is None:
+                continue
+            bounds = np.expm1(band.bounds(simultaneous=name == "band"))
+            for place, low_high in zip(places, bounds.T.tolist(), strict=True):
+                rows[place][prefix + name] = low_high
     return rows
-
-
-def _empty(day: int, logs: Logs) -> Row:
-    keys = ("relative", "interval", "band", "checkpoint_interval", "checkpoint_band")
-    return {"day": day, "counted": day >= logs.burn_in_days, **dict.fromkeys(keys)}
-
-
-def _bounds(band: Band | None, column: int, *, simultaneous: bool) -> list[float] | None:
-    if band is None:
-        return None
-    return [float(np.expm1(end_D[column])) for end_D in band.bounds(simultaneous=simultaneous)]

@@ -1,18 +1,12 @@
-"""From impressions to user-days and to one row per user: watch time, counts, diversity, proxies.
+"""From impressions to user-days and to one row per user: watch time, counts, diversity.
 
-Sums are of integers, so they do not depend on the order of rows. Watch time without the video's
-length is measured by two proxies, frozen on the time before the test, which compare a play with
-those of videos of like duration: D2Q (duration-deconfounded quantile; Zhan et al., KDD 2022), the
-share of plays in the same duration bin that were shorter, ties counting half; WTG (watch time gain;
-Zheng et al., 2022), (play - mean of the bin) / (standard deviation of it). Compares no arms.
+Sums are of integers, so they do not depend on the order of rows. Compares no arms.
 
-Letters: U users of a world in increasing order of id, N items or plays, B duration bins.
+Letters: U users of a world in increasing order of id, N items.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -23,64 +17,70 @@ from ifa_ray.abtest.metrics import COUNTS, PRIMARY
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import LogError
 
+USER_DAY = ("user_id", "day")
+
 SESSION_GAP_MS = 30 * 60_000
 """A user who comes back after longer than this begins a new session, as web analytics has it."""
+
+UNIT = 2**20  # fixed point of unit content vectors (distances are right to about 1e-6) and proxies
+NATS = 2**32  # fixed point of c ln c, and of shares
+
+MISFIT_FLOOR = 0.01
+"""alpha of Steck's calibration (RecSys 2018): keeps the divergence finite for unseen categories."""
+
+Columns = dict[str, npt.NDArray[np.float64]]
 
 
 def day_totals(impressions: pl.LazyFrame) -> pl.LazyFrame:
     """One row per user-day with at least one impression, of whatever columns the log has.
 
-    All are int64. `d2q` and `wtg` of `WatchNorms.columns` are summed as they are.
+    All are int64. `d2q` and `wtg` of `ifa_ray.abtest.past.WatchNorms` are summed as they are.
     """
     names = impressions.collect_schema().names()
-    sums = [
-        pl.col("play_time_ms").cast(pl.Int64).sum().alias("watch_ms"),
-        pl.len().cast(pl.Int64).alias("impressions"),
-        pl.lit(1, pl.Int64).alias("active_days"),
-    ]
+    sums = {
+        "watch_ms": pl.col("play_time_ms").cast(pl.Int64).sum(),
+        "impressions": pl.len(),
+        "active_days": pl.lit(1),
+    }
     if "request_id" in names:
-        sums.append(pl.col("request_id").n_unique().cast(pl.Int64).alias("requests"))
+        sums["requests"] = pl.col("request_id").n_unique()
     if "time_ms" in names:
-        gaps = pl.col("time_ms").sort().diff() > SESSION_GAP_MS
-        sums.append((gaps.sum() + 1).cast(pl.Int64).alias("sessions"))
+        sums["sessions"] = (pl.col("time_ms").sort().diff() > SESSION_GAP_MS).sum() + 1
     if "duration_ms" in names:
         # An item without a duration (0) can't be completed.
         done = (pl.col("play_time_ms") >= pl.col("duration_ms")) & (pl.col("duration_ms") > 0)
-        sums.append(done.cast(pl.Int64).sum().alias("completions"))
-    sums += [
-        pl.col(action).cast(pl.Int64).sum().alias(name)
-        for action, name in COUNTS.items()
-        if action in names
-    ]
-    sums += [pl.col(name).sum() for name in ("d2q", "wtg") if name in names]
-    return impressions.group_by(USER_DAY).agg(sums)
+        sums["completions"] = done.sum()
+    counted = {**COUNTS, "d2q": "d2q", "wtg": "wtg"}
+    sums |= {
+        name: pl.col(column).cast(pl.Int64).sum()
+        for column, name in counted.items()
+        if column in names
+    }
+    return impressions.group_by(USER_DAY).agg(
+        total.cast(pl.Int64).alias(name) for name, total in sums.items()
+    )
 
 
-def sum_up(
-    days: pl.DataFrame, users_U: npt.NDArray[np.integer]
-) -> dict[str, npt.NDArray[np.float64]]:
+def sum_up(days: pl.LazyFrame, users_U: npt.NDArray[np.integer]) -> Columns:
     """Sums each column over a user's days: float64 [U], zeros for users without a day.
 
     Fixed-point columns and milliseconds become what the metrics name.
 
-    Args:
-        days: sorted by user and day, so that sums of floats are the same in every run.
-        users_U: increasing.
-
     Raises:
         LogError: if a row's user is not among them.
     """
-    places = places_of(days["user_id"].to_numpy(), users_U)
+    # In order, so that sums of floats over a user's days are the same in every run.
+    table = days.collect(engine="streaming").sort(USER_DAY)
+    places = places_of(table["user_id"].to_numpy(), users_U)
     columns = {
-        name: np.bincount(places, days[name].to_numpy(), len(users_U)).astype(np.float64)
-        for name in days.columns
-        if name not in USER_DAY
+        column.name: np.bincount(places, column.to_numpy(), len(users_U)).astype(np.float64)
+        for column in table.drop(USER_DAY)
     }
     if "watch_ms" in columns:
         columns[PRIMARY] = columns["watch_ms"] / 1000
     for name, called in (("d2q", "d2q_time"), ("wtg", "wtg")):
         if name in columns:
-            columns[called] = columns.pop(name) / FIXED
+            columns[called] = columns.pop(name) / UNIT
     return columns
 
 
@@ -99,24 +99,10 @@ def places_of(
     return places
 
 
-USER_DAY = ("user_id", "day")
-UNIT = 2**20  # fixed point of unit content vectors: distances are right to about 1e-6
-NATS = 2**32  # fixed point of c ln c, and of shares
-
-MISFIT_FLOOR = 0.01
-"""alpha of Steck's calibration (RecSys 2018): keeps the divergence finite for unseen categories."""
-
-
 def with_features(
     impressions: pl.LazyFrame, items: ItemTable, novelty_N: npt.NDArray[np.int64] | None = None
 ) -> pl.LazyFrame:
-    """Adds author, category and the unit content vector (as integers, times `UNIT`).
-
-    Args:
-        impressions: with `video_id`.
-        items: the catalogue.
-        novelty_N: of each item, fixed point; adds a column `novelty`.
-    """
+    """Adds author, category, the unit content vector and `novelty` (as integers, times `UNIT`)."""
     norm = np.linalg.norm(items.content_ND, axis=1, keepdims=True)
     unit_ND = np.divide(items.content_ND, norm, out=np.zeros_like(items.content_ND), where=norm > 0)
     fixed_ND = np.rint(unit_ND.astype(np.float64) * UNIT).astype(np.int64)
@@ -161,10 +147,6 @@ def day_diversity(seen: pl.LazyFrame, taste: pl.LazyFrame | None = None) -> pl.L
             where there is no pair or no content.
         novelty: mean surprise of the items, bits, where `with_features` was given it.
         misfit, serendipity: with `taste` only; see `_against_taste`. `tasted` counts their days.
-
-    Args:
-        seen: impressions with features.
-        taste: `user_id`, `category`, `share`; from `ifa_ray.abtest.measure`.
     """
     names = seen.collect_schema().names()
     vectors = [name for name in names if name.startswith("content_")]
@@ -222,16 +204,13 @@ def _against_taste(cells: pl.LazyFrame, taste: pl.LazyFrame) -> pl.LazyFrame:
     p, q = pl.col("share"), pl.col("count") / pl.col("n")
     mixed = (1 - MISFIT_FLOOR) * q + MISFIT_FLOOR * p
     gained = p * ((p / mixed).log() - math.log(1 / MISFIT_FLOOR))
-    known = taste.select("user_id").unique()
-    with_taste = (
-        cells.join(known, on="user_id", how="semi")
-        .join(totals, on=USER_DAY)
-        .join(taste, on=("user_id", "category"), how="left")
-    )
-    unseen = pl.col("share").is_null()
+    unseen = p.is_null()
     surprise = pl.when(unseen).then(1.0).otherwise(1 - p) * pl.col("liked")
     return (
-        with_taste.select(
+        cells.join(taste.select("user_id").unique(), on="user_id", how="semi")
+        .join(totals, on=USER_DAY)
+        .join(taste, on=("user_id", "category"), how="left")
+        .select(
             *USER_DAY,
             "count",
             pl.when(unseen).then(0.0).otherwise(gained * NATS).round().cast(pl.Int64).alias("kl"),
@@ -250,7 +229,7 @@ def _against_taste(cells: pl.LazyFrame, taste: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def exposure_counts(impressions: pl.LazyFrame, items: ItemTable) -> npt.NDArray[np.int64]:
-    """How often each item of the catalogue was seen, int64 [N], never-seen ones included.
+    """Counts how often each item of the catalogue was seen, int64 [N].
 
     Raises:
         LogError: if an impression's item is not in the catalogue.
@@ -270,101 +249,7 @@ def exposure_counts(impressions: pl.LazyFrame, items: ItemTable) -> npt.NDArray[
 
 def gini(counts_N: npt.NDArray[np.int64]) -> float:
     """The Gini coefficient of exposure: 0 all items alike, towards 1 one item has it all."""
-    total = int(counts_N.sum())
+    total, n = int(counts_N.sum()), len(counts_N)
     if total == 0:
         return 0.0
-    n = len(counts_N)
-    ranks_N = np.arange(1, n + 1)
-    return 2 * float((ranks_N * np.sort(counts_N)).sum()) / (n * total) - (n + 1) / n
-
-
-MAX_BINS = 30
-MIN_PLAYS = 100
-"""A bin has about as many plays or more, so that its quantiles are worth something."""
-
-FIXED = 2**20
-"""Fixed point of both proxies: sums of integers do not depend on the order of rows."""
-
-_PLAY_BITS = 40  # plays up to 34 years; bins above them in one sorted key
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class WatchNorms:
-    """What plays of each duration were like before the test.
-
-    Attributes:
-        edges_B: int64, the lower end of each duration bin but the first, ms.
-        keys_N: int64, sorted: the bin above the play time, one number per play.
-        starts_B: int64, where each bin begins in `keys_N`; one more than there are bins.
-        mean_B, sd_B: float64, of play times, ms.
-    """
-
-    edges_B: npt.NDArray[np.int64]
-    keys_N: npt.NDArray[np.int64]
-    starts_B: npt.NDArray[np.int64]
-    mean_B: npt.NDArray[np.float64]
-    sd_B: npt.NDArray[np.float64]
-
-    @classmethod
-    def of(cls, play_ms_N: npt.NDArray[np.integer], duration_ms_N: npt.NDArray[np.integer]
-           ) -> WatchNorms:  # fmt: skip
-        """Measures a log's plays. Bins hold equally many, as far as equal durations allow."""
-        durations_N = duration_ms_N.astype(np.int64)
-        bins = int(np.clip(len(durations_N) // MIN_PLAYS, 1, MAX_BINS))
-        inner = np.arange(1, bins) / bins
-        edges_B = np.unique(np.quantile(durations_N, inner, method="higher").astype(np.int64))
-        edges_B = edges_B[edges_B > durations_N.min()]
-        bin_N = np.searchsorted(edges_B, durations_N, side="right")
-        keys_N = np.sort((bin_N << _PLAY_BITS) | play_ms_N.astype(np.int64))
-        count = len(edges_B) + 1
-        starts_B = np.searchsorted(keys_N, np.arange(count + 1, dtype=np.int64) << _PLAY_BITS)
-        plays = [
-            (keys_N[low:high] & ((1 << _PLAY_BITS) - 1)).astype(np.float64)
-            for low, high in itertools.pairwise(starts_B)
-        ]
-        return cls(
-            edges_B=edges_B,
-            keys_N=keys_N,
-            starts_B=starts_B,
-            mean_B=np.array([part.mean() for part in plays]),
-            sd_B=np.array([part.std() for part in plays]),
-        )
-
-    def d2q(self, play_ms_M: npt.NDArray[np.integer], duration_ms_M: npt.NDArray[np.integer]
-            ) -> npt.NDArray[np.int64]:  # fmt: skip
-        """D2Q of M plays, times `FIXED`. O(M log N)."""
-        bin_M = np.searchsorted(self.edges_B, duration_ms_M.astype(np.int64), side="right")
-        key_M = (bin_M << _PLAY_BITS) | play_ms_M.astype(np.int64)
-        below_M = np.searchsorted(self.keys_N, key_M, side="left")
-        upto_M = np.searchsorted(self.keys_N, key_M, side="right")
-        start_M = self.starts_B[bin_M]
-        size_M = self.starts_B[bin_M + 1] - start_M
-        rank_M = (below_M + upto_M) / 2 - start_M
-        return np.rint(rank_M / size_M * FIXED).astype(np.int64)
-
-    def wtg(self, play_ms_M: npt.NDArray[np.integer], duration_ms_M: npt.NDArray[np.integer]
-            ) -> npt.NDArray[np.int64]:  # fmt: skip
-        """WTG of M plays, times `FIXED`; 0 in a bin whose plays were all alike."""
-        bin_M = np.searchsorted(self.edges_B, duration_ms_M.astype(np.int64), side="right")
-        sd_M = self.sd_B[bin_M]
-        gain_M = np.divide(play_ms_M - self.mean_B[bin_M], sd_M, out=np.zeros(len(bin_M)),
-                           where=sd_M > 0)  # fmt: skip
-        return np.rint(gain_M * FIXED).astype(np.int64)
-
-    def columns(self, impressions: pl.LazyFrame) -> pl.LazyFrame:
-        """Adds `d2q` and `wtg` (int64, times `FIXED`) to impressions."""
-        both = pl.struct("play_time_ms", "duration_ms")
-        return impressions.with_columns(
-            both.map_batches(self._of_struct("d2q"), pl.Int64, is_elementwise=True).alias("d2q"),
-            both.map_batches(self._of_struct("wtg"), pl.Int64, is_elementwise=True).alias("wtg"),
-        )
-
-    def _of_struct(self, name: str):  # type: ignore[no-untyped-def]  # polars' own callback type
-        measure = {"d2q": self.d2q, "wtg": self.wtg}[name]
-
-        def apply(rows: pl.Series) -> pl.Series:
-            fields = rows.struct.unnest()
-            plays = fields["play_time_ms"].cast(pl.Int64).to_numpy()
-            return pl.Series(measure(plays, fields["duration_ms"].cast(pl.Int64).to_numpy()))
-
-        return apply
+    return 2 * float((np.arange(1, n + 1) * np.sort(counts_N)).sum()) / (n * total) - (n + 1) / n

@@ -15,7 +15,7 @@ import numpy as np
 
 from ifa_ray.abtest.analyze import analyze
 from ifa_ray.abtest.checks import training_equal
-from ifa_ray.abtest.logs import RunLogs
+from ifa_ray.abtest.logs import run_logs
 from ifa_ray.abtest.report.render import write_report
 from ifa_ray.checkpoints.format import load_metrics, version_folder
 from ifa_ray.data.log import read_items, read_timings
@@ -61,8 +61,8 @@ def build_result(folder: RunFolder, config: RunConfig) -> dict[str, Any]:
     }
     cost = {arm: _cost(folder, config, arm, training.get(arm)) for arm in arms}
     analysis = analyze(
-        RunLogs(
-            log=folder.log,
+        run_logs(
+            folder.log,
             items=items,
             user_ids={r: np.arange(config.users, dtype=np.int32) for r in range(config.replicates)},
             arms=tuple(arms),

@@ -12,7 +12,7 @@ from outcome import Outcome
 from scipy import stats
 
 from ifa_ray.abtest import analyze
-from ifa_ray.abtest.own_logs import open_own_logs
+from ifa_ray.abtest.logs import open_own_logs
 
 ROOT = Path(__file__).parents[2]
 

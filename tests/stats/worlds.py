@@ -14,21 +14,20 @@ import numpy as np
 import polars as pl
 from outcome import Outcome
 
-from ifa_ray.abtest import RunLogs, analyze
+from ifa_ray.abtest import analyze, run_logs
 from ifa_ray.abtest.estimates import paired_effect, two_samples
-from ifa_ray.abtest.measure import measure, past_and_norms
-from ifa_ray.abtest.metrics import METRICS
+from ifa_ray.abtest.measure import measure
+from ifa_ray.abtest.metrics import WATCH_TIME
+from ifa_ray.abtest.past import past_of
 from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import RunFolder
 from simulator.run.presets import preset
 from simulator.run.simulate import simulate
 
-WATCH = next(metric for metric in METRICS if metric.name == "watch_time")
-
 
 def logs_of(folder, config, arms):
-    return RunLogs(
-        log=folder.log,
+    return run_logs(
+        folder.log,
         items={r: read_items(folder.items(r)) for r in range(config.replicates)},
         user_ids={r: np.arange(config.users, dtype=np.int32) for r in range(config.replicates)},
         arms=arms, control=arms[0], replicates=config.replicates, days=config.days,
@@ -40,8 +39,7 @@ def columns_of(logs, arm):
     """Every per-user total of every replicate, as one dict of arrays."""
     found = {}
     for replicate in range(logs.replicates):
-        past, norms = past_and_norms(logs, replicate)
-        world = measure(logs, arm, replicate, past[arm], norms)
+        world = measure(logs, arm, replicate, past_of(logs, replicate))
         found |= {(replicate, name): values for name, values in world.columns.items()}
         found[replicate, "daily"] = world.day_watch_UD
     return found
@@ -127,5 +125,5 @@ def checks_7_and_8(base="quick", **changes):
 
 def _variances(b, a):
     """Of the log-lift if each arm had as many users of its own, and as it is."""
-    totals = b.totals(WATCH), a.totals(WATCH)
-    return two_samples(*totals).log_lift.se ** 2, paired_effect(*totals).se ** 2
+    totals = b.totals(WATCH_TIME), a.totals(WATCH_TIME)
+    return two_samples(*totals).se ** 2, paired_effect(*totals).se ** 2

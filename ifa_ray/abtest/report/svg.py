@@ -146,7 +146,7 @@ def daily(rows: Sequence[Row], over: str, overall: float | None, name: str) -> M
         parts.append(_text(8, y(tick) + 4, _tick_label(tick), "end"))
     if overall is not None:
         parts.append(_line(x(burn_in - 0.5), y(overall), 100, y(overall), "overall"))
-    before = None
+    before: float | None = None
     for day, row in enumerate(rows):
         if day % math.ceil(len(rows) / 14) == 0:
             parts.append(_text(x(day), height - 8, str(row["day"]), "mid"))
@@ -156,8 +156,9 @@ def daily(rows: Sequence[Row], over: str, overall: float | None, name: str) -> M
         if row[f"{over}band"]:
             under, above = map(y, row[f"{over}band"])
             width = 0.5 * 89 / len(rows)
-            left = f"{x(day) - width / 2:.2f}"
-            parts.append(box("band", left, width, f"{above:.1f}", f"{under - above:.1f}"))
+            parts.append(
+                box("band", x(day) - width / 2, width, f"{above:.1f}", f"{under - above:.1f}")
+            )
         if row[f"{over}interval"]:
             under, above = map(y, row[f"{over}interval"])
             parts.append(_line(x(day), under, x(day), above, "whisker"))

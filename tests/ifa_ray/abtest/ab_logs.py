@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ifa_ray.abtest import RunLogs
-from ifa_ray.abtest.measure import World, measure, past_and_norms
+from ifa_ray.abtest import Logs, run_logs
+from ifa_ray.abtest.measure import World, measure
+from ifa_ray.abtest.past import past_of
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS
 
@@ -59,13 +60,17 @@ def write(log: Path, arm: str, replicate: int, day: int, columns: dict, shard: i
     return path
 
 
-def measured(logs: RunLogs, arm: str, replicate: int) -> World:
+def measured(logs: Logs, arm: str, replicate: int) -> World:
     """One world, with the yardsticks of the time before the run."""
-    past, norms = past_and_norms(logs, replicate)
-    return measure(logs, arm, replicate, past and past[arm], norms)
+    return measure(logs, arm, replicate, past_of(logs, replicate))
 
 
-def make_run(
+def make_run(log: Path, **settings) -> Logs:
+    """A whole run, as `write_run` writes it."""
+    return run_logs(**write_run(log, **settings))
+
+
+def write_run(
     log: Path,
     *,
     arms: tuple[str, ...] = ("twin", "ifa"),
@@ -76,10 +81,11 @@ def make_run(
     same: bool = False,
     pre: bool = False,
     **settings,
-) -> RunLogs:
-    """A whole run; every tenth user never comes. `same` gives every arm the same bytes.
+) -> dict:
+    """Writes a run and returns the arguments of `run_logs`; every tenth user never comes.
 
-    `pre` adds a log from before the run, in which every seventh user had not come yet.
+    `same` gives every arm the same bytes. `pre` adds a log from before the run, when every seventh
+    user had not come yet.
     """
     items = {r: make_items(r) for r in range(replicates)}
     users = {r: np.arange(1, NUM_USERS + 1) for r in range(replicates)}
@@ -96,14 +102,8 @@ def make_run(
                 seed = 1000 * r + 10 * day + (0 if same or day == 0 else a)
                 lift = (lifts or {}).get(arm, 0.0)
                 write(log, arm, r, day, make_day(seed, items[r], present, lift))
-    return RunLogs(
-        log=log,
-        items=items,
-        user_ids=users,
-        arms=arms,
-        control=arms[0],
-        replicates=replicates,
-        days=days,
-        burn_in_days=burn_in_days,
-        **{"fixed_k": 5, **settings},
-    )
+    return {
+        "log": log, "items": items, "user_ids": users, "arms": arms, "control": arms[0],
+        "replicates": replicates, "days": days, "burn_in_days": burn_in_days, "fixed_k": 5,
+        **settings,
+    }  # fmt: skip

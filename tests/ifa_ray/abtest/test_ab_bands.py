@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from ifa_ray.abtest import analyze
+from ifa_ray.abtest.logs import run_logs
 from ifa_ray.abtest.series import (
     band_of_moments,
     band_over_replicates,
@@ -105,10 +106,10 @@ def test_the_last_cumulative_day_is_the_whole_effect(tmp_path):
 
 
 def test_a_day_on_which_nobody_watched_has_no_effect_and_takes_none_away(tmp_path):
-    logs = ab_logs.make_run(tmp_path, days=3)
+    given = ab_logs.write_run(tmp_path, days=3)
     for replicate in range(3):
-        day = ab_logs.make_day(1, logs.items[replicate], logs.user_ids[replicate])
+        day = ab_logs.make_day(1, given["items"][replicate], given["user_ids"][replicate])
         ab_logs.write(tmp_path, "ifa", replicate, 1, {**day, "play_time_ms": 0 * day["time_ms"]})
-    rows = analyze(logs)["daily"]["ifa"]
+    rows = analyze(run_logs(**given))["daily"]["ifa"]
     assert [row["relative"] is None for row in rows] == [False, True, False]
     assert rows[2]["band"] is not None

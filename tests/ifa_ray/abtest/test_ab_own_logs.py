@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ifa_ray.abtest import analyze
-from ifa_ray.abtest.own_logs import open_own_logs, parse_log
+from ifa_ray.abtest.logs import open_own_logs, parse_log
 from ifa_ray.cli import main
 from ifa_ray.errors import ConfigError, LogError
 
@@ -222,11 +222,11 @@ def test_paired_arms_without_a_common_unit_are_refused(tmp_path):
     ("changes", "message"),
     [
         ({"control": "c"}, "control == 'c', must be one of a, b"),
-        ({"aa_arm": "a"}, "aa == 'a', must be another arm"),
+        ({"aa_arm": "a"}, "aa_arm == 'a', must be another arm"),
         ({"pre": "9"}, "pre == '9', must leave days"),
         ({"pre": "nowhere.csv"}, "pre == 'nowhere.csv', must be a number of days"),
         ({"pre": "2024-13-01:2024-13-02"}, "must be a date"),
-        ({"burn_in_days": 4}, "burn_in == 4"),
+        ({"burn_in_days": 4}, "burn_in_days == 4"),
         ({"alpha": 2.0}, "alpha == 2.0"),
     ],
 )

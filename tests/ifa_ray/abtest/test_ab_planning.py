@@ -1,5 +1,6 @@
 """Segments, planning, guardrails, and the checks of unpaired tests."""
 
+import dataclasses
 import math
 
 import ab_logs
@@ -17,8 +18,9 @@ from ifa_ray.abtest.checks import (
     numbers_finite,
     sample_ratio,
 )
-from ifa_ray.abtest.effects import of_totals
-from ifa_ray.abtest.estimates import Estimate, NoiseSplit, Totals
+from ifa_ray.abtest.effects import Effect, Versus
+from ifa_ray.abtest.estimates import Estimate, NoiseSplit, Totals, paired_effect
+from ifa_ray.abtest.logs import run_logs
 from ifa_ray.abtest.metrics import METRICS
 from ifa_ray.abtest.planning import half_width, plan, power, replicates_needed, users_needed
 from ifa_ray.abtest.segments import wald_p
@@ -29,6 +31,15 @@ NOISE = NoiseSplit(total_sd=0.05, user_sd=0.04, checkpoint_sd=0.03)
 
 def totals(values):
     return Totals(numerator_U=np.asarray(values, np.float64), denominator_U=np.ones(len(values)))
+
+
+def effect_of_users(estimates):
+    """An effect on a platform, where users decide."""
+    versus = Versus(names=("b", "a"), pairs=(), paired=True, users_decide=True, alpha=0.05)
+    lifts = tuple(each.log_lift for each in estimates)
+    return Effect(
+        versus=versus, absolute=False, lifts=lifts, checkpoints=tuple(estimates), undefined=None
+    )
 
 
 def test_half_width_by_hand():
@@ -84,21 +95,23 @@ def test_a_guardrail_against_more(relative, se, status):
 
 
 def test_cost_is_a_guardrail_over_replicates():
-    rows = guardrail_rows({}, ([20.0, 22.0, 19.0], [10.0, 10.0, 10.0]), 0.05, users_decide=False)
+    rows = guardrail_rows({}, [20.0, 22.0, 19.0], [10.0, 10.0, 10.0], 0.05)
     assert [(row["name"], row["status"]) for row in rows] == [("cost", "breached")]
-    assert guardrail_rows({}, ([20.0], [10.0]), 0.05, users_decide=True) == []
-    assert guardrail_rows({}, None, 0.05, users_decide=False) == []
+    assert guardrail_rows({}, [20.0], [10.0], 0.05) == []
+    assert guardrail_rows({}, None, None, 0.05) == []
 
 
 def test_hates_and_returning_are_guardrails(tmp_path):
-    logs = ab_logs.make_run(tmp_path, replicates=4, lifts={"ifa": 0.3})
+    given = ab_logs.write_run(tmp_path, replicates=4, lifts={"ifa": 0.3})
     for r in range(4):
         for day in (1, 2):
-            columns = ab_logs.make_day(40 + r + day, logs.items[r], logs.user_ids[r][:30], 1.0)
+            columns = ab_logs.make_day(
+                40 + r + day, given["items"][r], given["user_ids"][r][:30], 1.0
+            )
             ab_logs.write(
                 tmp_path, "ifa", r, day, {**columns, "is_hate": 0 * columns["is_hate"] + 1}
             )
-    result = analyze(logs, cost_ms={"twin": [1.0] * 4, "ifa": [1.0] * 4})
+    result = analyze(run_logs(**given), cost_ms={"twin": [1.0] * 4, "ifa": [1.0] * 4})
     rows = {row["name"]: row["status"] for row in result["guardrails"]["ifa"]}
     assert rows == {"cost": "held", "hate_rate": "breached", "active_days": "breached"}
     assert {rail.name for rail in GUARDRAILS} == set(rows)
@@ -110,24 +123,24 @@ def test_hates_and_returning_are_guardrails(tmp_path):
 
 def segment_world(tmp_path, lift_of_history):
     """Users whose later plays grow by a factor that depends on their history."""
-    logs = ab_logs.make_run(tmp_path, replicates=5, days=2, pre=True)
+    given = ab_logs.write_run(tmp_path, replicates=5, days=2, pre=True)
     rng = np.random.default_rng(3)
     for r in range(5):
-        present = logs.user_ids[r][logs.user_ids[r] % 10 != 0]
-        past = ab_logs.make_day(7_000 + r, logs.items[r], present[present % 7 != 0])
+        present = given["user_ids"][r][given["user_ids"][r] % 10 != 0]
+        past = ab_logs.make_day(7_000 + r, given["items"][r], present[present % 7 != 0])
         weights = np.linspace(1, 9, ab_logs.NUM_USERS + 1)
         keep = rng.random(len(past["user_id"])) < weights[past["user_id"]] / 9
         ab_logs.write(tmp_path, "warmup", r, 0, {n: column[keep] for n, column in past.items()})
         length = np.bincount(past["user_id"][keep], minlength=ab_logs.NUM_USERS + 1)
         for arm in ("twin", "ifa"):
-            day = ab_logs.make_day(r, logs.items[r], present)
+            day = ab_logs.make_day(r, given["items"][r], present)
             if arm == "ifa":
                 day["play_time_ms"] = (
                     day["play_time_ms"] * np.exp(lift_of_history(length[day["user_id"]]))
                     * rng.lognormal(0, 0.05, len(day["user_id"]))
                 ).astype(np.int32)  # fmt: skip
             ab_logs.write(tmp_path, arm, r, 1, day)
-    return analyze(logs)
+    return analyze(run_logs(**given))
 
 
 def test_segments_find_an_effect_that_grows_with_history(tmp_path):
@@ -160,10 +173,8 @@ def test_walds_test_by_hand():
     noise = rng.normal(1, 0.1, 50)
     control = totals(noise)
     other = totals(rng.normal(1, 0.1, 50))
-    effects = [
-        of_totals(WATCH, [(totals(factor * other.numerator_U), control)], ("b", "a"), paired=True)
-        for factor in (1, 2)
-    ]
+    pairs = [(totals(factor * other.numerator_U), control) for factor in (1, 2)]
+    effects = [effect_of_users([paired_effect(*pair)]) for pair in pairs]
     se = effects[0].pooled.se
     assert effects[1].pooled.se == pytest.approx(se)
     expected = stats.chi2.sf(math.log(2) ** 2 / (2 * se**2), 1)
@@ -207,10 +218,10 @@ def test_the_copy_of_control_is_the_floor_and_gets_no_verdict(tmp_path):
 
 
 def test_users_may_decide_where_the_log_is_a_platforms_and_the_line_says_of_what():
-    effect = Estimate(log_lift=0.1, se=0.01, df=900)
-    given = {"arm": "b", "control": "a", "effect": effect, "p_adjusted": effect.p_value,
-             "alpha": 0.05, "replicates": 1, "arms_tested": 1, "failed_checks": ()}  # fmt: skip
-    assert decide(**given).decision is Decision.NO_VERDICT
-    verdict = decide(**given, users_decide=True)
-    assert verdict.decision is Decision.BETTER
-    assert "another training of them may differ" in verdict.line
+    effect = effect_of_users([Estimate(log_lift=0.1, se=0.01, df=900)])
+    p = effect.pooled.p_value
+    few = dataclasses.replace(effect, versus=dataclasses.replace(effect.versus, users_decide=False))
+    assert decide(few, p)[0] is Decision.NO_VERDICT
+    decision, line = decide(effect, p)
+    assert decision is Decision.BETTER
+    assert "another training of them may differ" in line

@@ -10,12 +10,11 @@ import pytest
 from test_ab_analyze import rows_of
 
 from ifa_ray.abtest import analyze
-from ifa_ray.abtest.measure import past_of, surprise_bits
 from ifa_ray.abtest.metrics import METRICS, answerable
+from ifa_ray.abtest.past import WatchNorms, surprise_bits, taste_of
 from ifa_ray.abtest.totals import (
-    FIXED,
     MISFIT_FLOOR,
-    WatchNorms,
+    UNIT,
     day_diversity,
     day_totals,
     with_features,
@@ -23,8 +22,7 @@ from ifa_ray.abtest.totals import (
 
 
 def pre_rows(logs, replicate):
-    folder = logs.log / "impressions" / "arm=warmup" / f"replicate={replicate}" / "day=000"
-    return pl.read_parquet(sorted(folder.glob("*.parquet")), hive_partitioning=False).to_dicts()
+    return logs.pre_frames["twin", replicate].collect().to_dicts()
 
 
 def brute_bins(rows):
@@ -101,7 +99,7 @@ def world(logs):
 def test_d2q_and_wtg_are_those_of_a_walk_through_all_rows(logs, by_user_day, world):
     pre = pre_rows(logs, 0)
     assert len(brute_bins(pre)) == 2
-    users = sorted(logs.user_ids[0])
+    users = sorted(logs.users["twin", 0])
     d2q, wtg = dict.fromkeys(users, 0.0), dict.fromkeys(users, 0.0)
     for (user, _), rows in by_user_day.items():
         of_day = brute_watch(rows, pre)
@@ -114,11 +112,11 @@ def test_d2q_and_wtg_are_those_of_a_walk_through_all_rows(logs, by_user_day, wor
 
 def test_taste_and_novelty_are_those_of_a_walk_through_all_rows(logs, by_user_day, world):
     pre = pre_rows(logs, 0)
-    tastes, category = brute_taste(pre, logs.items[0])
+    tastes, category = brute_taste(pre, logs.catalogues[0])
     shown = Counter(row["video_id"] for row in pre)
     whole = len(pre) + ab_logs.NUM_ITEMS
     names = ("misfit", "serendipity", "tasted", "novelty")
-    expected = {name: dict.fromkeys(sorted(logs.user_ids[0]), 0.0)
+    expected = {name: dict.fromkeys(sorted(logs.users["twin", 0]), 0.0)
                 for name in (*names, *(f"{name}_k" for name in names))}  # fmt: skip
     for (user, _), all_rows in by_user_day.items():
         for suffix, rows in (("", all_rows), ("_k", all_rows[: logs.fixed_k])):
@@ -156,10 +154,9 @@ def test_d2q_of_the_yardsticks_own_plays_is_uniform_and_wtg_standard():
     plays = (durations * rng.beta(1, 2, 5_000)).astype(np.int64)
     norms = WatchNorms.of(plays, durations)
     assert len(norms.edges_B) == 29
-    d2q = norms.d2q(plays, durations) / FIXED
+    d2q, wtg = (found / UNIT for found in norms.proxies(plays, durations))
     assert d2q.mean() == pytest.approx(0.5, abs=1e-6)
     assert np.quantile(d2q, [0.1, 0.9]) == pytest.approx([0.1, 0.9], abs=0.01)
-    wtg = norms.wtg(plays, durations) / FIXED
     assert (wtg.mean(), wtg.std()) == pytest.approx((0, 1), abs=1e-5)
     # Longer videos are watched longer, and D2Q does not see it.
     assert np.corrcoef(plays, durations)[0, 1] > 0.5
@@ -168,8 +165,9 @@ def test_d2q_of_the_yardsticks_own_plays_is_uniform_and_wtg_standard():
 
 def test_plays_that_are_all_alike_gain_nothing():
     norms = WatchNorms.of(np.full(10, 5_000), np.full(10, 9_000))
-    assert norms.wtg(np.array([1, 5_000, 9_000]), np.full(3, 9_000)).tolist() == [0, 0, 0]
-    assert (norms.d2q(np.array([1, 5_000, 9_000]), np.full(3, 1)) / FIXED).tolist() == [0, 0.5, 1]
+    d2q, wtg = norms.proxies(np.array([1, 5_000, 9_000]), np.full(3, 9_000))
+    assert wtg.tolist() == [0, 0, 0]
+    assert (d2q / UNIT).tolist() == [0, 0.5, 1]
 
 
 def one_user_day(categories, long_views=None):
@@ -220,8 +218,7 @@ def test_who_never_viewed_long_has_the_taste_of_what_was_shown():
         {"user_id": [1, 1, 2, 2], "video_id": items.video_id_N[[0, 1, 0, 1]], "time_ms": [0] * 4,
          "long_view": [0, 0, 1, 0], "play_time_ms": [1] * 4}
     )  # fmt: skip
-    taste = past_of(pre, items, np.array([1, 2])).taste
-    assert taste is not None
+    taste = taste_of(pre, items).collect()
     assert taste.filter(pl.col("user_id") == 1)["share"].to_list() == [0.5, 0.5]
     assert taste.filter(pl.col("user_id") == 2)["share"].to_list() == [1.0]
 
@@ -251,5 +248,6 @@ def test_a_log_with_little_answers_little_and_says_what_it_lacks():
     kept, missing = answerable({"user_id", "play_time_ms"})
     assert [metric.name for metric in kept] == ["watch_time", "impressions", "active_days",
                                                 "watch_per_impression"]  # fmt: skip
-    assert missing["serendipity_k"] == ("items", "pre", "long_view", "time_ms")
+    lacks = {metric.name: needs for metric, needs in missing.items()}
+    assert lacks["serendipity_k"] == ("items", "pre", "long_view", "time_ms")
     assert len(kept) + len(missing) == len(METRICS)

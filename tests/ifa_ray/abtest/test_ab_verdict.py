@@ -3,6 +3,7 @@ import pytest
 
 from ifa_ray.abtest import Check, Decision, training_equal
 from ifa_ray.abtest.checks import decide, no_lost_partitions, users_equal
+from ifa_ray.abtest.effects import Effect, Versus
 from ifa_ray.abtest.estimates import Estimate
 from ifa_ray.abtest.text import percent
 
@@ -10,50 +11,50 @@ GOOD = Estimate(log_lift=0.01, se=0.001, df=4)
 BAD = Estimate(log_lift=-0.01, se=0.001, df=4)
 
 
-def verdict(**changes):
-    given = {
-        "arm": "ifa",
-        "control": "twin",
-        "effect": GOOD,
-        "p_adjusted": GOOD.p_value,
-        "alpha": 0.05,
-        "replicates": 5,
-        "arms_tested": 1,
-        "failed_checks": (),
-    }
-    return decide(**{**given, **changes})
+def verdict(estimate=GOOD, p_adjusted=None, replicates=5, **changes):
+    """The verdict on an effect whose headline is the estimate."""
+    versus = Versus(names=("ifa", "twin"), pairs=(), paired=True, users_decide=False, alpha=0.05)
+    lifts = (None if estimate is None else estimate.log_lift,) * replicates
+
+    class Known(Effect):
+        decisive = estimate
+
+    effect = Known(versus=versus, absolute=False, lifts=lifts, checkpoints=(), undefined=None)
+    if p_adjusted is None and estimate is not None:
+        p_adjusted = estimate.p_value
+    return decide(effect, p_adjusted, **changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "decision"),
     [
         ({}, Decision.BETTER),
-        ({"effect": BAD}, Decision.WORSE),
+        ({"estimate": BAD}, Decision.WORSE),
         ({"p_adjusted": 0.05}, Decision.NOT_DISTINGUISHABLE),
         ({"p_adjusted": 0.0499}, Decision.BETTER),
-        ({"replicates": 2, "effect": None, "p_adjusted": None}, Decision.NO_VERDICT),
-        ({"effect": None, "p_adjusted": None}, Decision.NO_VERDICT),
+        ({"replicates": 2, "estimate": None}, Decision.NO_VERDICT),
+        ({"estimate": None}, Decision.NO_VERDICT),
         ({"failed_checks": ("equal users",)}, Decision.NO_VERDICT),
     ],
 )
 def test_verdict_rule(changes, decision):
-    result = verdict(**changes)
-    assert result.decision is decision
-    assert "ifa" in result.line
+    found, line = verdict(**changes)
+    assert found is decision
+    assert "ifa" in line
 
 
 def test_verdict_line_says_what_was_measured():
-    line = verdict().line
+    line = verdict()[1]
     low, high = GOOD.interval(0.05)
     for part in ("ifa is better than twin", "+1.01%", percent(low), percent(high), "95%"):
         assert part in line
-    assert "2 replicates" in verdict(replicates=2).line
-    assert "equal users" in verdict(failed_checks=("equal users",)).line
+    assert "2 replicates" in verdict(replicates=2)[1]
+    assert "equal users" in verdict(failed_checks=("equal users",))[1]
 
 
 def test_effect_that_is_gone_after_holm_says_so():
     effect = Estimate(log_lift=0.03, se=0.01, df=4)  # p = 0.04
-    assert "gone after Holm" in verdict(effect=effect, p_adjusted=0.08, arms_tested=2).line
+    assert "gone after Holm" in verdict(effect, p_adjusted=0.08, arms_tested=2)[1]
 
 
 def test_percent_has_a_sign_and_no_negative_zero():

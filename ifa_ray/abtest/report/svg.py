@@ -132,7 +132,7 @@ def daily(rows: Sequence[Row], over: str, overall: float | None, name: str) -> M
         value = max(low, min(high, value))
         return bottom - (value - low) / (high - low) * (bottom - top)
 
-    def box(kind: str, left: float, width: float, upper: str, tall: str) -> str:
+    def box(kind: str, left: str, width: float, upper: str, tall: str) -> str:
         return (
             f'<rect class="{kind}" x="{left}%" y="{upper}" width="{width:.2f}%" height="{tall}"/>'
         )
@@ -140,7 +140,7 @@ def daily(rows: Sequence[Row], over: str, overall: float | None, name: str) -> M
     parts, points = [], []
     burn_in = sum(not row["counted"] for row in rows)
     if burn_in:
-        parts.append(box("burn-in", 9, x(burn_in - 0.5) - 9, "4", str(bottom - 4)))
+        parts.append(box("burn-in", "9", x(burn_in - 0.5) - 9, "4", str(bottom - 4)))
     for tick in _ticks(low, high):
         parts.append(_line(9, y(tick), 100, y(tick), "grid" if tick else "zero"))
         parts.append(_text(8, y(tick) + 4, _tick_label(tick), "end"))
@@ -156,9 +156,8 @@ def daily(rows: Sequence[Row], over: str, overall: float | None, name: str) -> M
         if row[f"{over}band"]:
             under, above = map(y, row[f"{over}band"])
             width = 0.5 * 89 / len(rows)
-            parts.append(
-                box("band", x(day) - width / 2, width, f"{above:.1f}", f"{under - above:.1f}")
-            )
+            left = f"{x(day) - width / 2:.2f}"
+            parts.append(box("band", left, width, f"{above:.1f}", f"{under - above:.1f}"))
         if row[f"{over}interval"]:
             under, above = map(y, row[f"{over}interval"])
             parts.append(_line(x(day), under, x(day), above, "whisker"))

@@ -320,6 +320,7 @@ def read_kuairand(
     files = find_kuairand(folder)
     findings = Findings(Path(folder), strict=True)
     videos, logs = scan_kuairand(findings, files)
+    assert videos is not None  # A strict scan has raised.
     with findings.reading(""):
         log, num_users, num_rows = _of_chosen_users(logs, max_rows, max_users, users_seed)
         items, num_unknown = _items(videos, log)

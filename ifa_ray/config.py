@@ -46,7 +46,7 @@ the towers get F_can beside F_cs, as they do without `strict_paper_concat`.
 
 
 SET_STEPS = ("off", "mmr", "dpp", "learned")
-"""How a slate is made of scored candidates: see `ifa_ray.reranking`."""
+"""Ways to make a slate of scored candidates: see `ifa_ray.reranking`."""
 
 
 SPARSE_OPTIMIZERS = ("adam", "rowwise_adagrad")

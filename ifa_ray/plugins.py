@@ -22,7 +22,7 @@ EXTENSIONS = {
     "kernels": "ifa_ray.cuda.fused:fuse",
     "graphs": "ifa_ray.cuda.graphs:GraphedModel",
 }
-"""What the core uses where a card is asked for, and imports only then."""
+"""Extensions for a card, imported only where one is asked for."""
 
 
 def load_extension(name: str) -> Any:

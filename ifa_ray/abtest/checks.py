@@ -200,7 +200,7 @@ def guardrail_rows(
 
 
 class Decision(enum.StrEnum):
-    """What the test says of one treatment arm against control."""
+    """The outcome of one treatment arm against control."""
 
     BETTER = "better"
     WORSE = "worse"

@@ -91,7 +91,7 @@ class Totals:
 
     @property
     def contributions_U(self) -> Floats:
-        """What each user moves the ratio of sums by: (N_u - ratio D_u) / mean(D)."""
+        """Each user's share in the ratio of sums: (N_u - ratio D_u) / mean(D)."""
         below_U = self.denominator_U
         moved_U = self.numerator_U - (self.value or 0.0) * below_U
         return np.asarray(moved_U / below_U.mean())

@@ -1,4 +1,4 @@
-"""What an analysis reads: a run's folder, or anybody's log files; computes no metric.
+"""The input of an analysis: a run's folder, or anybody's log files; computes no metric.
 
 `run_logs` opens a run: one file per (arm, replicate, day, shard), the partitions by name:
 `impressions/arm=twin/replicate=0/day=000/shard=00.parquet`. `open_own_logs` opens anybody's: finds

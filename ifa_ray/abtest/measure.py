@@ -71,7 +71,7 @@ def _totals(columns: Columns, metric: Metric) -> Totals:
 
 
 def available(logs: Logs, pasts: Sequence[Past | None]) -> set[str]:
-    """What metrics may be made of: columns that all logs have, and `items`, `content`, `pre`."""
+    """Material of metrics: columns that all logs have, and `items`, `content`, `pre`."""
     schemas = [set(frame.collect_schema().names()) for frame in logs.frames.values()]
     found = set.intersection(*schemas)
     catalogues = [items for items in logs.catalogues.values() if items is not None]

@@ -1,4 +1,4 @@
-"""What is known of users, items and plays from before the test; the same for every arm.
+"""The past of users, items and plays, from before the test; the same for every arm.
 
 Watch time without the video's length is measured by two proxies, frozen on the time before the
 test, which compare a play with those of videos of like duration: D2Q (duration-deconfounded

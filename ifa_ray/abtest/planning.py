@@ -1,4 +1,4 @@
-"""How large a test must be: power, and the users and replicates for an interval of a given width.
+"""The size of a test: power, and the users and replicates for an interval of a given width.
 
 Knows a variance split, no logs. Two noises add: that of checkpoints, which only more replicates
 (worlds and models made anew) average out, and that of users, which more users do too.
@@ -63,7 +63,7 @@ def power(log_lift: float, se: float, df: float, alpha: float) -> float:
 def plan(
     noise: NoiseSplit | None, *, replicates: int, users: int, pooled_se: float | None, alpha: float
 ) -> dict[str, Any]:
-    """What this run could see, and what another would need.
+    """The effects that this run could see, and the size that another would need.
 
     `noise` is of the primary metric; None below three replicates. `users` are per world, and
     `pooled_se` is that of these checkpoints, over all users of all worlds.

@@ -190,7 +190,7 @@ def day_diversity(seen: pl.LazyFrame, taste: pl.LazyFrame | None = None) -> pl.L
 
 
 def _against_taste(cells: pl.LazyFrame, taste: pl.LazyFrame) -> pl.LazyFrame:
-    """How a day's categories stand to the user's own taste before the test, p.
+    """A day's categories beside the user's own taste before the test, p.
 
     misfit (calibration; Steck 2018): KL(p || (1 - a) q + a p), q the day's shares, a =
     `MISFIT_FLOOR`; 0 where the day is as the taste. A category that the day lacks gives

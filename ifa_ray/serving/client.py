@@ -113,7 +113,7 @@ class RankClient:
         return wire.decode_appended(answer.content, len(appends))
 
     def watermark(self, user_id: int) -> int:
-        """How many impressions the server keeps of a user: where the next append begins."""
+        """The number of a user's impressions on the server: where the next append begins."""
         return _number(self._send("GET", f"/v1/users/{user_id}"), "watermark")
 
     def erase(self, user_id: int) -> int:

@@ -154,7 +154,7 @@ class RankerDeployment:
         return done
 
     async def user(self, user_id: int) -> tuple[int, int | None]:
-        """How many behaviours of a user are stored, and when the last happened."""
+        """The number of a user's stored impressions, and the time of the last."""
         end = await self._on(self._storing, self._kept().watermark, user_id)
         return end.length, end.last_ms
 

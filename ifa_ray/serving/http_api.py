@@ -173,7 +173,7 @@ def build_http(service: RankerDeployment) -> FastAPI:
 
     @locked.get("/v1/users/{user_id}", responses=_errors(404, 422, 500))
     async def user(user_id: _UserId) -> UserBody:
-        """How much is stored of a user."""
+        """The number of a user's stored impressions."""
         watermark, last_ms = await service.user(user_id)
         return UserBody(user_id=user_id, watermark=watermark, last_ms=last_ms)
 
@@ -184,7 +184,7 @@ def build_http(service: RankerDeployment) -> FastAPI:
 
     @locked.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """What is served: slots, the versions in memory (newest first), settings."""
+        """The state of the service: slots, the versions in memory (newest first), settings."""
         return await service.models()
 
     @api.get("/healthz")

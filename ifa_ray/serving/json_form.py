@@ -117,7 +117,7 @@ class AppendedBody(_Body):
 
 
 class UserBody(_Body):
-    """What is stored of a user."""
+    """A user's stored history."""
 
     user_id: int
     watermark: int = Field(description="Impressions that are stored; the next append's `begin`.")
@@ -132,7 +132,7 @@ class ErasedBody(_Body):
 
 
 class ErrorBody(_Body):
-    """What was wrong: field, value and rule."""
+    """The mistake: field, value and rule."""
 
     error: str
 

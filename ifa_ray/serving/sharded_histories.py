@@ -55,7 +55,7 @@ class ShardActor:
         self._opening = threading.Lock()
 
     def ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        """What a method of the store returns, or the error of ours that it raises.
+        """The result of a method of the store, or the error of ours that it raises.
 
         Returned, because Ray would put its traceback in place of the message.
         """

@@ -24,7 +24,7 @@ class PublicationRefused(IfaRayError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateConfig(Config):
-    """What a version must fulfil. Weights that are not finite are always refused."""
+    """Conditions of a version. Weights that are not finite are always refused."""
 
     objective: str = setting("impression", "whose progressive AUC is compared", choices=OBJECTIVES)
     # In healthy runs of the quick preset (64 requests a version) it fell by 0.041 at most.
@@ -39,7 +39,7 @@ class GateConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateDecision:
-    """What was decided of a version: reasons of a refusal, notes of what could not be judged."""
+    """The decision on a version: reasons of a refusal, notes of what could not be judged."""
 
     version: int
     passed: bool

@@ -42,7 +42,7 @@ ByObjective = Mapping[str, float | None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BatchResult:
-    """What a model said of a batch before it learned from it.
+    """The predictions for a batch, made before it was learned from.
 
     Attributes:
         loss: of the batch, weighted over objectives.

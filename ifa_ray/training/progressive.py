@@ -28,7 +28,7 @@ UNIT_MS = {"hour": 3_600_000, "day": 86_400_000}
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """How a stream is cut: by `hour` or `day` (UTC), or every so many requests."""
+    """The cuts of a stream: by `hour` or `day` (UTC), or every so many requests."""
 
     unit: str | int
 
@@ -48,7 +48,7 @@ class Every:
         return times_ms_S // UNIT_MS[self.unit]
 
     def name(self, key: int) -> str:
-        """What a piece is called: 2026-11-24, 2026-11-24T07, or 500-999."""
+        """The name of a piece: 2026-11-24, 2026-11-24T07, or 500-999."""
         if isinstance(self.unit, int):
             return f"{key * self.unit}-{(key + 1) * self.unit - 1}"
         epoch = datetime.datetime(1970, 1, 1)

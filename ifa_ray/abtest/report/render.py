@@ -36,7 +36,7 @@ PARTS = {
     "health": list,
     "limits": list,
 }
-"""What a result holds, and as what."""
+"""Fields of a result and their types."""
 
 COMPARED = (
     "watch_time",

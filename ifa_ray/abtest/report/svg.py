@@ -45,7 +45,7 @@ class Scale:
 
     @property
     def tick_offset(self) -> float:
-        """How far a tick stands from the middle, percent; the stylesheet draws the grid there."""
+        """The distance of a tick from the middle, percent; the stylesheet draws the grid there."""
         return self.x(self.ticks[2]) - 50
 
     def x(self, value: float) -> float:
@@ -55,7 +55,7 @@ class Scale:
 
 
 def extent(row: Row) -> float:
-    """How far from zero an effect and its intervals reach."""
+    """The reach of an effect and its intervals from zero."""
     checkpoint = row.get("checkpoint") or {"interval": None}
     bounds = (*(row["interval"] or ()), *(checkpoint["interval"] or ()), row["relative"] or 0.0)
     return max(map(abs, bounds))

@@ -2,14 +2,17 @@
 
 A ranker may be named in a config too, a store is only there.
 
+The public names of a package, too, are imported when they are first used (PEP 562).
+
 Knows how to import and what to say when that fails; never called with a name that came from data.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -88,3 +91,21 @@ def _import(what: str, spec: str, form: str) -> tuple[ModuleType, str]:
         return importlib.import_module(module_name), name
     except ImportError as error:
         raise ConfigError(f"{what} == {spec!r}, cannot import {module_name}: {error}.") from error
+
+
+def lazy_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package.
+
+    Args:
+        package: its name.
+        places: of each public name, the module that defines it.
+    """
+
+    def find(name: str) -> Any:
+        if name == "__version__":
+            return importlib.metadata.version("ifa-ray")
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(places[name]), name)
+
+    return find

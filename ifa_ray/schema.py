@@ -259,3 +259,7 @@ def _check_array(field: str, array: np.ndarray, dtype: type[np.generic], length:
         raise RequestError(f"{field} has dtype {found}, must be {np.dtype(dtype)}.")
     if array.shape != (length,):
         raise RequestError(f"{field} has shape {array.shape}, must be ({length},).")
+
+
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000

@@ -5,7 +5,7 @@ The names below are what one needs from outside; each is imported when it is fir
 
 from __future__ import annotations
 
-from ifa_ray.lazy import lazy_names
+from ifa_ray.plugins import lazy_names
 
 _PLACES = {
     "ARMS": "simulator.run.presets",

@@ -17,7 +17,7 @@ COMMANDS = {
         "simulator.cli.log",
         "write a warm-up log for offline comparisons, without rankers and without Ray",
     ),
-    "report": ("simulator.cli.report", "write a finished run's report.html again"),
+    "report": ("simulator.cli.run", "write a finished run's report.html again"),
     "calibration": (
         "simulator.cli.calibration",
         "print the world's figures beside the real ones: target, achieved, distance, verdict",

@@ -22,7 +22,7 @@ RAY_AT_HOME = (
 TORCH_AND_NUMPY = (
     "ifa_ray/__init__.py", "ifa_ray/models/", "ifa_ray/cuda/", "ifa_ray/ranking/",
     "ifa_ray/reranking/", "ifa_ray/schema.py", "ifa_ray/errors.py", "ifa_ray/config.py",
-    "ifa_ray/constants.py", "ifa_ray/ranking_rule.py", "ifa_ray/data/__init__.py",
+    "ifa_ray/schema.py", "ifa_ray/ranking_rule.py", "ifa_ray/data/__init__.py",
     "ifa_ray/data/items.py", "ifa_ray/data/history.py", "ifa_ray/data/features.py", "benchmarks/",
 )  # fmt: skip
 

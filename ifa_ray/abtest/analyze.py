@@ -22,15 +22,13 @@ from ifa_ray.abtest.checks import (
     sample_ratio,
     users_equal,
 )
-from ifa_ray.abtest.effects import Effect, Versus, adjust, effect_of, effect_row
+from ifa_ray.abtest.effects import Effect, Versus, adjust, effect_of, effect_row, segment_effects
 from ifa_ray.abtest.estimates import noise_split
 from ifa_ray.abtest.logs import Logs
-from ifa_ray.abtest.measure import World, available, measure
+from ifa_ray.abtest.measure import World, available, measure, past_of
 from ifa_ray.abtest.metrics import PRIMARY, WATCH_TIME, Metric, answerable
-from ifa_ray.abtest.past import past_of
 from ifa_ray.abtest.planning import plan
 from ifa_ray.abtest.platform import platform_view
-from ifa_ray.abtest.segments import segment_effects
 from ifa_ray.abtest.series import series
 
 Worlds = Mapping[str, Sequence[World]]

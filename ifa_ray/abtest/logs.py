@@ -19,12 +19,11 @@ import numpy.typing as npt
 import polars as pl
 
 from ifa_ray.config import Config, require, setting
-from ifa_ray.constants import DAY_MS
 from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import WARMUP
 from ifa_ray.errors import ConfigError, LogError, unknown_name
-from ifa_ray.schema import ACTIONS
+from ifa_ray.schema import ACTIONS, DAY_MS
 
 REQUIRED = ("play_time_ms", "time_ms")
 """Without these there is no test. `day` (a number) may stand for `time_ms`."""

@@ -34,7 +34,7 @@ Columns = dict[str, npt.NDArray[np.float64]]
 def day_totals(impressions: pl.LazyFrame) -> pl.LazyFrame:
     """One row per user-day with at least one impression, of whatever columns the log has.
 
-    All are int64. `d2q` and `wtg` of `ifa_ray.abtest.past.WatchNorms` are summed as they are.
+    All are int64. `d2q` and `wtg` of `ifa_ray.abtest.measure.WatchNorms` are summed as they are.
     """
     names = impressions.collect_schema().names()
     sums = {

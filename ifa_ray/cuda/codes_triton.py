@@ -20,9 +20,22 @@ _TILE_T = 64
 
 @triton.jit
 def add_tile(
-    actions_ptr, age_ptr, mask_ptr, codes_ptr, size_ptr, start_ptr, bit_ptr, rate_ptr, out_ptr,
-    B, T, S, X, BT: tl.constexpr, BX: tl.constexpr,
-):  # fmt: skip
+    actions_ptr,
+    age_ptr,
+    mask_ptr,
+    codes_ptr,
+    size_ptr,
+    start_ptr,
+    bit_ptr,
+    rate_ptr,
+    out_ptr,
+    B,
+    T,
+    S,
+    X,
+    BT: tl.constexpr,
+    BX: tl.constexpr,
+):
     """Adds a tile of request b's behaviours to the sums of family g."""
     b, g = tl.program_id(0), tl.program_id(2)
     t, x = tl.program_id(1) * BT + tl.arange(0, BT), tl.arange(0, BX)
@@ -63,9 +76,16 @@ def sum_by_code(
         columns = (_on_device(of, mask_BT.device) for of in (sizes, starts, bit_X, rate_X))
         tensors = (actions_BT, age_days_BT, mask_BT.contiguous().view(torch.uint8), codes_GBT)
         add_tile[B, triton.cdiv(T, _TILE_T), len(sizes)](
-            *(tensor.contiguous() for tensor in tensors), *columns, sums_BSX, B, T, S, X,
-            BT=_TILE_T, BX=triton.next_power_of_2(X),
-        )  # fmt: skip
+            *(tensor.contiguous() for tensor in tensors),
+            *columns,
+            sums_BSX,
+            B,
+            T,
+            S,
+            X,
+            BT=_TILE_T,
+            BX=triton.next_power_of_2(X),
+        )
     return sums_BSX
 
 

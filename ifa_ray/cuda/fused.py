@@ -66,19 +66,19 @@ def fused_logits(
     width = model.config.width * (2 if plain_concat else 4)
     weight_XH = towers.from_blocks.weight.T
     hidden_BCH = read_and_project(
-        Reading(
-            q_RF=sources.queries_RF, sums_BFX=history_BFX, count_B=length_B, phi=sources.phi
-        ),
+        Reading(q_RF=sources.queries_RF, sums_BFX=history_BFX, count_B=length_B, phi=sources.phi),
         weight_XH[:width],
         size_BC=(rows_BC.shape[0], rows_BC.shape[1]),
         rows_BC=sources.rows_BC,
         items_RD=None if plain_concat else sources.items_RD,
         candidates=Reading(
-            q_RF=sources.own_queries_RF, sums_BFX=own_BFX, count_B=mask_BC.sum(dim=1).float(),
+            q_RF=sources.own_queries_RF,
+            sums_BFX=own_BFX,
+            count_B=mask_BC.sum(dim=1).float(),
             phi=sources.phi,
         ),
         bias_BH=towers.from_blocks.bias + towers.from_user(model.user(batch)),
-    )  # fmt: skip
+    )
     cross = model.cross(batch)
     if cross:
         hidden_BCH = hidden_BCH + torch.cat(cross, dim=-1) @ weight_XH[width:]
@@ -93,9 +93,13 @@ def _frozen(model: FusedIFA, rows_BC: torch.Tensor) -> _Sources | None:
         return None
     phi_q_RF, phi_k_RF, v_RD = own_RX.chunk(3, dim=1)
     return _Sources(
-        rows_BC=rows_BC, items_RD=items_RD, queries_RF=queries_RF, own_queries_RF=phi_q_RF,
-        own=KeysValues(k_RF=phi_k_RF, v_RE=v_RD, rows_BT=rows_BC), phi="none",
-    )  # fmt: skip
+        rows_BC=rows_BC,
+        items_RD=items_RD,
+        queries_RF=queries_RF,
+        own_queries_RF=phi_q_RF,
+        own=KeysValues(k_RF=phi_k_RF, v_RE=v_RD, rows_BT=rows_BC),
+        phi="none",
+    )
 
 
 def _projected(model: FusedIFA, rows_BC: torch.Tensor) -> _Sources:
@@ -103,10 +107,13 @@ def _projected(model: FusedIFA, rows_BC: torch.Tensor) -> _Sources:
     can_BCD, own = model.items(rows_BC), model.candidates_to_candidates
     queries_BCF = model.candidates_to_sequence.query(can_BCD)
     return _Sources(
-        rows_BC=None, items_RD=can_BCD.flatten(0, 1), queries_RF=queries_BCF.flatten(0, 1),
+        rows_BC=None,
+        items_RD=can_BCD.flatten(0, 1),
+        queries_RF=queries_BCF.flatten(0, 1),
         own_queries_RF=own.query(can_BCD).flatten(0, 1),
-        own=KeysValues.of(own.key(can_BCD), own.value(can_BCD)), phi=own.phi,
-    )  # fmt: skip
+        own=KeysValues.of(own.key(can_BCD), own.value(can_BCD)),
+        phi=own.phi,
+    )
 
 
 def _history(
@@ -129,9 +136,11 @@ def _history(
     tables = (projected_RX, model.keys_values(model.actions.all_bytes()))
     (k_RF, v_RD), (k_PF, v_PD) = (table.chunk(2, dim=1) for table in tables)
     sums_BFX = gathered_sums(
-        KeysValues(k_RF=k_RF, v_RE=v_RD, rows_BT=rows_BT), mask_BT, phi=attention.phi,
+        KeysValues(k_RF=k_RF, v_RE=v_RD, rows_BT=rows_BT),
+        mask_BT,
+        phi=attention.phi,
         plus=KeysValues(k_RF=k_PF, v_RE=v_PD, rows_BT=actions_BT),
-    )  # fmt: skip
+    )
     return sums_BFX, length_B
 
 
@@ -169,9 +178,14 @@ class FusedCodeHeads(CodeHeads):
         if not code_BT or not runs_triton(behaviours.mask_BT.device):
             return super()._states(behaviours, bits_BTA, code_BT, sizes)
         sums_BSX = code_sums(
-            behaviours.actions_BT, behaviours.age_days_BT, behaviours.mask_BT,
-            torch.stack(list(code_BT.values())), tuple(sizes.values()), BITS, self.decay_days,
-        )  # fmt: skip
+            behaviours.actions_BT,
+            behaviours.age_days_BT,
+            behaviours.mask_BT,
+            torch.stack(list(code_BT.values())),
+            tuple(sizes.values()),
+            BITS,
+            self.decay_days,
+        )
         parts = sums_BSX.split(list(sizes.values()), dim=1)
         return {
             family: CodeState(sums_BSX=part, decay_days=self.decay_days)

@@ -90,9 +90,14 @@ def read_and_project(
     """As `naive_read_and_project`, one pass over the candidates where Triton runs."""
     if not runs_triton(weight_XH.device):
         return naive_read_and_project(
-            history, weight_XH, size_BC=size_BC, rows_BC=rows_BC, items_RD=items_RD,
-            candidates=candidates, bias_BH=bias_BH,
-        )  # fmt: skip
+            history,
+            weight_XH,
+            size_BC=size_BC,
+            rows_BC=rows_BC,
+            items_RD=items_RD,
+            candidates=candidates,
+            bias_BH=bias_BH,
+        )
     from ifa_ray.cuda.reads_triton import ReadAndProject
 
     second = None if candidates is None else candidates.q_RF

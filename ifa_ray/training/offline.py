@@ -34,8 +34,8 @@ from ifa_ray.training.offline_folder import (
     json_lines,
 )
 from ifa_ray.training.progressive import Every, StreamTotals, window_rows
-from ifa_ray.training.restore import ITEMS, load_learner, row_hashes, warm_started
 from ifa_ray.training.sources import SampleStream
+from ifa_ray.training.versions import ITEMS, load_learner, row_hashes, warm_started
 
 TOTALS = "totals.safetensors"
 """The file of a version that holds sums over the whole stream."""

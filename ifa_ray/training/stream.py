@@ -31,9 +31,9 @@ from ifa_ray.schema import TrainingSample
 from ifa_ray.training.driver import learn_version, refusal_text
 from ifa_ray.training.gate import GateConfig
 from ifa_ray.training.learner import Learner, StreamMetrics
-from ifa_ray.training.restore import load_learner
 from ifa_ray.training.samples import LogFollower
 from ifa_ray.training.sources import read_day
+from ifa_ray.training.versions import load_learner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

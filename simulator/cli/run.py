@@ -155,3 +155,17 @@ def print_verdicts(root: Path) -> None:
     for verdict in json.loads(folder.result.read_bytes())["ab"]["verdicts"].values():
         print(verdict["line"])
     print(folder.report)
+
+
+def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command to the parser."""
+    report = commands.add_parser("report", description="Writes a finished run's report.html again.")
+    report.add_argument("run", type=Path, metavar="RUN_DIR")
+
+
+def run_report(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from ifa_ray.abtest.report.render import write_report
+
+    print(write_report(args.run))
+    return 0

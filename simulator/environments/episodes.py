@@ -23,7 +23,7 @@ import numpy as np
 
 from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import History
-from simulator.studies.set_value import fresh_utility, oracle_set, slate_watch_s
+from simulator.studies.rerank_headroom import fresh_utility, oracle_set, slate_watch_s
 from simulator.world.arrays import Bools, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.crn import Purpose, uniform

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tiny_worlds import live, tiny_world
 
-from simulator.studies.rerank_headroom import Moment
-from simulator.studies.set_value import (
+from simulator.studies.rerank_headroom import (
+    Moment,
     best_set,
     boredom_of,
     fresh_utility,

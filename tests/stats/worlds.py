@@ -16,9 +16,8 @@ from outcome import Outcome
 
 from ifa_ray.abtest import analyze, run_logs
 from ifa_ray.abtest.estimates import paired_effect, two_samples
-from ifa_ray.abtest.measure import measure
+from ifa_ray.abtest.measure import measure, past_of
 from ifa_ray.abtest.metrics import WATCH_TIME
-from ifa_ray.abtest.past import past_of
 from ifa_ray.data.log import read_items
 from ifa_ray.data.run_folder import RunFolder
 from simulator.run.presets import preset

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ifa_ray.abtest import Logs, run_logs
-from ifa_ray.abtest.measure import World, measure
-from ifa_ray.abtest.past import past_of
+from ifa_ray.abtest.measure import World, measure, past_of
 from ifa_ray.data.items import ItemTable
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS
 

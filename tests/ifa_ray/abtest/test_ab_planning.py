@@ -18,12 +18,11 @@ from ifa_ray.abtest.checks import (
     numbers_finite,
     sample_ratio,
 )
-from ifa_ray.abtest.effects import Effect, Versus
+from ifa_ray.abtest.effects import Effect, Versus, wald_p
 from ifa_ray.abtest.estimates import Estimate, NoiseSplit, Totals, paired_effect
 from ifa_ray.abtest.logs import run_logs
 from ifa_ray.abtest.metrics import METRICS
 from ifa_ray.abtest.planning import half_width, plan, power, replicates_needed, users_needed
-from ifa_ray.abtest.segments import wald_p
 
 WATCH = METRICS[0]
 NOISE = NoiseSplit(total_sd=0.05, user_sd=0.04, checkpoint_sd=0.03)

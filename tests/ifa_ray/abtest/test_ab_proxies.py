@@ -10,8 +10,8 @@ import pytest
 from test_ab_analyze import rows_of
 
 from ifa_ray.abtest import analyze
+from ifa_ray.abtest.measure import WatchNorms, surprise_bits, taste_of
 from ifa_ray.abtest.metrics import METRICS, answerable
-from ifa_ray.abtest.past import WatchNorms, surprise_bits, taste_of
 from ifa_ray.abtest.totals import (
     MISFIT_FLOOR,
     UNIT,

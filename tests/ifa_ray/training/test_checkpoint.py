@@ -22,7 +22,7 @@ from ifa_ray.data.features import build_batch
 from ifa_ray.errors import CheckpointError
 from ifa_ray.models import MODELS
 from ifa_ray.training.learner import Learner
-from ifa_ray.training.restore import load_learner
+from ifa_ray.training.versions import load_learner
 
 FILES = ["checkpoint.json", "model.safetensors", "optimizer.safetensors"]
 

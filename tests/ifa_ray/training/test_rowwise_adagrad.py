@@ -8,7 +8,7 @@ from tiny_learners import assert_equal, make_items, make_learner, make_samples, 
 from ifa_ray.checkpoints.format import save_checkpoint
 from ifa_ray.schema import History
 from ifa_ray.training.learner import RowwiseAdagrad
-from ifa_ray.training.restore import load_learner
+from ifa_ray.training.versions import load_learner
 
 
 def literal(table, visits, lr, eps):

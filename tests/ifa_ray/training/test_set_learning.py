@@ -9,7 +9,7 @@ from ifa_ray.checkpoints.format import load_model, save_checkpoint
 from ifa_ray.ranking.ranker import ModelRanker
 from ifa_ray.schema import TrainingSample, validate_response
 from ifa_ray.training.learner import Learner
-from ifa_ray.training.restore import load_learner
+from ifa_ray.training.versions import load_learner
 
 
 def in_order(samples: list[TrainingSample]) -> list[TrainingSample]:

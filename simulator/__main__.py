@@ -19,11 +19,11 @@ COMMANDS = {
     ),
     "report": ("simulator.cli.run", "write a finished run's report.html again"),
     "calibration": (
-        "simulator.cli.calibration",
+        "simulator.calibration.command",
         "print the world's figures beside the real ones: target, achieved, distance, verdict",
     ),
     "calibrate": (
-        "simulator.cli.calibration",
+        "simulator.calibration.command",
         "fit a world's levels and distributions to a log of your own",
     ),
     "rerank-headroom": (

@@ -175,7 +175,8 @@ class EvaluationFolder:
             ConfigError: if it holds something else, or runs of other settings.
         """
         path, now = self.root / "settings.json", self.config.settings
-        if path.exists():
+        # A first call that failed before any run was finished binds nobody.
+        if path.exists() and any(self.root.glob("runs/*")):
             saved = self.read(path)
             for name in sorted({*saved, *now}):
                 if saved.get(name) != now.get(name):
@@ -184,7 +185,7 @@ class EvaluationFolder:
                         f"{self.root} was begun."
                     )
             return
-        if self.root.exists():
+        if self.root.exists() and not path.exists():
             require(self.root.is_dir(), "out", str(self.root), "a folder")
             found = sorted(entry.name for entry in self.root.iterdir())
             rule = f"absent, empty or of an evaluation: it holds {', '.join(found[:3])}"

@@ -119,6 +119,14 @@ def test_other_settings_or_data_are_refused_and_nothing_is_changed(
     assert {path: path.read_bytes() for path in kept.rglob("*.json")} == before
 
 
+def test_a_call_that_failed_before_its_first_run_binds_nobody(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    with pytest.raises(LogError):
+        evaluate(config(tmp_path / "absent"), out=out)
+    small = config(films, models=["avg_pooling"], seeds=1, max_requests=40, timed_requests=0)
+    assert len(evaluate(small, out=out).runs) == 1
+
+
 def test_a_folder_of_something_else_is_refused(films: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"must be absent, empty or of an .* thesis\.txt"):

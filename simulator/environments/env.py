@@ -1,6 +1,6 @@
 """The Gymnasium environment: its settings, spaces, actions, rewards and ends.
 
-Knows Gymnasium's `Env`; the user's behaviour is in `simulator.environments.episodes`. Hidden state
+The user's behaviour is in `simulator.environments.episodes`. Hidden state
 leaves it through `infos` of `oracle=True` alone.
 
 Letters: C candidates, T history length, K slate size, N items.
@@ -19,6 +19,7 @@ from gymnasium import spaces
 from ifa_ray.config import Config, require, setting
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RankerError, unknown_name
+from ifa_ray.schema import ACTIONS
 from simulator.environments.episodes import Episode, Shown, population
 from simulator.world.arrays import Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig, world_config
@@ -32,20 +33,7 @@ Observation = dict[str, np.ndarray]
 # Beyond every request: they are made on a day of the world or soon after it.
 _LAST_MS = START_MS + 365 * DAY_MS
 # Columns of the log that describe the user's reaction.
-_OUTCOMES = (
-    "time_ms",
-    "play_time_ms",
-    "duration_ms",
-    "is_click",
-    "long_view",
-    "is_like",
-    "is_comment",
-    "is_follow",
-    "is_forward",
-    "is_hate",
-    "is_rand",
-    "channel",
-)
+_OUTCOMES = ("time_ms", "play_time_ms", "duration_ms", *ACTIONS, "is_rand", "channel")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,24 +58,15 @@ class EnvironmentSettings(Config):
 
     def check(self) -> None:  # noqa: D102  as the base says
         if self.kind != "retention":
-            require(
-                self.reward != "returns",
-                "reward",
-                self.reward,
-                "another one: only the episodes of Retention-v0 last for days",
-            )
+            lasting = "another one: only the episodes of Retention-v0 last for days"
+            require(self.reward != "returns", "reward", self.reward, lasting)
             for name, default in (("horizon_days", 7), ("gone_after_days", 3)):
                 value = getattr(self, name)
                 require(value == default, name, value, "left out: it is Retention-v0's")
             return
-        days = self.world.horizon_days
-        require(
-            self.horizon_days + self.gone_after_days <= days,
-            "horizon_days",
-            self.horizon_days,
-            f"<= {days - self.gone_after_days}: the world's horizon_days == {days} less "
-            "gone_after_days",
-        )
+        days, most = self.world.horizon_days, self.world.horizon_days - self.gone_after_days
+        rule = f"<= {most}: the world's horizon_days == {days} less gone_after_days"
+        require(self.horizon_days <= most, "horizon_days", self.horizon_days, rule)
 
 
 class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
@@ -111,13 +90,8 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
     A truncated episode's last observation is the request that the user would make next.
 
     ## Arguments
-    `scale` and `world`, or a whole `config`; the fields of `EnvironmentSettings`.
-
-    ## Version History
-    * v0: first version
+    `scale` and `world`, or a whole `config`; the other fields of `EnvironmentSettings`.
     """
-
-    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  as Gymnasium's
 
     def __init__(
         self,
@@ -126,35 +100,15 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
         scale: str = "smoke",
         world: str = "balanced",
         config: WorldConfig | None = None,
-        world_seed: int = 0,
-        users: int = 64,
-        reward: str = "watch_s",
-        oracle: bool = False,
-        horizon_days: int = 7,
-        gone_after_days: int = 3,
-        render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
-        require(render_mode in (None, "ansi"), "render_mode", render_mode, "None or 'ansi'")
-        self.render_mode = render_mode
-        self.settings = EnvironmentSettings(
-            kind=kind,
-            world=world_config(scale, world) if config is None else config,
-            world_seed=world_seed,
-            users=users,
-            reward=reward,
-            oracle=oracle,
-            horizon_days=horizon_days,
-            gone_after_days=gone_after_days,
-        )
-        sizes = self.settings.world
+        sizes = world_config(scale, world) if config is None else config
+        self.settings = EnvironmentSettings(kind=kind, world=sizes, **settings)
         self.observation_space = _observation_space(self.settings)
-        self.action_space = spaces.MultiDiscrete(
-            np.full(sizes.slate_size, sizes.num_candidates, np.int64)
-        )
-        self.population = population(sizes, world_seed, users)
+        self.action_space = spaces.MultiDiscrete([sizes.num_candidates] * sizes.slate_size)
+        self.population = population(sizes, self.settings.world_seed, self.settings.users)
         self.episode: Episode | None = None  # hidden state, for oracles and tests
         self._asks = False
-        self._last: tuple[Shown, float] | None = None
 
     @property
     def items(self) -> ItemTable:
@@ -179,8 +133,18 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
         drawn, key = int(self.np_random.integers(num_users)), int(self.np_random.integers(2**31))
         self.episode = Episode(self.population, drawn if chosen is None else int(chosen), key)
         self.episode.ask()
-        self._last, self._asks = None, True
-        return self._observation(self.episode), {}
+        self._asks = True
+        return observe(self.episode), {}
+
+    def pending(self) -> Episode:
+        """The episode, whose user waits for a slate.
+
+        Raises:
+            ConfigError: before a reset, or after the episode's end.
+        """
+        if self.episode is None or not self._asks:
+            raise ConfigError("no request is pending, reset() must be called before step().")
+        return self.episode
 
     def step(self, action: Longs) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Shows the user a slate.
@@ -189,9 +153,7 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
             RankerError: if the action is no slate of candidates.
             ConfigError: before a reset, or after the episode's end.
         """
-        episode, settings = self.episode, self.settings
-        if episode is None or not self._asks:
-            raise ConfigError("no request is pending, reset() must be called before step().")
+        episode, settings = self.pending(), self.settings
         slate_K = self._validated(action)
         places_K = repair(slate_K)
         ids_K = episode.candidates.ids_UC[0, places_K]
@@ -200,10 +162,10 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
         terminated, truncated = self._end(episode, shown.left)
         returned = not terminated and episode.day > day
         truncated |= returned and episode.day >= settings.horizon_days
-        rewards = _rewards(shown, returned)
         if not terminated:
             episode.ask()
-        self._asks, self._last = not (terminated or truncated), (shown, rewards["watch_s"])
+        self._asks = not (terminated or truncated)
+        rewards = _rewards(shown, returned)
         info = {
             "shown_ids": shown.ids_K,
             "seen": shown.seen_K,
@@ -214,31 +176,12 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
             "repaired": int((places_K != slate_K).sum()),
             **truth,
         }
-        reward = float(rewards[settings.reward])
-        return self._observation(episode), reward, terminated, truncated, info
+        return observe(episode), float(rewards[settings.reward]), terminated, truncated, info
 
     def oracle_slate(self) -> Longs:
         """The slate that the oracle would show now: uses hidden state, for bounds only."""
-        assert self.episode is not None
-        return np.searchsorted(self.episode.candidates.ids_UC[0], self.episode.oracle_slate())
-
-    def render(self) -> str | None:
-        """One line about the request and the slate before it."""
-        if self.render_mode is None or self.episode is None:
-            gymnasium.logger.warn("render() without render_mode='ansi' or a reset shows nothing.")
-            return None
-        episode = self.episode
-        line = (
-            f"user {episode.user_id}, day {episode.day}, session {episode.session}, "
-            f"request {episode.round} asks"
-        )
-        if self._last is None:
-            return line
-        shown, watch_s = self._last
-        return (
-            f"{line}; before: {shown.seen_K.sum()} of {len(shown.seen_K)} seen, "
-            f"{shown.columns['is_click'].sum()} clicks, {watch_s:.1f} s"
-        )
+        episode = self.pending()
+        return np.searchsorted(episode.candidates.ids_UC[0], episode.oracle_slate())
 
     def _end(self, episode: Episode, left: bool) -> tuple[bool, bool]:
         """Decides whether nothing follows (terminated), or a request beyond our cap (truncated)."""
@@ -262,25 +205,27 @@ class UserEnv(gymnasium.Env[dict[str, Any], Longs]):
             raise RankerError(f"action[{slot}] == {slate[slot]}, must be in [0, {num_candidates}).")
         return slate.astype(np.int64)
 
-    def _observation(self, episode: Episode) -> Observation:
-        T, candidates = self.settings.world.max_history, episode.candidates
-        past = episode.history(T)
-        missing = (T - len(past), 0)
-        return {
-            "user_id": np.array([episode.user_id], np.int32),
-            "time_ms": np.array([episode.time_ms], np.int64),
-            "day": np.array([episode.day], np.int32),
-            "session": np.array([episode.session], np.int32),
-            "request": np.array([episode.round], np.int32),
-            "history_ids": np.pad(past.ids_T, missing, constant_values=-1),
-            "history_actions": np.pad(past.actions_T, missing),
-            "history_times_ms": np.pad(past.times_ms_T, missing),
-            "history_mask": np.pad(np.ones(len(past), np.int8), missing),
-            "candidate_ids": candidates.ids_UC[0].copy(),
-            "candidate_channels": candidates.channels_UC[0].copy(),
-            # Retrieval promises exactly C candidates; the mask is for agents written for fewer.
-            "candidate_mask": np.ones(candidates.ids_UC.shape[1], np.int8),
-        }
+
+def observe(episode: Episode) -> Observation:
+    """The pending request as docs/environments.md has it; the caller may change the arrays."""
+    T, candidates = episode.population.world.config.max_history, episode.candidates
+    past = episode.history(T)
+    missing = (T - len(past), 0)
+    return {
+        "user_id": np.array([episode.user_id], np.int32),
+        "time_ms": np.array([episode.time_ms], np.int64),
+        "day": np.array([episode.day], np.int32),
+        "session": np.array([episode.session], np.int32),
+        "request": np.array([episode.round], np.int32),
+        "history_ids": np.pad(past.ids_T, missing, constant_values=-1),
+        "history_actions": np.pad(past.actions_T, missing),
+        "history_times_ms": np.pad(past.times_ms_T, missing),
+        "history_mask": np.pad(np.ones(len(past), np.int8), missing),
+        "candidate_ids": candidates.ids_UC[0].copy(),
+        "candidate_channels": candidates.channels_UC[0].copy(),
+        # Retrieval promises exactly C candidates; the mask is for agents written for fewer.
+        "candidate_mask": np.ones(candidates.ids_UC.shape[1], np.int8),
+    }
 
 
 def repair(slate_K: Longs) -> Longs:

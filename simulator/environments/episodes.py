@@ -15,35 +15,31 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ifa_ray.data.history import HistoryBlocks
 from ifa_ray.schema import History
-from simulator.studies.rerank_headroom import fresh_utility, oracle_set, slate_watch_s
+from simulator.studies.set_value import fresh_utility, oracle_set, slate_watch_s
 from simulator.world.arrays import Bools, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS, WorldConfig
 from simulator.world.crn import Purpose, uniform
 from simulator.world.day import DayLog, run_warmup
 from simulator.world.queries import LongProfiles, long_profiles, make_query
-from simulator.world.slates import Visit, fill_random_slots, show
+from simulator.world.slates import fill_random_slots, show
 from simulator.world.users import (
     GAP_MS,
     Moment,
     SessionState,
     day_fraction,
     drift,
-    history_targets,
     mood_topics,
     plan_day,
 )
 from simulator.world.world import ShardState, World
 
 MAX_POPULATIONS = 4
-QUIET_S = 3.0  # a prehistory that takes longer prints its progress, this often
 ORACLE_POOL = 200  # the oracle chooses from this many candidates of the highest utility
 _ROW = np.zeros(1, np.int64)
 
@@ -63,21 +59,9 @@ def population(config: WorldConfig, world_seed: int, users: int) -> Population:
     """Simulates the prehistory of a population; the populations used last are kept."""
     world = World(config, world_seed)
     shard = ShardState.new(world, np.arange(users, dtype=np.int32))
-    target = int(history_targets(config, shard.users).sum())
-    done, next_s = 0, time.monotonic() + QUIET_S
-
-    def progress(visit: Visit) -> None:
-        nonlocal done, next_s
-        done += len(visit.row_P)
-        if time.monotonic() >= next_s:
-            share = min(done / target, 1.0)
-            print(f"prehistory of {users} users: {share:.0%}", file=sys.stderr, flush=True)
-            next_s = time.monotonic() + QUIET_S
-
     # In a thread of its own, because a notebook runs an event loop in this one.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        warmup = pool.submit(lambda: asyncio.run(run_warmup(world, shard, observe=progress)))
-        log = warmup.result()
+        log = pool.submit(lambda: asyncio.run(run_warmup(world, shard))).result()
     profiles = long_profiles(world.catalog.observed, shard.histories, shard.user_ids)
     return Population(world=world, shard=shard, profiles=profiles, log=log)
 

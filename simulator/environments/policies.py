@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -35,12 +35,8 @@ POLICIES = ("random", "popularity", *MODEL_ARMS, "oracle")
 ROWS = 64  # episodes played side by side
 
 Say = Callable[[str], None]
-
-
-class Policy(Protocol):
-    """Answers batched observations with places of candidates, [B, K]."""
-
-    def slates(self, observation: Observation) -> Longs: ...  # noqa: D102
+Policy = Callable[[Observation], Longs]
+"""Answers batched observations with places of candidates, [B, K]."""
 
 
 class RankerPolicy:
@@ -49,7 +45,7 @@ class RankerPolicy:
     def __init__(self, ranker: Ranker, k: int) -> None:
         self._ranker, self._k = ranker, k
 
-    def slates(self, observation: Observation) -> Longs:
+    def __call__(self, observation: Observation) -> Longs:
         """Asks the ranker.
 
         Raises:
@@ -66,17 +62,11 @@ class RankerPolicy:
         return np.stack(slates)
 
 
-class PopularityPolicy:
+def popularity_policy(population: Population) -> Policy:
     """Shows everybody the candidates that the platform shows most."""
-
-    def __init__(self, population: Population) -> None:
-        self._popularity_N = population.world.catalog.observed.popularity_N
-        self._k = population.world.config.slate_size
-
-    def slates(self, observation: Observation) -> Longs:
-        """Ranks by popularity."""
-        popularity_BC = self._popularity_N[observation["candidate_ids"]]
-        return slates_of_scores(np.log(popularity_BC), self._k)
+    log_N = np.log(population.world.catalog.observed.popularity_N)
+    k = population.world.config.slate_size
+    return lambda observation: slates_of_scores(log_N[observation["candidate_ids"]], k)
 
 
 def request_of(observation: Observation, row: int, k: int) -> RankRequest:
@@ -166,7 +156,7 @@ def play(
         while asked:
             names = next(iter(asked.values()))
             batch = {name: np.stack([one[name] for one in asked.values()]) for name in names}
-            chosen = policy.slates(batch) if policy else [envs[e].oracle_slate() for e in asked]
+            chosen = policy(batch) if policy else [envs[e].oracle_slate() for e in asked]
             for e, slate_K in zip(list(asked), chosen, strict=True):
                 asked[e], reward, terminated, truncated, info = envs[e].step(slate_K)
                 return_E[e] += reward
@@ -210,7 +200,7 @@ def _policy(name: str, env: UserEnv, scale: str, seed: int, epochs: int, say: Sa
     if name == "oracle":
         return None
     if name == "popularity":
-        return PopularityPolicy(env.population)
+        return popularity_policy(env.population)
     if name == "random":
         return RankerPolicy(RandomRanker(env.items, seed), k)
     config = preset(scale)

@@ -21,29 +21,31 @@ from gymnasium import spaces
 
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.schema import ACTIONS
-from simulator.environments.env import Observation
+from simulator.environments.env import Observation, observe
 from simulator.world.arrays import Bools, Floats, Ints, Longs
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import DAY_MS
 from simulator.world.queries import NUM_RECENT, SMOOTHING
 from simulator.world.users import GAP_MS
 
-CANDIDATE_FEATURES = (
-    "long_match", "recent_match", "author_match", "category_match", "popularity", "freshness",
-    "duration", "repetition",
-)  # fmt: skip
+_FEATURES = (
+    "long_match, recent_match, author_match, category_match, popularity, freshness, duration, "
+    "repetition"
+)
+CANDIDATE_FEATURES = tuple(_FEATURES.split(", "))
 """Of a candidate: cosine of its content with the mean of all long views, and with the closest of
 the latest; log(1 + long views of its author); log lift of long views in its category; log
 popularity; exp(-age / 3 days); log duration; log(1 + impressions of its category in this session).
 """
 
+_STATE = (
+    "hour_sin, hour_cos, day, session, request, log_history, click_rate, long_rate, like_rate, "
+    "click_rate_50, long_rate_50, session_impressions, session_click_rate, session_long_rate"
+)
 STATE_FEATURES = (
-    "hour_sin", "hour_cos", "day", "session", "request", "log_history",
-    "click_rate", "long_rate", "like_rate", "click_rate_50", "long_rate_50",
-    "session_impressions", "session_click_rate", "session_long_rate",
-    *(f"mean_{name}" for name in CANDIDATE_FEATURES),
-    *(f"max_{name}" for name in CANDIDATE_FEATURES),
-)  # fmt: skip
+    *_STATE.split(", "),
+    *(f"{figure}_{name}" for figure in ("mean", "max") for name in CANDIDATE_FEATURES),
+)
 """Of a request: its time and number; rates over the history, its latest 50 impressions and this
 session; means and maxima of the candidates' features."""
 
@@ -58,70 +60,43 @@ _DECIMALS = 5  # as a ranker's: sums in another order must not change a slate
 
 
 class ScoredSlates(
-    gymnasium.Wrapper[Observation, npt.NDArray[np.float32], Observation, Longs],
+    gymnasium.ActionWrapper[Any, npt.NDArray[np.float32], Longs],
     gymnasium.utils.RecordConstructorArgs,
 ):
-    """Actions are numbers in [-1, 1] that score candidates; the K best are shown.
-
-    Args:
-        env: an environment of this package, its observations as they are.
-        by: of `SCORED_BY`.
-    """
+    """Actions are numbers in [-1, 1] that score candidates, by one of `SCORED_BY`; K are shown."""
 
     def __init__(self, env: gymnasium.Env, by: str = "weights") -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self, by=by)
         super().__init__(env)
-        self._catalog, world = _catalog(env), env.unwrapped.settings.world  # type: ignore[attr-defined]  # of UserEnv
-        self._by, self._k = by, world.slate_size
-        widths = {
-            "scores": world.num_candidates,
-            "weights": len(CANDIDATE_FEATURES),
-            "query": world.content_width,
-        }
-        if by not in widths:
+        self._env: Any = env.unwrapped
+        world = self._env.settings.world
+        widths = (world.num_candidates, len(CANDIDATE_FEATURES), world.content_width)
+        if by not in SCORED_BY:
             raise unknown_name("by", by, SCORED_BY)
-        self.action_space = spaces.Box(-1.0, 1.0, (widths[by],), np.float32)
-        self._observation: Observation = {}
+        self._by = by
+        self.action_space = spaces.Box(-1.0, 1.0, (widths[SCORED_BY.index(by)],), np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._keep(observation)
-        return observation, info
-
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Shows the K candidates that the action scores highest.
+    def action(self, action: npt.NDArray[np.float32]) -> Longs:
+        """The slate of the K candidates that an action scores highest.
 
         Raises:
             RankerError: if the action has another shape or is not finite.
         """
-        wide_X = np.asarray(action, np.float64)
-        if wide_X.shape != self.action_space.shape:
-            raise RankerError(
-                f"action has shape {wide_X.shape}, must be {self.action_space.shape}."
-            )
+        wide_X, shape = np.asarray(action, np.float64), self.action_space.shape
+        if wide_X.shape != shape:
+            raise RankerError(f"action has shape {wide_X.shape}, must be {shape}.")
         if not np.isfinite(wide_X).all():
             raise RankerError("action holds NaN or infinity, must be finite.")
-        slate_K = slates_of_scores(self._scores(wide_X)[None], self._k)[0]
-        observation, reward, terminated, truncated, info = self.env.step(slate_K)
-        self._keep(observation)
-        return observation, float(reward), terminated, truncated, info
+        return slates_of_scores(self._scores(wide_X)[None], self._env.settings.world.slate_size)[0]
 
     def _scores(self, action_X: Floats) -> Floats:
+        observation, catalog = observe(self._env.pending()), _catalog(self._env)
         if self._by == "scores":
             return action_X
         if self._by == "query":
-            content_ND = self._catalog.items.content_ND
-            return content_ND[self._observation["candidate_ids"]].astype(np.float64) @ action_X
-        return candidate_features(self._catalog, self._observation) @ action_X
-
-    def _keep(self, observation: Observation) -> None:
-        """Copies, because an agent's changes to an observation must not change its action."""
-        self._observation = {name: array.copy() for name, array in observation.items()}
+            content_CD = catalog.items.content_ND[observation["candidate_ids"]]
+            return content_CD.astype(np.float64) @ action_X
+        return candidate_features(catalog, observation) @ action_X
 
 
 class FeatureObservation(
@@ -193,13 +168,19 @@ def state_features(catalog: ObservedCatalog, observation: Observation) -> npt.ND
     hour = observation["time_ms"][0] / DAY_MS % 1.0
     raw_CF = raw_candidate_features(catalog, observation)
     values = [
-        np.sin(2 * np.pi * hour), np.cos(2 * np.pi * hour),
-        observation["day"][0] / 7, observation["session"][0], observation["request"][0],
-        np.log1p(len(actions_T)), _rate(click_T), _rate(long_T), _rate(like_T),
-        _rate(click_T[-LATEST:]), _rate(long_T[-LATEST:]),
-        np.log1p(in_session_T.sum()), _rate(click_T[in_session_T]), _rate(long_T[in_session_T]),
-        *raw_CF.mean(axis=0), *raw_CF.max(axis=0),
-    ]  # fmt: skip
+        np.sin(2 * np.pi * hour),
+        np.cos(2 * np.pi * hour),
+        observation["day"][0] / 7,
+        observation["session"][0],
+        observation["request"][0],
+        np.log1p(len(actions_T)),
+        *(_rate(happened_T) for happened_T in (click_T, long_T, like_T)),
+        *(_rate(happened_T[-LATEST:]) for happened_T in (click_T, long_T)),
+        np.log1p(in_session_T.sum()),
+        *(_rate(happened_T[in_session_T]) for happened_T in (click_T, long_T)),
+        *raw_CF.mean(axis=0),
+        *raw_CF.max(axis=0),
+    ]
     return np.clip(np.array(values), -STATE_BOUND, STATE_BOUND).astype(np.float32)
 
 

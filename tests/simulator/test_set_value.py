@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_worlds import live, tiny_world
 
-from simulator.studies.rerank_headroom import (
+from simulator.studies.set_value import (
     Moment,
     best_set,
     boredom_of,

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from small_environments import SMALL, USERS, small
+from small_environments import USERS, small
 
 from ifa_ray.errors import ConfigError, RankerError
 from simulator.environments import IDS, FeatureObservation, ScoredSlates
@@ -67,17 +67,6 @@ def test_an_environment_and_its_wrappers_can_be_made_again_from_the_spec():
     env = FeatureObservation(ScoredSlates(small("session"), by="query"))
     again = gymnasium.make(env.spec)
     np.testing.assert_array_equal(env.reset(seed=4)[0], again.reset(seed=4)[0])
-
-
-def test_rendering_says_in_a_line_what_became_of_the_slate():
-    env = small("session", render_mode="ansi")
-    env.reset(seed=1, options={"user_id": 7})
-    assert env.render() == "user 7, day 0, session 0, request 0 asks"
-    *_, info = env.step(np.arange(SMALL.slate_size))
-    clicks = int(info["is_click"].sum())
-    assert env.render().endswith(
-        f"{info['seen'].sum()} of 8 seen, {clicks} clicks, {info['watch_s']:.1f} s"
-    )
 
 
 @pytest.mark.parametrize(

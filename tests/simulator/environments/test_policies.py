@@ -12,10 +12,10 @@ from simulator.environments.__main__ import main
 from simulator.environments.env import UserEnv
 from simulator.environments.episodes import population
 from simulator.environments.policies import (
-    PopularityPolicy,
     RankerPolicy,
     evaluate,
     play,
+    popularity_policy,
     request_of,
     train_on_prehistory,
 )
@@ -32,7 +32,7 @@ def random_policy():
 
 def test_the_oracle_earns_more_than_popularity_and_popularity_more_than_chance():
     # Of the same 96 episodes; the differences below are several standard errors each.
-    policies = (random_policy(), PopularityPolicy(make().population), None)
+    policies = (random_policy(), popularity_policy(make().population), None)
     random, popular, oracle = (play(make, policy, episodes=96, seed=1) for policy in policies)
     assert oracle["return"].mean() > 2 * popular["return"].mean()
     assert popular["return"].mean() > 1.2 * random["return"].mean()
@@ -60,7 +60,7 @@ def test_a_rankers_slate_is_shown_in_its_order():
     observation, _ = make().reset(seed=0)
     batch = {name: array[None] for name, array in observation.items()}
     answer = RandomRanker(make().items, 0).rank([request_of(batch, 0, 8)])[0]
-    slate_K = random_policy().slates(batch)[0]
+    slate_K = random_policy()(batch)[0]
     np.testing.assert_array_equal(observation["candidate_ids"][slate_K], answer.ids_K)
 
 

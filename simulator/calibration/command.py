@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-from ifa_ray.config import require
 from simulator.run.presets import PRESETS, preset
 from simulator.world.config import WORLDS
 
@@ -21,12 +20,9 @@ on, under the earlier policy; random exposure in closed form, as a uniformly ran
 whole catalogue would meet it. With --run, of every arm of a finished run instead.
 
 examples:
-  python -m simulator calibration --preset kuairand --svg kuairand.svg
   python -m simulator calibration --preset quick --world exact_heavy
   python -m simulator calibration --run runs/mine
 """
-
-
 _CALIBRATE_HELP = """\
 Fits a world to a log in the form of docs/log.md: levels by the solver of the named worlds, lengths
 of histories and videos as lognormals, popularity as a power law of rank, sessions, and how far
@@ -37,29 +33,31 @@ examples:
   python -m simulator run --preset mine.json
   python -m simulator calibration --preset mine.json
 """
+_Commands = argparse._SubParsersAction
 
 
-def add_calibration(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _command(
+    commands: _Commands[argparse.ArgumentParser], name: str, text: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_calibration(commands: _Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    calibration = commands.add_parser(
-        "calibration",
-        description=_CALIBRATION_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    which = calibration.add_mutually_exclusive_group()
-    which.add_argument(
-        "--preset", "--scale", help=f"one of {', '.join(PRESETS)}, or a file of `calibrate`"
-    )
-    which.add_argument("--run", type=Path, metavar="DIR", help="of a finished run, arm by arm")
-    calibration.add_argument("--world", help=f"named world: {', '.join(WORLDS)}")
-    calibration.add_argument("--svg", type=Path, metavar="FILE", help="draw the figures as well")
-    calibration.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = _command(commands, "calibration", _CALIBRATION_HELP)
+    either = parser.add_mutually_exclusive_group()
+    sizes = f"one of {', '.join(PRESETS)}, or a file of `calibrate`"
+    either.add_argument("--preset", "--scale", default="quick", help=sizes)
+    either.add_argument("--run", type=Path, metavar="DIR", help="of a finished run, arm by arm")
+    parser.add_argument("--world", default="balanced", help=f"named world: {', '.join(WORLDS)}")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run_calibration(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from simulator.calibration.figures import calibration_svg
-    from simulator.calibration.measure import curves, format_rows, surface_of
+    from simulator.calibration.measure import format_rows, surface_of
     from simulator.calibration.sample import CROWDS
     from simulator.calibration.table import calibration_of_arms, compare_worlds, sample_worlds
 
@@ -67,48 +65,36 @@ def run_calibration(args: argparse.Namespace) -> int:
         from ifa_ray.data.run_folder import RunFolder
         from simulator.run.opening import load_config
 
-        require(args.svg is None, "svg", str(args.svg), "left out with --run")
         tables = calibration_of_arms(RunFolder(args.run), load_config(args.run))
-        if args.json:
-            print(json.dumps(tables, indent=1))
-        for arm, rows in tables.items() if not args.json else ():
-            print(f"{arm}\n{format_rows(rows)}\n")
+        texts = (f"{arm}\n{format_rows(rows)}\n" for arm, rows in tables.items())
+        print(json.dumps(tables, indent=1) if args.json else "\n".join(texts))
         return 0
-    name = args.preset or "quick"
-    config = preset(name, args.world or "balanced")
+    config = preset(args.preset, args.world)
     surface, crowd = surface_of(config.preset), CROWDS.get(config.preset)
-    sampled = sample_worlds(config.world, surface=surface, crowd=crowd)
-    rows = compare_worlds(sampled, surface, crowd)
+    found = sample_worlds(config.world, surface=surface, crowd=crowd)
+    rows = compare_worlds(found, surface, crowd)
     print(json.dumps(rows, indent=1) if args.json else format_rows(rows))
-    if args.svg is not None:
-        title = f"{name}, {args.world or 'balanced'}: the world and what was published"
-        args.svg.write_text(calibration_svg(sampled, curves(surface), title), encoding="utf-8")
-        print(args.svg, file=sys.stderr)
     return 0
 
 
-def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_calibrate(commands: _Commands[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
-    calibrate = commands.add_parser(
-        "calibrate",
-        description=_CALIBRATE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    calibrate.add_argument("--log", type=Path, required=True, metavar="PATH", help="a run's folder")
-    calibrate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset")
-    calibrate.add_argument("--preset", default="quick", help="whose sizes it has (default: quick)")
-    calibrate.add_argument("--world", help=f"whose mechanisms it has: {', '.join(WORLDS)}")
-    calibrate.add_argument("--seed", type=int, default=2022, metavar="N", help="of sampled worlds")
+    parser = _command(commands, "calibrate", _CALIBRATE_HELP)
+    parser.add_argument("--log", type=Path, required=True, metavar="PATH", help="a run's folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the preset")
+    parser.add_argument("--preset", default="quick", help="whose sizes it has (default: quick)")
+    mechanisms = f"whose mechanisms it has: {', '.join(WORLDS)}"
+    parser.add_argument("--world", default="balanced", help=mechanisms)
+    parser.add_argument("--seed", type=int, default=2022, metavar="N", help="of sampled worlds")
 
 
 def run_calibrate(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from simulator.calibration.fit import fit_log, write_preset
 
-    base = preset(args.preset, args.world or "balanced")
-    fitted = fit_log(
-        args.log, base, args.seed, lambda line: print(line, file=sys.stderr, flush=True)
-    )
-    write_preset(args.out, fitted)
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    write_preset(args.out, fit_log(args.log, preset(args.preset, args.world), args.seed, say))
     print(args.out)
     return 0

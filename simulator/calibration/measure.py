@@ -200,15 +200,6 @@ def random_pool(surface: str = "kuairand") -> Pool | None:
     return None if pool is None else (pool["log_mean"], pool["log_sd"])
 
 
-def curves(surface: str = "kuairand") -> dict[str, Any]:
-    """Published curves that figures are drawn against; of other surfaces those that are shared."""
-    found = _read("kuairand")["curves"]
-    if surface == "kuairand":
-        return found
-    shared = ("top_share", "history", "duration_s", "per_day", "session")
-    return {key: found[key] for key in shared}
-
-
 def wanted_rates(surface: str = "kuairand") -> dict[str, float]:
     """The targets as the solver of levels wants them."""
     wanted = {key: target["target"] for key, target in targets(surface).items()}

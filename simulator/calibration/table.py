@@ -7,7 +7,6 @@ popularity on a crowd; lengths of histories and days on as many users as KuaiRan
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ from simulator.calibration.measure import (
 )
 from simulator.calibration.sample import Crowd, crowd_views, simulate_warmup, thinned
 from simulator.calibration.solve import rates
-from simulator.world.arrays import Ints, Longs
 from simulator.world.config import WorldConfig
 from simulator.world.users import UserState, history_targets, make_users, plan_day
 from simulator.world.world import World
@@ -41,19 +39,6 @@ PLANNED_USERS = 4_000
 PLANNED_DAYS = 31
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class SampledWorlds:
-    """Simulated worlds for a table; figures are drawn from them."""
-
-    config: WorldConfig  # of the world, at full size
-    impressions: Sequence[Mapping[str, np.ndarray]]  # the columns of each sampled world's log
-    duration_ms: Sequence[np.ndarray]  # the catalogue of each
-    found: Sequence[Mapping[str, float]]  # figures by key, of each
-    history_U: Longs  # lengths of the prehistories of as many users as KuaiRand has
-    # video ids of the crowd's impressions; of the sampled worlds' where there is no crowd
-    views: Ints
-
-
 def sample_worlds(
     config: WorldConfig,
     seeds: Sequence[int] = MEASURING_SEEDS,
@@ -61,8 +46,8 @@ def sample_worlds(
     *,
     surface: str = "kuairand",
     crowd: Crowd | None = None,
-) -> SampledWorlds:
-    """Simulates worlds with histories as short as those of the solving sample, and a crowd.
+) -> list[dict[str, float]]:
+    """Figures by key of simulated worlds, with histories as short as the solving sample's.
 
     Args:
         config: the world at full size.
@@ -75,27 +60,22 @@ def sample_worlds(
     # Users do not depend on the catalogue, so the smallest that is allowed will do.
     history_U = history_targets(config, _users(config, seeds[0], KUAIRAND_USERS))
     planned = {**history_figures(history_U), "candidates_per_request": config.num_candidates}
-    views = None
     if crowd is not None:
-        views = crowd_views(config, crowd, seeds[0])
-        planned |= concentration(views, crowd.users)
-    logs, durations, found = [], [], []
+        planned |= concentration(crowd_views(config, crowd, seeds[0]), crowd.users)
+    found = []
     for seed in seeds:
         world = World(small, seed)
         sample, log = simulate_warmup(world, num_users, random_pool(surface))
-        duration_ms = world.catalog.item_table().duration_ms_N
         per_session = float(sessions(log["user_id"], log["time_ms"]).mean())
         # Of users as satisfied as they are on average, days without a session included.
         users = _users(config, seed, PLANNED_USERS)
         days = [plan_day(config, seed, users, day)[0].mean() for day in range(PLANNED_DAYS)]
         per_day = float(np.mean(days))
-        logs.append(log)
-        durations.append(duration_ms)
         # In closed form: the few random slots of a log say little.
         expected = rates(world.config, sample)
         found.append(
             {
-                **measure(log, duration_ms),
+                **measure(log, world.catalog.item_table().duration_ms_N),
                 **{key: value for key, value in expected.items() if key.startswith("random_")},
                 "impressions_per_session": per_session,
                 "sessions_per_user_day": per_day,
@@ -103,21 +83,17 @@ def sample_worlds(
                 **planned,
             }
         )
-    return SampledWorlds(
-        config=config,
-        impressions=logs,
-        duration_ms=durations,
-        found=found,
-        history_U=history_U,
-        views=np.concatenate([log["video_id"] for log in logs]) if views is None else views,
-    )
+    return found
 
 
 def compare_worlds(
-    sampled: SampledWorlds, surface: str = "kuairand", crowd: Crowd | None = None
+    found: Sequence[Mapping[str, float]], surface: str = "kuairand", crowd: Crowd | None = None
 ) -> list[dict[str, Any]]:
-    """Compares the figures of sampled worlds with a surface's."""
-    return compare(sampled.found, surface, _notes(sampled.found, crowd))
+    """Compares the figures of worlds with a surface's."""
+    bounds = [each["top_1pct_bound"] for each in found if "top_1pct_bound" in each]
+    users = "so few users" if crowd is None else f"{crowd.users:,} users"
+    notes = {"top_1pct_share": f"at most {np.mean(bounds):.2f} with {users}"} if bounds else {}
+    return compare(found, surface, notes)
 
 
 def calibration_of_run(folder: RunFolder, config: RunConfig) -> list[dict[str, Any]]:
@@ -138,14 +114,6 @@ def calibration_of_arms(folder: RunFolder, config: RunConfig) -> dict[str, list[
 
 def _users(config: WorldConfig, seed: int, count: int) -> UserState:
     return make_users(thinned(config), seed, np.arange(count, dtype=np.int32))
-
-
-def _notes(found: Sequence[Mapping[str, float]], crowd: Crowd | None) -> dict[str, str]:
-    bounds = [each["top_1pct_bound"] for each in found if "top_1pct_bound" in each]
-    if not bounds:
-        return {}
-    users = "so few users" if crowd is None else f"{crowd.users:,} users"
-    return {"top_1pct_share": f"at most {np.mean(bounds):.2f} with {users}"}
 
 
 def _of_arm(
@@ -175,4 +143,4 @@ def _of_arm(
         if arm != WARMUP:  # a few days are not a history
             figures = {key: value for key, value in figures.items() if "history" not in key}
         found.append(figures)
-    return compare(found, surface, _notes(found, None))
+    return compare_worlds(found, surface)

@@ -12,7 +12,7 @@ width of an action.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -21,7 +21,7 @@ from gymnasium import spaces
 
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.schema import ACTIONS
-from simulator.environments.env import Observation, observe
+from simulator.environments.env import Observation, UserEnv, observe
 from simulator.world.arrays import Bools, Floats, Ints, Longs
 from simulator.world.catalog import ObservedCatalog
 from simulator.world.config import DAY_MS
@@ -68,7 +68,7 @@ class ScoredSlates(
     def __init__(self, env: gymnasium.Env, by: str = "weights") -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self, by=by)
         super().__init__(env)
-        self._env: Any = env.unwrapped
+        self._env = cast(UserEnv, env.unwrapped)
         world = self._env.settings.world
         widths = (world.num_candidates, len(CANDIDATE_FEATURES), world.content_width)
         if by not in SCORED_BY:
@@ -90,9 +90,10 @@ class ScoredSlates(
         return slates_of_scores(self._scores(wide_X)[None], self._env.settings.world.slate_size)[0]
 
     def _scores(self, action_X: Floats) -> Floats:
-        observation, catalog = observe(self._env.pending()), _catalog(self._env)
         if self._by == "scores":
             return action_X
+        observation = observe(self._env.pending())
+        catalog = self._env.population.world.catalog.observed
         if self._by == "query":
             content_CD = catalog.items.content_ND[observation["candidate_ids"]]
             return content_CD.astype(np.float64) @ action_X
@@ -107,7 +108,7 @@ class FeatureObservation(
     def __init__(self, env: gymnasium.Env) -> None:
         gymnasium.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        self._catalog = _catalog(env)
+        self._catalog = cast(UserEnv, env.unwrapped).population.world.catalog.observed
         self.observation_space = spaces.Box(
             -STATE_BOUND, STATE_BOUND, (len(STATE_FEATURES),), np.float32
         )
@@ -203,8 +204,3 @@ def _has(actions_T: npt.NDArray[np.uint8], name: str) -> Bools:
 
 def _rate(happened_T: Bools) -> float:
     return float(happened_T.mean()) if len(happened_T) else 0.0
-
-
-# Any: the environment below the wrappers is one of this package, which their types do not say.
-def _catalog(env: Any) -> ObservedCatalog:
-    return env.unwrapped.population.world.catalog.observed

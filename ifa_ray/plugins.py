@@ -24,8 +24,10 @@ _OF_STORES = ("append", "watermark", "read", "erase", "close")
 EXTENSIONS = {
     "kernels": "ifa_ray.cuda.fused:fuse",
     "graphs": "ifa_ray.cuda.graphs:GraphedModel",
+    "modular_towers": "ifa_ray.models.modules:ModularTowers",
+    "sequence_attention": "ifa_ray.models.modules:SequenceAttention",
 }
-"""Extensions for a card, imported only where one is asked for."""
+"""For a card, and the paper's optional modules; imported only where one is asked for."""
 
 
 def load_extension(name: str) -> Any:

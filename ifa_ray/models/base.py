@@ -8,8 +8,9 @@ Letters: B requests, C candidates, T history length, D width, L objectives.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,8 @@ from ifa_ray.models.embedding import (
     initialise,
 )
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures, Outputs, TowerInputs
-from ifa_ray.models.modules import SequenceAttention, make_towers
+from ifa_ray.models.towers import Towers
+from ifa_ray.plugins import load_extension
 from ifa_ray.reranking.response import SetResponse
 from ifa_ray.schema import OBJECTIVES
 
@@ -68,16 +70,16 @@ class RankModel(nn.Module, ABC):
         self.actions = ActionEmbedding(config.width)
         self.user = UserEmbedding(config)
         self.cross = CrossEmbedding(config)
-        self.sequence_attention = (
-            SequenceAttention(config.width, config.phi)
-            if "sequence_attention" in config.modules
-            else None
-        )
+        self.sequence_attention = None
+        if "sequence_attention" in config.modules:
+            self.sequence_attention = load_extension("sequence_attention")(config.width, config.phi)
         # Of no part of the ranking: it learns beside it, and holds buffers, not parameters.
         self.set_response = SetResponse() if config.set_step == "learned" else None
         shared_width = config.width * (1 if config.strict_paper_concat else 3)
+        make_towers: Callable[..., Towers] = Towers
+        if set(config.modules) - {"sequence_attention"}:
+            make_towers = functools.partial(load_extension("modular_towers"), config.modules)
         self.towers = make_towers(
-            config.modules,
             block_width=shared_width + extra_width + self.cross.width,
             user_width=self.user.width,
             channel="channel" in config.cross_features,

@@ -80,35 +80,6 @@ def mix_experts(hidden_NEH: torch.Tensor, gate_NLE: torch.Tensor) -> torch.Tenso
     return (gate_NLE.softmax(dim=-1) @ torch.relu(hidden_NEH)).transpose(0, 1)
 
 
-def make_towers(
-    modules: tuple[str, ...],
-    *,
-    block_width: int,
-    user_width: int,
-    tower_widths: tuple[int, ...],
-    objectives: int,
-    channel: bool,
-) -> Towers:
-    """The towers of a model: modular ones where a module of theirs is on."""
-    own = {"mmoe", "pepnet", "layer_norm", "residual"} & set(modules)
-    if not own:
-        return Towers(
-            block_width=block_width,
-            user_width=user_width,
-            tower_widths=tower_widths,
-            objectives=objectives,
-            channel=channel,
-        )
-    return ModularTowers(
-        modules,
-        block_width=block_width,
-        user_width=user_width,
-        tower_widths=tower_widths,
-        objectives=objectives,
-        channel=channel,
-    )
-
-
 class ModularTowers(Towers):
     """Towers with any of MMoE, PEPNet, layer norm and residual connections."""
 

@@ -22,8 +22,7 @@ from ifa_ray.cuda.reads import Reading, read_and_project
 from ifa_ray.cuda.sums import KeysValues, gathered_sums
 from ifa_ray.data.features import Batch
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.cached import Cached
-from ifa_ray.models.code_heads import BITS, CodeHeads, CodeState
+from ifa_ray.models.code_heads import BITS, Cached, CodeHeads, CodeState
 from ifa_ray.models.embedding import PerItem
 from ifa_ray.models.ifa import IFA
 from ifa_ray.models.inputs import HistoryFeatures, Outputs

@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ifa_ray.cuda.phi_triton import padded, phi_of, slope_of
+from ifa_ray.cuda.sums_triton import padded, phi_of, slope_of
 from ifa_ray.models.linear_attention import EPS
 
 # Of candidates and of hidden units. Compiled for an H100, four blocks of 32 x 64 fit the registers

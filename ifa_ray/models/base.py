@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import Batch
 from ifa_ray.data.items import ItemTable
-from ifa_ray.models.cached import Cached, CacheSpec
+from ifa_ray.models.code_heads import Cached, CacheSpec
 from ifa_ray.models.embedding import (
     ActionEmbedding,
     CrossEmbedding,

@@ -14,7 +14,7 @@ from ifa_ray.config import ModelConfig
 from ifa_ray.data.features import NUM_GAPS
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.cached import Cached, CacheSpec
+from ifa_ray.models.code_heads import Cached, CacheSpec
 from ifa_ray.models.embedding import Dense, Projection, Table
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures
 from ifa_ray.models.target_attention import (

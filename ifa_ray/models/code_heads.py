@@ -21,6 +21,7 @@ from ifa_ray.data.features import COUNTS, LOG_SCALE
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.embedding import NUM_CATEGORIES
 from ifa_ray.models.inputs import Candidates, HistoryFeatures
+from ifa_ray.models.linear_attention import LinearAttention, SequenceState
 from ifa_ray.schema import ACTIONS
 
 # Fitting more items than this moves no centre visibly.
@@ -386,3 +387,31 @@ class CodeHeads(nn.Module):
     def of_some(self, state: CodeState, code_BC: torch.Tensor, whole: CodeState) -> torch.Tensor:
         """The block of another family, from sums of some of its codes and from those of all."""
         return state.read(code_BC, rates=self._rates, whole=whole)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CacheSpec:
+    """The part of a history that must be kept.
+
+    Attributes:
+        latest: how many of the latest behaviours the model looks at one by one.
+        dense: whose sums over all behaviours it reads; None if none.
+        codes: whose sums by code it reads; None if none.
+    """
+
+    latest: int = 0
+    dense: LinearAttention | None = None
+    codes: CodeHeads | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Cached:
+    """The cached parts of histories, as of their requests.
+
+    Attributes:
+        dense: what `CacheSpec.dense` makes of the whole history; None if none.
+        code_blocks: what `CacheSpec.codes` says of each candidate, [B, C, *] each.
+    """
+
+    dense: SequenceState | None
+    code_blocks: tuple[torch.Tensor, ...] = ()

@@ -12,7 +12,6 @@ from ifa_ray.config import ModelConfig
 from ifa_ray.data.items import ItemTable
 from ifa_ray.models.base import RankModel
 from ifa_ray.models.baselines import Twin
-from ifa_ray.models.cached import Cached, CacheSpec
 from ifa_ray.models.coarse_attention import (
     ClusteredAttention,
     FastAttention,
@@ -20,6 +19,7 @@ from ifa_ray.models.coarse_attention import (
     LinformerAttention,
     LocalGlobalAttention,
 )
+from ifa_ray.models.code_heads import Cached, CacheSpec
 from ifa_ray.models.embedding import PerItem
 from ifa_ray.models.hashed_attention import EtaAttention, LshAttention, SdimAttention
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures

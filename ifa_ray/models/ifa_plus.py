@@ -20,8 +20,7 @@ from ifa_ray.config import ModelConfig, require
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import unknown_name
 from ifa_ray.models.baselines import FullAttention, Twin
-from ifa_ray.models.cached import Cached, CacheSpec
-from ifa_ray.models.code_heads import FAMILIES, CodeHeads
+from ifa_ray.models.code_heads import FAMILIES, Cached, CacheSpec, CodeHeads
 from ifa_ray.models.embedding import PerItem
 from ifa_ray.models.inputs import Attended, Candidates, HistoryFeatures
 from ifa_ray.models.linear_attention import LinearAttention, SequenceState

@@ -21,7 +21,7 @@ from ifa_ray.data.features import Batch, build_batch
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import RankerError, unknown_name
 from ifa_ray.models.base import RankModel, log_probabilities_from
-from ifa_ray.models.cached import Cached
+from ifa_ray.models.code_heads import Cached
 from ifa_ray.ranking.pruning import DECIMALS, prune, worth_pruning
 from ifa_ray.ranking_rule import parse_ranking_rule
 from ifa_ray.reranking.step import SetStep

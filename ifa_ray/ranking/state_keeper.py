@@ -34,8 +34,7 @@ from ifa_ray.data.features import (
 from ifa_ray.data.items import ItemTable
 from ifa_ray.errors import ConfigError, RequestError
 from ifa_ray.models.base import RankModel
-from ifa_ray.models.cached import Cached
-from ifa_ray.models.code_heads import BITS, NO_DECAY, CodeState
+from ifa_ray.models.code_heads import BITS, NO_DECAY, Cached, CodeState
 from ifa_ray.models.linear_attention import SequenceState, feature_map
 from ifa_ray.ranking.cached_state import NEVER_MS, CodeTable, HistoryState
 from ifa_ray.reranking.repetition import MAX_RECENT

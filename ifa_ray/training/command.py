@@ -15,7 +15,7 @@ from ifa_ray.errors import unknown_name
 from ifa_ray.models import MODELS
 from ifa_ray.progress import TrainingProgress
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.driver import GateConfig, PublicationRefused
 from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
 from ifa_ray.training.offline_folder import TITLES, OfflineFolder
 from ifa_ray.training.sources import read_stream

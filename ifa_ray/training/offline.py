@@ -23,8 +23,7 @@ from ifa_ray.checkpoints.format import (
 )
 from ifa_ray.config import Config, ModelConfig, TrainingConfig, setting
 from ifa_ray.progress import TrainingProgress
-from ifa_ray.training.driver import learn_version
-from ifa_ray.training.gate import GateConfig
+from ifa_ray.training.driver import GateConfig, learn_version
 from ifa_ray.training.learner import BatchResult, Learner
 from ifa_ray.training.offline_folder import (
     WINDOWS,

@@ -28,8 +28,7 @@ from ifa_ray.data.log import read_impressions, read_items
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import TrainingSample
-from ifa_ray.training.driver import learn_version, refusal_text
-from ifa_ray.training.gate import GateConfig
+from ifa_ray.training.driver import GateConfig, learn_version, refusal_text
 from ifa_ray.training.learner import Learner, StreamMetrics
 from ifa_ray.training.samples import LogFollower
 from ifa_ray.training.sources import read_day

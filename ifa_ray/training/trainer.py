@@ -20,7 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ifa_ray.errors import ConfigError, IfaRayError
-from ifa_ray.training.gate import PublicationRefused
+from ifa_ray.training.driver import PublicationRefused
 from ifa_ray.training.learner import StreamMetrics
 from ifa_ray.training.stream import StreamSettings, refusal, train_stream
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.gate import GateConfig, judge
+from ifa_ray.training.driver import GateConfig, judge
 from ifa_ray.training.learner import LearnerArrays
 
 

@@ -15,7 +15,7 @@ from ifa_ray.checkpoints.format import (
     version_folder,
 )
 from ifa_ray.errors import ConfigError, LogError
-from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.driver import GateConfig, PublicationRefused
 from ifa_ray.training.learner import Learner
 from ifa_ray.training.offline import Keep
 from ifa_ray.training.offline_folder import OfflineFolder

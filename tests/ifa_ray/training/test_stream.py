@@ -8,7 +8,7 @@ from ifa_ray.config import ModelConfig, TrainingConfig
 from ifa_ray.data.run_folder import ShardDay
 from ifa_ray.errors import CheckpointError, LogError
 from ifa_ray.schema import OBJECTIVES
-from ifa_ray.training.gate import GateConfig, PublicationRefused
+from ifa_ray.training.driver import GateConfig, PublicationRefused
 from ifa_ray.training.stream import StreamSettings, exactly, refusal, train_stream
 
 DAYS, SHARDS = 3, 2

@@ -18,7 +18,7 @@ from test_stream import make_folder, never_wait, published, settings
 
 from ifa_ray.config import ModelConfig
 from ifa_ray.errors import ConfigError
-from ifa_ray.training.gate import GateConfig
+from ifa_ray.training.driver import GateConfig
 from ifa_ray.training.stream import train_stream
 from ifa_ray.training.trainer import ArmTrainer, TrainingFailed, start_supervisor
 

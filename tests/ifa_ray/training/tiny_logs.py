@@ -9,7 +9,7 @@ from ifa_ray.data.items import ItemTable
 from ifa_ray.data.log import write_impressions, write_items, write_requests
 from ifa_ray.data.run_folder import WARMUP, RunFolder, ShardDay, write_atomically
 from ifa_ray.schema import ACTIONS, IMPRESSION_COLUMNS
-from ifa_ray.training.gate import GateConfig
+from ifa_ray.training.driver import GateConfig
 from ifa_ray.training.offline import Keep, OfflineSettings, train_offline
 from ifa_ray.training.offline_folder import OfflineFolder
 from ifa_ray.training.sources import SampleStream, read_run

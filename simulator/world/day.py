@@ -20,7 +20,6 @@ from ifa_ray.schema import (
     REQUEST_COLUMNS,
     RankRequest,
     RankResponse,
-    validate_response,
 )
 from simulator.world.arrays import Bools, Ints, Longs
 from simulator.world.config import DAY_MS, START_MS
@@ -302,7 +301,7 @@ async def _ask(
     rank: Rank,
     model_version: int,
 ) -> Ints:
-    """Slates [R, K] from the ranker, each answer checked against its request."""
+    """Slates [R, K] from the ranker, each answer of its request and of the day's version."""
     requests = []
     for row, user in enumerate(query.user_id_U.tolist()):
         watermark = shard.histories.length(user)
@@ -321,10 +320,10 @@ async def _ask(
     if len(responses) != len(requests):
         raise RankerError(f"len(responses) == {len(responses)}, must be {len(requests)}.")
     for request, response in zip(requests, responses, strict=True):
-        validate_response(request, response)
-        if response.model_version != model_version:
-            raise RankerError(
-                f"request {request.request_id}: model_version == {response.model_version}, "
-                f"must be {model_version}: another version's day."
-            )
+        # Ids and scores are checked where they are made (`ifa_ray.serving.versions.score`).
+        for field, wanted in (("request_id", request.request_id), ("model_version", model_version)):
+            if (found := getattr(response, field)) != wanted:
+                raise RankerError(
+                    f"request {request.request_id}: {field} == {found}, must be {wanted}."
+                )
     return np.stack([response.ids_K for response in responses]).astype(np.int32)
